@@ -29,7 +29,7 @@ use crate::nango::Nango;
 use crate::server;
 use crate::server::Shutdown;
 use crate::service;
-use crate::service::Connections;
+use crate::service::Services;
 use crate::service::service_keys::ServiceKeys;
 use crate::telemetry::metrics;
 use crate::webhooks::Webhooks;
@@ -240,22 +240,22 @@ impl Startup {
         let keys = ServiceKeys::new(database.clone(), config.service_keys, clock.clone());
         let networks = &config.webhook_networks;
         let webhooks = Webhooks::new(database.clone(), clock.clone(), networks, config.encryption)?;
-        let connections = Connections::new(
+        let services = Services::new(
             database.clone(),
             catalog,
             nango.clone(),
             clock.clone(),
             settings,
         );
-        let connections = Arc::new(connections.await?);
-        connections.measure_clock_offset().await?;
-        connections.verify_environment_at_start().await;
+        let services = Arc::new(services.await?);
+        services.clock_offset.measure().await?;
+        services.core.verify_environment_at_start().await;
         let sweep_interval = config.nango.as_ref().map(|nango| nango.sweep_interval);
-        start_jobs(&connections, webhooks, sweep_interval, jobs);
-        let metrics = metrics_registry(&http_metrics, &connections);
+        start_jobs(&services, webhooks, sweep_interval, jobs);
+        let metrics = metrics_registry(&http_metrics, &services);
         let limits = Limits::new(config.limits, clock, http_metrics.clone());
         let state = http::Shared {
-            connections: connections.clone(),
+            services,
             auth,
             nango,
             signing_keys: config.nango.map(|nango| nango.signing_keys),
@@ -284,15 +284,15 @@ impl Startup {
 
 /// Starts the scheduled jobs. Those that call Nango require a sweep interval, which is part of Nango's configuration.
 fn start_jobs(
-    connections: &Arc<Connections>,
+    services: &Arc<Services>,
     webhooks: Webhooks,
     sweep_interval: Option<Duration>,
     jobs: &Scheduler,
 ) {
-    worker::start(connections, jobs);
-    worker::start_webhooks(&Arc::new(webhooks), connections, jobs);
+    worker::start(services, jobs);
+    worker::start_webhooks(&Arc::new(webhooks), services, jobs);
     if let Some(interval) = sweep_interval {
-        worker::start_nango_jobs(connections, interval, jobs);
+        worker::start_nango_jobs(services, interval, jobs);
     }
 }
 
@@ -319,12 +319,12 @@ async fn migrate_schema(database: &Database, catalog: &Catalog) -> Result<(), Da
 }
 
 /// Registers all metrics of the service.
-fn metrics_registry(http: &HttpMetrics, connections: &Connections) -> Registry {
+fn metrics_registry(http: &HttpMetrics, services: &Services) -> Registry {
     let mut registry = metrics::registry();
     metrics::register_build(&mut registry);
     metrics::register_runtime(&mut registry);
     http.register(&mut registry);
-    connections.register_metrics(&mut registry);
+    services.statistics.register(&mut registry);
     registry
 }
 

@@ -2,8 +2,9 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::ser::SerializeMap;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
+use url::Url;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -33,19 +34,6 @@ pub(crate) struct AccountRef {
     pub(crate) connection: Uuid,
     pub(crate) connector: Uuid,
     pub(crate) account_id: String,
-}
-
-impl AccountRef {
-    /// Returns the account of a connection; `None` if it is unknown or the connection is disconnected.
-    pub(crate) fn of(connection: &Connection) -> Option<Self> {
-        let account = connection.account.as_ref()?;
-        let there = connection.state.upstream().is_some();
-        there.then(|| Self {
-            connection: connection.id,
-            connector: connection.connector.id,
-            account_id: account.id.clone(),
-        })
-    }
 }
 
 impl ConnectionView {
@@ -320,4 +308,52 @@ pub(crate) struct MessageData {
     pub(crate) change: EventKind,
     /// Why it does not work, or why the attempt failed.
     pub(crate) reason: Option<Reason>,
+}
+
+/// The outcome of a connect or reconnect.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
+#[schema(as = ConnectResponse)]
+#[expect(
+    missing_docs,
+    reason = "a doc comment becomes the description in the OpenAPI document"
+)]
+pub struct ConnectAnswer {
+    /// The URL to open in the popup; null if the account is already connected.
+    pub oauth_url: Option<String>,
+    pub connection_id: Uuid,
+    /// Nango's id of the connection; null if Nango stores none.
+    pub nango_connection_id: Option<String>,
+    /// `true` if there is an `oauth_url` to open in a popup.
+    pub popup: bool,
+    /// `true` if the account was already connected; then `oauth_url` is null.
+    pub already_connected: bool,
+    /// A human-readable summary.
+    pub message: String,
+    pub status: Status,
+    /// The id of the started attempt; null if none was started.
+    pub attempt_id: Option<Uuid>,
+    /// When the authorization link expires; null if there is none.
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+impl ConnectAnswer {
+    /// The answer for a connection, with the attempt that was started and its link.
+    pub(crate) fn new(connection: &Connection, started: Option<(Attempt, Url)>) -> Self {
+        let name = &connection.connector.name;
+        let upstream = connection.state.upstream();
+        Self {
+            connection_id: connection.id,
+            nango_connection_id: upstream.map(|upstream| upstream.id.clone()),
+            popup: started.is_some(),
+            already_connected: started.is_none(),
+            message: match &started {
+                Some(_) => format!("Open oauth_url to connect {name}"),
+                None => format!("{name} is already connected"),
+            },
+            status: connection.state.status(),
+            attempt_id: started.as_ref().map(|(attempt, _)| attempt.id),
+            expires_at: started.as_ref().map(|(attempt, _)| attempt.expires_at),
+            oauth_url: started.map(|(_, url)| url.into()),
+        }
+    }
 }

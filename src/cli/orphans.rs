@@ -6,13 +6,12 @@ use clap::{Args, Subcommand};
 
 use super::print::print_line;
 use super::{Failure, variable};
-use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::Database;
 use crate::nango::Nango;
 use crate::service::orphans::Orphan;
-use crate::service::{Connections, Settings};
+use crate::service::{Core, Orphans};
 
 /// Manages orphans: connections of this installation at Nango that belong to no row. Requires the variables of the
 /// service.
@@ -39,7 +38,7 @@ pub(crate) struct Chosen {
 
 pub(crate) async fn run(command: OrphansCommand) -> Result<(), Failure> {
     let service = service().await?;
-    let orphans = service.orphans().await?;
+    let orphans = service.list().await?;
     match command {
         OrphansCommand::List => {
             for orphan in &orphans {
@@ -49,7 +48,7 @@ pub(crate) async fn run(command: OrphansCommand) -> Result<(), Failure> {
         OrphansCommand::Restore(chosen) => {
             let mut refused = 0;
             for orphan in choose(orphans, &chosen)? {
-                match service.restore_orphan(&orphan).await {
+                match service.restore(&orphan).await {
                     Ok(connection) => print_line(format_args!(
                         "{}  restored as {}",
                         orphan.nango.id, connection.id
@@ -66,7 +65,7 @@ pub(crate) async fn run(command: OrphansCommand) -> Result<(), Failure> {
         }
         OrphansCommand::Delete(chosen) => {
             for orphan in choose(orphans, &chosen)? {
-                service.delete_orphan(&orphan).await?;
+                service.delete(&orphan).await?;
                 print_line(format_args!(
                     "{}  is deleted by the service",
                     orphan.nango.id
@@ -77,24 +76,17 @@ pub(crate) async fn run(command: OrphansCommand) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn service() -> Result<Connections, Failure> {
+async fn service() -> Result<Orphans, Failure> {
     let config = Config::read(&variable)?;
-    let catalog = Catalog::load(config.catalog_file.as_deref())?;
     let nango = config
         .nango
         .ok_or("NANGO_ENABLED is false: set it to true")?;
     let database = Database::connect(&config.database).await?;
     database.migrate().await?;
-    let settings = Settings {
-        public_url: config.http.public_url,
-        catalog_mode: config.catalog_mode,
-        webhook_base_url: nango.webhook_base_url,
-        token_cache: config.token_cache_ttl,
-        history: config.retention,
-        encryption: config.encryption,
-    };
-    let (nango, catalog) = (Some(Nango::new(nango.client)?), Arc::new(catalog));
-    Ok(Connections::new(database, catalog, nango, Clock::System, settings).await?)
+    let nango = Nango::new(nango.client)?;
+    let public_url = config.http.public_url;
+    let core = Core::new(database, Some(nango), Clock::System, public_url).await?;
+    Ok(Orphans::new(Arc::new(core)))
 }
 
 fn choose(orphans: Vec<Orphan>, chosen: &Chosen) -> Result<Vec<Orphan>, Failure> {

@@ -1,12 +1,11 @@
 //! Connections of one user, and the write of a transition with its event.
 
-use sqlx::Row;
 use uuid::Uuid;
 
 use super::Transaction;
 use crate::domain::UserId;
 use crate::domain::state_machine::Transition;
-use crate::domain::{Attempt, Connection, DeletionReason, EventKind, MessageType, Status};
+use crate::domain::{Attempt, Connection, DeletionReason, EventKind, MessageType};
 use crate::views::AccountRef;
 use crate::views::ConnectionView;
 use crate::views::{Message, MessageData};
@@ -14,42 +13,23 @@ use crate::views::{Message, MessageData};
 use super::account_lookups::{changes_identity, write_identity};
 use super::attempts::{AttemptEnd, bind_attempt_end, end_attempt};
 use super::reads::ConnectionWithAttemptRow;
-use super::rows::{
-    RowReader, connection_columns, newest_attempt_columns, select_connections, select_with_attempt,
-};
+use super::rows::{RowReader, newest_attempt_columns, select_connections, select_with_attempt};
 use super::writes::{bind_connection, mutable_columns, mutable_values, update_connection};
 use super::{RowError, insert_event, one_row, queue_deletion};
 
-/// A filter of a user's connections.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Filter {
-    pub(crate) connector_id: Option<Uuid>,
-    pub(crate) status: Option<Status>,
-    /// Only connections that were created before this one.
-    pub(crate) before: Option<Uuid>,
-    /// `true` to omit connections that their user has removed.
-    pub(crate) listed: bool,
-}
-
-/// Returns all of a user's connections that match the filter, newest first. The upper bound of the id is never null,
-/// because PostgreSQL would evaluate a nullable condition row by row.
+/// Returns all of a user's connections, or those of one connector, newest first.
 pub(crate) async fn list(
     db: &mut Transaction,
     user: &UserId,
-    filter: &Filter,
+    connector: Option<Uuid>,
 ) -> sqlx::Result<Vec<ConnectionWithAttemptRow>> {
     let rows = sqlx::query(select_with_attempt!(
         "user_connector_connection c \
          where c.user_id = $1 and ($2::uuid is null or c.connector_id = $2) \
-           and ($3::text is null or c.status = $3) and c.id < $4 \
-           and (not $5 or c.status_reason is distinct from 'removed') \
          order by c.id desc"
     ))
     .bind(user.as_str())
-    .bind(filter.connector_id)
-    .bind(filter.status.map(Status::as_str))
-    .bind(filter.before.unwrap_or(Uuid::max()))
-    .bind(filter.listed)
+    .bind(connector)
     .fetch_all(db)
     .await?;
     rows.into_iter()
@@ -57,66 +37,12 @@ pub(crate) async fn list(
         .collect()
 }
 
-/// Returns one page of a user's connections, newest first, and whether there are more. The page ends after `limit`
-/// connections, or with the connection at which the configs reach `bytes`.
-pub(crate) async fn page(
-    db: &mut Transaction,
-    user: &UserId,
-    filter: &Filter,
-    limit: i64,
-    bytes: i64,
-) -> sqlx::Result<(Vec<ConnectionWithAttemptRow>, bool)> {
-    let rows = sqlx::query(concat!(
-        "select ",
-        connection_columns!(),
-        ", ",
-        newest_attempt_columns!(),
-        ", c.found from ( \
-           select c.*, row_number() over (order by c.id desc) as place, count(*) over () as found, \
-             coalesce(sum(octet_length(c.config::text)) over \
-               (order by c.id desc rows between unbounded preceding and 1 preceding), 0) as bytes_before \
-           from (select * from user_connector_connection \
-             where user_id = $1 and ($2::uuid is null or connector_id = $2) \
-               and ($3::text is null or status = $3) and id < $4 \
-               and (not $7 or status_reason is distinct from 'removed') \
-             order by id desc limit $5 + 1) c \
-         ) c where c.place <= $5 and c.bytes_before < $6 order by c.id desc"
-    ))
-    .bind(user.as_str())
-    .bind(filter.connector_id)
-    .bind(filter.status.map(Status::as_str))
-    .bind(filter.before.unwrap_or(Uuid::max()))
-    .bind(limit)
-    .bind(bytes)
-    .bind(filter.listed)
-    .fetch_all(db)
-    .await?;
-    let found: Option<i64> = rows.first().map(|row| row.try_get("found")).transpose()?;
-    let more = found.is_some_and(|found| i64::try_from(rows.len()).is_ok_and(|read| read < found));
-    let rows: sqlx::Result<_> = rows
-        .into_iter()
-        .map(|row| ConnectionWithAttemptRow::owned(row, user))
-        .collect();
-    Ok((rows?, more))
-}
-
-/// Returns the number of connections that match the filter, on all pages.
-pub(crate) async fn count(
-    db: &mut Transaction,
-    user: &UserId,
-    filter: &Filter,
-) -> sqlx::Result<i64> {
-    sqlx::query_scalar(
-        "select count(*) from user_connector_connection \
-         where user_id = $1 and ($2::uuid is null or connector_id = $2) and ($3::text is null or status = $3) \
-           and (not $4 or status_reason is distinct from 'removed')",
-    )
-    .bind(user.as_str())
-    .bind(filter.connector_id)
-    .bind(filter.status.map(Status::as_str))
-    .bind(filter.listed)
-    .fetch_one(db)
-    .await
+/// Returns the number of a user's connections.
+pub(crate) async fn count(db: &mut Transaction, user: &UserId) -> sqlx::Result<i64> {
+    sqlx::query_scalar("select count(*) from user_connector_connection where user_id = $1")
+        .bind(user.as_str())
+        .fetch_one(db)
+        .await
 }
 
 /// Returns the known accounts of a user's connections.

@@ -20,7 +20,7 @@ use super::rows::{
 use super::{AttemptWithConnection, RowError};
 use crate::domain::UserId;
 use crate::domain::{Attempt, Connection, ConnectorRef};
-use crate::views::MAX_SAME_ACCOUNT;
+use crate::views::{AccountRef, MAX_SAME_ACCOUNT};
 
 /// A connection with the newest attempt to authorize it.
 pub(crate) type ConnectionWithAttempt = (Connection, Option<Attempt>);
@@ -270,6 +270,28 @@ impl AttemptWithConnectionRow {
 /// A row of [`select_with_attempt`].
 pub(crate) struct ConnectionWithAttemptRow(PgRow);
 
+/// What a list filters and pages by, of a row that is not decoded yet.
+pub(crate) struct Listed<'r> {
+    pub(crate) id: Uuid,
+    pub(crate) connector: Uuid,
+    pub(crate) status: &'r str,
+    pub(crate) reason: Option<&'r str>,
+    account_id: Option<&'r str>,
+    nango_id: Option<&'r str>,
+}
+
+impl Listed<'_> {
+    /// The account that the connection is known to be of, unless its user has ended it.
+    pub(crate) fn account(&self) -> Option<AccountRef> {
+        let (account, _) = self.account_id.zip(self.nango_id)?;
+        Some(AccountRef {
+            connection: self.id,
+            connector: self.connector,
+            account_id: account.to_owned(),
+        })
+    }
+}
+
 impl From<PgRow> for ConnectionWithAttemptRow {
     fn from(row: PgRow) -> Self {
         Self(row)
@@ -291,6 +313,18 @@ impl ConnectionWithAttemptRow {
     /// Returns the connector's id. The caller resolves it for [`with_attempt`](Self::with_attempt).
     pub(crate) fn connector(&self) -> sqlx::Result<Uuid> {
         self.0.try_get(1)
+    }
+
+    /// Returns what a list filters and pages by.
+    pub(crate) fn listed(&self) -> sqlx::Result<Listed<'_>> {
+        Ok(Listed {
+            id: self.id()?,
+            connector: self.connector()?,
+            nango_id: self.0.try_get(5)?,
+            status: self.0.try_get(10)?,
+            reason: self.0.try_get(11)?,
+            account_id: self.0.try_get(17)?,
+        })
     }
 
     fn user(&self) -> sqlx::Result<&str> {

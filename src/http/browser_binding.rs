@@ -6,13 +6,11 @@
 use axum::http::header::{COOKIE, SET_COOKIE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
-use uuid::Uuid;
 
 use super::ConnectBinding;
 use super::problem::Problem;
 use crate::auth::BrowserToken;
-use crate::domain::UserId;
-use crate::service::Connections;
+use crate::service::ConnectFlow;
 
 /// The warning and error for [`Cookie::Repeated`].
 const REPEATED: &str = "the browser sent Patchbay's cookie more than once: another page of this domain has set one, \
@@ -119,17 +117,11 @@ impl BrowserBinding {
         }
     }
 
-    /// Binds an attempt to the browser that started it. Returns the `Set-Cookie` header.
-    pub(crate) async fn bind_attempt(
+    /// Returns the `Set-Cookie` header with the browser token.
+    pub(crate) fn cookie_header(
         self,
-        connections: &Connections,
-        user: &UserId,
-        (connection, attempt): (Uuid, Uuid),
         token: &BrowserToken,
     ) -> Result<(HeaderName, HeaderValue), Problem> {
-        connections
-            .bind_browser(user, connection, attempt, token)
-            .await?;
         let cookie = format!(
             "{}={}; Path=/; Max-Age={MAX_AGE}; HttpOnly; SameSite=Lax{}",
             self.cookie_name(),
@@ -144,7 +136,7 @@ impl BrowserBinding {
     /// Returns the decision on a browser that returns from a provider.
     pub(crate) async fn on_provider_return(
         self,
-        connections: &Connections,
+        connect: &ConnectFlow,
         headers: &HeaderMap,
     ) -> Result<ReturnDecision, Problem> {
         let elsewhere = match self.binding {
@@ -153,7 +145,7 @@ impl BrowserBinding {
             ConnectBinding::Required => ReturnDecision::Reject,
         };
         let started = match self.cookie(headers) {
-            Cookie::Known(token) => connections.on_provider_return(&token).await?,
+            Cookie::Known(token) => connect.on_provider_return(&token).await?,
             Cookie::None => false,
             Cookie::Repeated => {
                 tracing::warn!("{REPEATED}");

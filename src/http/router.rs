@@ -45,7 +45,7 @@ use crate::nango::MAX_NANGO_TIMEOUT;
 use crate::nango::Nango;
 use crate::nango::webhook::SigningKeys;
 use crate::server::Shutdown;
-use crate::service::Connections;
+use crate::service::Services;
 use crate::service::service_keys::ServiceKeys;
 
 /// The header of the request id, in requests and responses.
@@ -83,7 +83,7 @@ pub type AppState = Arc<Shared>;
 /// The state that all requests share.
 pub struct Shared {
     /// The use cases.
-    pub connections: Arc<Connections>,
+    pub services: Arc<Services>,
     /// The authenticator of users' tokens.
     pub auth: Authenticator,
     /// The Nango client, to which returning providers are forwarded; `None` if Nango is disabled.

@@ -1,5 +1,6 @@
 //! Whose account a connection is: what Nango's connection says, and one request to the provider.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -11,7 +12,9 @@ use serde_json::{Value, json};
 use url::Url;
 use uuid::Uuid;
 
-use super::{Connections, NangoGateway, Result};
+use super::Result;
+use super::core::{Core, NangoGateway};
+use super::current_catalog::CurrentCatalog;
 use crate::catalog::{AccountFields, AccountRule, scopes};
 use crate::db;
 use crate::domain::{
@@ -100,10 +103,21 @@ impl LookupFailure {
     }
 }
 
-impl Connections {
+/// Identifies whose account a connection is.
+#[derive(Debug)]
+pub(crate) struct AccountIdentifier {
+    core: Arc<Core>,
+    catalog: Arc<CurrentCatalog>,
+}
+
+impl AccountIdentifier {
+    pub(crate) fn new(core: Arc<Core>, catalog: Arc<CurrentCatalog>) -> Self {
+        Self { core, catalog }
+    }
+
     /// Returns the rule by which a connection's account is looked up.
     pub(crate) fn account_rule(&self, connection: &Connection) -> Option<AccountRule> {
-        let catalog = self.catalog();
+        let catalog = self.catalog.current();
         let connector = catalog.get(&connection.connector.slug)?;
         let rule = connector.account_rule().cloned();
         Some(rule.unwrap_or_else(AccountRule::scopes_only))
@@ -170,7 +184,7 @@ impl Connections {
         let Some(rule) = rule.filter(|rule| rule.identifies_account() || rule.has_scopes()) else {
             return failed(LookupFailure::permanent(AccountUnknownReason::NotOffered));
         };
-        let Ok(gateway) = self.nango_gateway() else {
+        let Ok(gateway) = self.core.nango_gateway() else {
             return failed(LookupFailure::transient(
                 AccountUnknownReason::NangoMisconfigured,
             ));
@@ -268,7 +282,7 @@ impl Connections {
     }
 
     async fn attempt_scopes(&self, user: &UserId, attempt: Uuid) -> Result<Option<Vec<String>>> {
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         let scopes = db::attempt_scopes(&mut tx, user, attempt).await?;
         tx.commit().await?;
         Ok(scopes)

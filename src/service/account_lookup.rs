@@ -1,6 +1,7 @@
 //! The worker of account look-ups: each runs after its grant, is repeated with backoff, and never changes whether the
 //! connection works.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -8,12 +9,14 @@ use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::account::{Identity, LookupFailure};
-use super::{Connections, Result};
+use super::Result;
+use super::account::{AccountIdentifier, Identity, LookupFailure};
+use super::core::Core;
 use crate::db;
 use crate::db::AccountLookup;
 use crate::domain::{AccountUnknownReason, Connection, Reason, State};
 use crate::nango::Priority;
+use crate::telemetry::TRACES;
 
 /// How many look-ups run concurrently.
 const MAX_CONCURRENT: usize = 8;
@@ -33,13 +36,25 @@ const MAX_PAUSE_SECONDS: f64 = 6.0 * 3600.0;
 /// How many connections without an account are queued by one sweep.
 const MAX_QUEUED_BY_SWEEP: i64 = 1000;
 
-impl Connections {
+/// The queue of account look-ups, and its worker.
+#[derive(Debug)]
+pub struct AccountLookups {
+    core: Arc<Core>,
+    accounts: Arc<AccountIdentifier>,
+}
+
+impl AccountLookups {
+    pub(crate) fn new(core: Arc<Core>, accounts: Arc<AccountIdentifier>) -> Self {
+        Self { core, accounts }
+    }
+
     /// Looks up the accounts that are due, until none is due or [`RUN_TIME`] has passed. Each look-up starts as soon as a
     /// place is free, so that a slow provider delays only its own. Returns how many look-ups ran.
     ///
     /// # Errors
     /// As the database. A look-up that fails is retried later.
-    pub async fn look_up_accounts(&self, stop: &CancellationToken) -> Result<usize> {
+    #[tracing::instrument(target = TRACES, name = "look_up_accounts", skip_all)]
+    pub async fn run_due(&self, stop: &CancellationToken) -> Result<usize> {
         Priority::AccountLookup.scope(self.run_lookups(stop)).await
     }
 
@@ -50,7 +65,7 @@ impl Connections {
         loop {
             let ends = stop.is_cancelled() || started.elapsed() > RUN_TIME;
             let free = MAX_CONCURRENT - running.len();
-            if !ends && free > 0 && self.has_room(Priority::AccountLookup) {
+            if !ends && free > 0 && self.core.has_room(Priority::AccountLookup) {
                 let claimed = self.claim_lookups(free).await?;
                 count += claimed.len();
                 running.extend(claimed.into_iter().map(|lookup| self.try_lookup(lookup)));
@@ -59,7 +74,7 @@ impl Connections {
                 finished = running.next() => if finished.is_none() {
                     return Ok(count);
                 },
-                () = self.lookups.notified(), if !ends => {}
+                () = self.core.lookups.notified(), if !ends => {}
                 () = tokio::time::sleep(CLAIM_INTERVAL) => {}
             }
         }
@@ -67,7 +82,7 @@ impl Connections {
 
     async fn claim_lookups(&self, limit: usize) -> Result<Vec<AccountLookup>> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         let claimed = db::claim_account_lookups(&mut tx, limit, LEASE_SECONDS).await?;
         tx.commit().await?;
         Ok(claimed)
@@ -82,18 +97,18 @@ impl Connections {
     }
 
     /// Waits until a look-up is queued by this replica.
-    pub async fn wait_for_account_lookups(&self) {
-        self.lookups.notified().await;
+    pub async fn wait(&self) {
+        self.core.lookups.notified().await;
     }
 
     /// Queues look-ups of connections that were connected without one.
     pub(crate) async fn queue_unidentified(&self) -> Result<()> {
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         let queued = db::queue_unidentified(&mut tx, MAX_QUEUED_BY_SWEEP).await?;
         tx.commit().await?;
         if queued > 0 {
             tracing::info!(queued, "queued account look-ups");
-            self.lookups.notify_one();
+            self.core.lookups.notify_one();
         }
         Ok(())
     }
@@ -106,7 +121,7 @@ impl Connections {
             return self.end_lookup(lookup).await;
         };
         let attempt = lookup.attempt_id;
-        let found = self.look_up(&connection, upstream, attempt, true);
+        let found = self.accounts.look_up(&connection, upstream, attempt, true);
         let late = LookupFailure::transient(AccountUnknownReason::ProviderUnavailable);
         let found = tokio::time::timeout(LOOKUP_TIMEOUT, found).await;
         let found = found.unwrap_or_else(|_elapsed| Identity {
@@ -124,7 +139,7 @@ impl Connections {
             return self.end_lookup(lookup).await;
         }
         let pause = (2.0 * 4.0_f64.powi(lookup.failures)).min(MAX_PAUSE_SECONDS);
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         db::retry_account_lookup(&mut tx, lookup, pause).await?;
         Ok(tx.commit().await?)
     }
@@ -134,21 +149,21 @@ impl Connections {
         let Some(user) = lookup.user() else {
             return Ok(None);
         };
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         let connection = db::find_own(&mut tx, &user, lookup.connection_id).await?;
         tx.commit().await?;
         Ok(connection.filter(has_account))
     }
 
     async fn end_lookup(&self, lookup: &AccountLookup) -> Result<()> {
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         db::end_account_lookup(&mut tx, lookup).await?;
         Ok(tx.commit().await?)
     }
 
     /// Writes what a look-up found, unless the connection was authorized again since.
     async fn apply_lookup(&self, seen: &Connection, found: &Identity, retries: bool) -> Result<()> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         let Some(mut connection) = db::lock_own(&mut tx, &seen.user_id, seen.id)
             .await?
             .filter(has_account)
@@ -160,7 +175,7 @@ impl Connections {
         if !is_same {
             return Ok(());
         }
-        let now = self.clock.now();
+        let now = self.core.clock.now();
         let account = found.account.as_ref();
         if let Some(mut transition) =
             account.and_then(|account| connection.account_identified(account, now))

@@ -10,14 +10,15 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{ConnectionView, Connections, Error, Result};
+use super::account::AccountIdentifier;
+use super::core::Core;
+use super::{Error, Result};
 use crate::db;
-use crate::domain::UserId;
 use crate::domain::state_machine::Transition;
 use crate::domain::{Account, Brake, Connection, EventKind, Reason, State};
 use crate::nango;
 use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG};
-use crate::nango::{Credentials, ListConnections, Nango, Priority, Refresh};
+use crate::nango::{Credentials, ListConnections, Nango, Refresh};
 
 /// How many other connections are asked whether their provider is out of order.
 const MAX_SIBLING_CHECKS: i64 = 3;
@@ -111,37 +112,21 @@ impl SuspectCredentials {
     }
 }
 
-impl Connections {
-    /// Asks Nango now how a connection is, by a forced refresh. Returns what it found; `None` while the connection waits for
-    /// its user.
-    ///
-    /// # Errors
-    /// When there is no such connection, it has nothing at Nango to be asked about, or Nango does not answer.
-    pub async fn check(
-        self: &Arc<Self>,
-        user: &UserId,
-        id: Uuid,
-    ) -> Result<(ConnectionView, Option<Health>)> {
-        self.nango_gateway()?;
-        let connection = self.find_own(user, id).await?;
-        let health = match &connection.state {
-            State::Pending { .. } => None,
-            State::Disconnected { .. } => {
-                return Err(Error::Invalid(
-                    "a disconnected connection has nothing to check".to_owned(),
-                ));
-            }
-            state if state.upstream().is_none() => {
-                return Err(Error::Invalid(
-                    "nothing was ever authorized that could be checked".to_owned(),
-                ));
-            }
-            _ => {
-                let check = Priority::Check.scope(self.check_connection(&connection));
-                Some(Box::pin(check).await?.0.into())
-            }
-        };
-        Ok((self.get(user, id).await?, health))
+/// Checks whether connections' credentials work.
+#[derive(Debug)]
+pub(crate) struct CredentialChecker {
+    core: Arc<Core>,
+    accounts: Arc<AccountIdentifier>,
+    pub(crate) doubts: SuspectCredentials,
+}
+
+impl CredentialChecker {
+    pub(crate) fn new(core: Arc<Core>, accounts: Arc<AccountIdentifier>) -> Self {
+        Self {
+            core,
+            accounts,
+            doubts: SuspectCredentials::default(),
+        }
     }
 
     /// Finds out how a connection is, and writes it down. Returns what was found, and the connection as it is now.
@@ -152,10 +137,10 @@ impl Connections {
         let Some(stored) = connection.state.upstream() else {
             return Ok((CredentialHealth::Missing, Some(connection.clone())));
         };
-        let now = self.clock.now();
+        let now = self.core.clock.now();
         self.record_check(connection, Some(now)).await?;
         let health = self.health(connection).await?;
-        let now = self.clock.now();
+        let now = self.core.clock.now();
         let is_dead = match &health {
             CredentialHealth::Refused => connection.refused(now).1,
             CredentialHealth::Unknown => has_failed_for(connection, FAILURE_GRACE, now),
@@ -187,15 +172,15 @@ impl Connections {
         connection: &Connection,
         at: Option<DateTime<Utc>>,
     ) -> Result<()> {
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         db::record_check(&mut tx, connection, at).await?;
         tx.commit().await?;
         Ok(())
     }
 
     async fn health(&self, connection: &Connection) -> Result<CredentialHealth> {
-        let nango = &self.nango_gateway()?.nango;
-        let now = self.clock.now();
+        let nango = &self.core.nango_gateway()?.nango;
+        let now = self.core.clock.now();
         let before = self.rejected_credentials(connection).await?;
         match refresh(nango, connection).await {
             // Nango also answers if it has nothing to refresh with. Then it has not called the provider, and dead
@@ -208,13 +193,13 @@ impl Connections {
                     || has_failed_for(connection, FAILURE_GRACE, now)
                 {
                     // No workflow has reported them again since.
-                    CredentialHealth::Working(self.account_of(connection, &found))
+                    CredentialHealth::Working(self.accounts.account_of(connection, &found))
                 } else {
                     CredentialHealth::Reported
                 })
             }
             Ok(found) => Ok(CredentialHealth::Working(
-                self.account_of(connection, &found),
+                self.accounts.account_of(connection, &found),
             )),
             Err(nango::Error::NotFound) => self.not_found(connection).await,
             // The connection does not work anyway, so the failure needs no comparison with other connections.
@@ -243,12 +228,12 @@ impl Connections {
         connection: &Connection,
         found: &nango::Connection,
     ) -> Result<bool> {
-        let now = self.clock.now();
+        let now = self.core.clock.now();
         let failed = found.errors.iter().any(|error| error.kind == "auth");
         if failed || !found.credentials.are_refreshed(now) {
             return Ok(false);
         }
-        let account = self.account_of(connection, found);
+        let account = self.accounts.account_of(connection, found);
         self.apply_if_unchanged(connection, None, |connection| {
             connection.healthy(account.as_ref(), now)
         })
@@ -273,7 +258,7 @@ impl Connections {
         if !is_doubted || connection.last_checked_at.is_none() {
             return Ok(None);
         }
-        match self.credentials(connection, Refresh::WhenDue).await {
+        match self.core.credentials(connection, Refresh::WhenDue).await {
             Ok(stored) => Ok(stored.fingerprint()),
             Err(nango::Error::InvalidCredentials { .. } | nango::Error::NotFound) => Ok(None),
             Err(error) => Err(error.into()),
@@ -325,13 +310,14 @@ impl Connections {
 
     /// Has some others' credentials of the same connector refreshed, until one's are.
     async fn check_siblings(&self, connection: &Connection) -> Result<CredentialHealth> {
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         let siblings = db::siblings(&mut tx, connection, MAX_SIBLING_CHECKS).await?;
         tx.commit().await?;
-        let nango = &self.nango_gateway()?.nango;
+        let nango = &self.core.nango_gateway()?.nango;
         let mut asked = false;
         for sibling in &siblings {
-            self.record_check(sibling, Some(self.clock.now())).await?;
+            self.record_check(sibling, Some(self.core.clock.now()))
+                .await?;
             match refresh(nango, sibling).await.map(|found| found.credentials) {
                 // Without an expiry there was nothing to refresh, so the provider was not asked.
                 Ok(Credentials::OAuth2 {
@@ -365,47 +351,41 @@ impl Connections {
             return Ok(false);
         };
         let (id, key) = (&stored.id, &stored.integration.key);
-        if !self.is_gone(id, key).await? {
+        if !self.core.is_gone(id, key).await? {
             return Ok(false);
         }
-        self.brakes.verify_environment(seen, Some(id)).await?;
+        self.core.brakes.verify_environment(seen, Some(id)).await?;
         if self.has_newer_grant(connection).await? {
             return Err(Error::ProviderUnavailable);
         }
-        self.is_gone(id, key).await
+        self.core.is_gone(id, key).await
     }
 
     /// Whether Nango has a grant with the tags of this connection that waits for no deletion: the database is older than
     /// it, as after a restore. An operator or the sweep brings it back.
     async fn has_newer_grant(&self, connection: &Connection) -> Result<bool> {
         let tags = [
-            (INSTALLATION_TAG, self.installation.to_string()),
+            (INSTALLATION_TAG, self.core.installation.to_string()),
             (CONNECTION_TAG, connection.id.to_string()),
         ];
         let filter = ListConnections {
             tags: tags.map(|(name, value)| (name.to_owned(), value)).into(),
             ..ListConnections::default()
         };
-        let found = self.nango_gateway()?.nango.connections(&filter).await?;
+        let found = self
+            .core
+            .nango_gateway()?
+            .nango
+            .connections(&filter)
+            .await?;
         let ids: Vec<&str> = found.iter().map(|it| it.connection_id.as_str()).collect();
         if ids.is_empty() {
             return Ok(false);
         }
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         let queued = db::find_queued_deletions(&mut tx, &ids).await?;
         tx.commit().await?;
         Ok(ids.iter().any(|id| !queued.contains(*id)))
-    }
-
-    /// Whether Nango neither lists a connection under its id nor has it.
-    pub(crate) async fn is_gone(&self, id: &str, integration: &str) -> Result<bool> {
-        let filter = ListConnections {
-            connection_id: Some(id.to_owned()),
-            ..ListConnections::default()
-        };
-        let nango = &self.nango_gateway()?.nango;
-        Ok(nango.connection_page(&filter).await?.is_empty()
-            && self.is_unknown_to_nango(id, integration).await?)
     }
 
     /// Writes down what was found out about a connection, unless it has changed since it was looked at, or a brake stops
@@ -416,7 +396,7 @@ impl Connections {
         refusals: Option<Vec<DateTime<Utc>>>,
         change: impl FnOnce(&Connection) -> Option<Transition>,
     ) -> Result<Option<Connection>> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         let Some(connection) = db::lock_own(&mut tx, &seen.user_id, seen.id).await? else {
             return Ok(None);
         };
@@ -439,7 +419,7 @@ impl Connections {
                 db::apply(&mut tx, &transition, None).await?
             }
             None => {
-                db::record_check(&mut tx, &connection, Some(self.clock.now())).await?;
+                db::record_check(&mut tx, &connection, Some(self.core.clock.now())).await?;
                 connection
             }
         };

@@ -1,20 +1,30 @@
 //! The catalog as it is now: the listed connectors, and those of the integrations that are configured at Nango.
 
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::{Connections, Error, Result};
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::core::Core;
+use super::{Error, Result};
 use crate::catalog::{Catalog, CatalogMode, ConfiguredIntegration, Connector};
 use crate::db;
+use crate::db::connector_cache::ConnectorCache;
+use crate::domain::Connection;
 use crate::nango::integration_cache::Integrations;
+use crate::telemetry::TRACES;
 
 /// The listed connectors, and the newest catalog that was made of them.
 #[derive(Debug)]
-pub(crate) struct CurrentCatalog {
+pub struct CurrentCatalog {
+    core: Arc<Core>,
+    connectors: Arc<ConnectorCache>,
     listed: Arc<Catalog>,
     mode: CatalogMode,
     newest: RwLock<Newest>,
     /// Held by the one update in progress.
-    update: tokio::sync::Mutex<()>,
+    updating: tokio::sync::Mutex<()>,
 }
 
 #[derive(Clone, Debug)]
@@ -22,26 +32,6 @@ struct Newest {
     catalog: Arc<Catalog>,
     /// The integrations that it was made of; `None` if Nango has not answered yet.
     integrations: Option<Integrations>,
-}
-
-impl CurrentCatalog {
-    pub(crate) fn new(listed: Arc<Catalog>, mode: CatalogMode) -> Self {
-        let newest = Newest {
-            catalog: listed.clone(),
-            integrations: None,
-        };
-        Self {
-            listed,
-            mode,
-            newest: RwLock::new(newest),
-            update: tokio::sync::Mutex::default(),
-        }
-    }
-
-    fn newest(&self) -> Newest {
-        let newest = self.newest.read();
-        newest.unwrap_or_else(PoisonError::into_inner).clone()
-    }
 }
 
 /// The catalog of one moment, and which of it is configured.
@@ -71,32 +61,58 @@ impl CatalogView {
     }
 }
 
-impl Connections {
+impl CurrentCatalog {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        connectors: Arc<ConnectorCache>,
+        listed: Arc<Catalog>,
+        mode: CatalogMode,
+    ) -> Self {
+        let newest = Newest {
+            catalog: listed.clone(),
+            integrations: None,
+        };
+        Self {
+            core,
+            connectors,
+            listed,
+            mode,
+            newest: RwLock::new(newest),
+            updating: tokio::sync::Mutex::default(),
+        }
+    }
+
+    fn newest(&self) -> Newest {
+        let newest = self.newest.read();
+        newest.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Returns the newest catalog, without a call to Nango.
     #[must_use]
-    pub fn catalog(&self) -> Arc<Catalog> {
-        self.catalog.newest().catalog
+    pub fn current(&self) -> Arc<Catalog> {
+        self.newest().catalog
     }
 
     /// Returns the integrations of which the newest catalog was made, without a call to Nango.
     pub(crate) fn integrations(&self) -> Option<Integrations> {
-        self.catalog.newest().integrations
+        self.newest().integrations
     }
 
     /// Returns the catalog of the integrations that Nango last listed. If Nango does not answer, the last known ones count.
-    pub async fn catalog_view(&self) -> CatalogView {
-        let integrations = match &self.upstream {
+    #[tracing::instrument(target = TRACES, name = "view_catalog", skip_all)]
+    pub async fn view(&self) -> CatalogView {
+        let integrations = match &self.core.upstream {
             Some(upstream) => upstream.integrations.all().await.map_err(|error| {
                 tracing::warn!(%error, "nango integrations are not known");
             }),
             None => Err(()),
         };
         if let Ok(integrations) = &integrations {
-            self.update_catalog(integrations).await;
+            self.update(integrations).await;
         }
         CatalogView {
-            catalog: self.catalog(),
-            mode: self.catalog.mode,
+            catalog: self.current(),
+            mode: self.mode,
             integrations: integrations.ok(),
         }
     }
@@ -105,9 +121,10 @@ impl Connections {
     ///
     /// # Errors
     /// As Nango.
-    pub async fn refresh_catalog(&self) -> Result<()> {
-        let integrations = self.nango_gateway()?.integrations.refreshed().await?;
-        self.update_catalog(&integrations).await;
+    #[tracing::instrument(target = TRACES, name = "refresh_catalog", skip_all)]
+    pub async fn refresh(&self) -> Result<()> {
+        let integrations = self.core.nango_gateway()?.integrations.refreshed().await?;
+        self.update(&integrations).await;
         Ok(())
     }
 
@@ -116,12 +133,12 @@ impl Connections {
     /// # Errors
     /// [`Error::ConnectorNotFound`].
     pub async fn connector(&self, reference: &str) -> Result<Connector> {
-        let find = || self.catalog().get(reference).cloned();
+        let find = || self.current().get(reference).cloned();
         if let Some(connector) = find() {
             return Ok(connector);
         }
-        if self.catalog.mode != CatalogMode::Listed
-            && let Err(error) = self.refresh_catalog().await
+        if self.mode != CatalogMode::Listed
+            && let Err(error) = self.refresh().await
         {
             tracing::debug!(%error, "could not look for a new integration");
         }
@@ -129,28 +146,28 @@ impl Connections {
     }
 
     /// Rebuilds the catalog if the integrations have changed since it was built.
-    async fn update_catalog(&self, integrations: &Integrations) {
+    async fn update(&self, integrations: &Integrations) {
         let is_current = || {
-            let made_of = self.catalog.newest().integrations;
+            let made_of = self.newest().integrations;
             made_of.is_some_and(|made_of| Arc::ptr_eq(&made_of, integrations))
         };
         if is_current() {
             return;
         }
-        let _update = self.catalog.update.lock().await;
+        let _update = self.updating.lock().await;
         if is_current() {
             return;
         }
         let all = integrations.values();
         let configured: Vec<ConfiguredIntegration> = all
-            .filter(|_| self.catalog.mode != CatalogMode::Listed)
+            .filter(|_| self.mode != CatalogMode::Listed)
             .map(|integration| ConfiguredIntegration {
                 key: integration.unique_key.clone(),
                 provider: integration.provider.clone(),
                 display_name: integration.display_name.clone(),
             })
             .collect();
-        let catalog = Arc::new(self.catalog.listed.with_integrations(&configured));
+        let catalog = Arc::new(self.listed.with_integrations(&configured));
         // Connections refer to their connector's row: it has to be there before the connector is offered.
         if let Err(error) = self.write_integrations(&catalog).await {
             tracing::warn!(%error, "could not write new connectors to the database, will retry");
@@ -160,11 +177,7 @@ impl Connections {
             catalog,
             integrations: Some(integrations.clone()),
         };
-        *self
-            .catalog
-            .newest
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = newest;
+        *self.newest.write().unwrap_or_else(PoisonError::into_inner) = newest;
     }
 
     async fn write_integrations(&self, catalog: &Catalog) -> Result<()> {
@@ -172,10 +185,34 @@ impl Connections {
         if new.is_empty() {
             return Ok(());
         }
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         db::write_connectors(&mut tx, &new).await?;
         tx.commit().await?;
         self.connectors.reload().await?;
         Ok(())
+    }
+
+    /// Returns the connector of a connection. One whose integration was deleted at Nango has left the catalog.
+    pub(crate) async fn connector_of(&self, connection: &Connection) -> Result<Connector> {
+        let reference = &connection.connector;
+        let found = self.connector(&reference.slug).await;
+        found.map_err(|error| match error {
+            Error::ConnectorNotFound(_) => Error::ConnectorNotConfigured {
+                connector: reference.name.clone(),
+                integration_key: reference.slug.clone(),
+            },
+            error => error,
+        })
+    }
+
+    /// When each connector was first in the catalog.
+    ///
+    /// # Errors
+    /// As the database.
+    pub async fn creation_times(&self) -> Result<HashMap<Uuid, DateTime<Utc>>> {
+        let mut tx = self.core.begin_single().await?;
+        let times = db::connector_creation_times(&mut tx).await?;
+        tx.commit().await?;
+        Ok(times)
     }
 }

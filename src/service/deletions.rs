@@ -2,6 +2,7 @@
 //!
 //! A deletion counts as done only when a look-up by id says that the connection is gone, in an environment that is known.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -9,7 +10,8 @@ use futures::future::join_all;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Connections, Error, Result};
+use super::core::Core;
+use super::{Error, Result};
 use crate::db;
 use crate::db::Deletion;
 use crate::domain::UserId;
@@ -17,6 +19,7 @@ use crate::domain::{DeletionReason, State};
 use crate::nango;
 use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG};
 use crate::nango::{ConnectionSummary, Deleted, ListConnections, Priority, Refresh};
+use crate::telemetry::TRACES;
 
 /// The lease of a claimed deletion in seconds: longer than the calls to Nango may take.
 const LEASE_SECONDS: f64 = 120.0;
@@ -34,13 +37,23 @@ const RATE_LIMIT_PAUSE: TimeDelta = TimeDelta::seconds(30);
 /// The longest pause between two tries of one deletion.
 const MAX_BACKOFF: TimeDelta = TimeDelta::minutes(10);
 
-impl Connections {
+/// The queue of connections to delete at Nango, and its worker.
+#[derive(Debug)]
+pub struct DeletionQueue {
+    core: Arc<Core>,
+}
+
+impl DeletionQueue {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+
     /// Tries now what still has to be deleted of a connection. Says whether nothing is left.
     pub(crate) async fn delete_now(&self, connection: Uuid) -> Result<bool> {
         let end = Instant::now() + DELETION_WAIT;
         loop {
             let claimed = self.run_deletions(Some(connection)).await?;
-            let mut tx = self.begin_single().await?;
+            let mut tx = self.core.begin_single().await?;
             let pending = db::has_pending_deletion(&mut tx, connection).await?;
             tx.commit().await?;
             // Pending without having been claimed here: the worker, or another replica, is at it.
@@ -56,30 +69,31 @@ impl Connections {
     ///
     /// # Errors
     /// As the database; what Nango does not confirm is tried again later.
+    #[tracing::instrument(target = TRACES, skip_all)]
     pub async fn delete_due(&self) -> Result<usize> {
-        if !self.has_room(Priority::Deletion) {
+        if !self.core.has_room(Priority::Deletion) {
             return Ok(0);
         }
         let claimed = Priority::Deletion.scope(self.run_deletions(None)).await?;
         let claimed = claimed.unwrap_or_default();
         if i64::try_from(claimed) == Ok(BATCH) {
-            self.deletions.notify_one();
+            self.core.deletions.notify_one();
         }
         Ok(claimed)
     }
 
     /// Returns when there may be something new to delete.
-    pub async fn wait_for_deletions(&self) {
-        self.deletions.notified().await;
+    pub async fn wait(&self) {
+        self.core.deletions.notified().await;
     }
 
     /// Returns how many deletions were claimed; `None` if a brake stops all of them.
     async fn run_deletions(&self, connection: Option<Uuid>) -> Result<Option<usize>> {
-        if self.are_effects_paused().await? {
+        if self.core.are_effects_paused().await? {
             return Ok(None);
         }
-        let now = self.clock.now();
-        let mut tx = self.begin_single().await?;
+        let now = self.core.clock.now();
+        let mut tx = self.core.begin_single().await?;
         let claimed = db::claim_deletions(&mut tx, connection, now, LEASE_SECONDS, BATCH).await?;
         tx.commit().await?;
         let done = join_all(claimed.iter().map(|deletion| self.delete(deletion))).await;
@@ -90,7 +104,7 @@ impl Connections {
     async fn delete(&self, deletion: &Deletion) -> Result<()> {
         let id = &deletion.nango_connection_id;
         let answer = self.delete_at_nango(deletion).await;
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         match answer {
             Ok(()) => db::complete_deletion(&mut tx, id).await?,
             Err(error @ Error::Database(_)) => return Err(error),
@@ -104,7 +118,7 @@ impl Connections {
                     Error::Nango(nango::Error::RateLimited { .. }) => RATE_LIMIT_PAUSE,
                     _ => backoff(deletion.attempts),
                 };
-                let next = self.clock.now() + pause;
+                let next = self.core.clock.now() + pause;
                 db::reschedule_deletion(&mut tx, id, &error.to_string(), next).await?;
             }
         }
@@ -116,7 +130,7 @@ impl Connections {
     /// says by its id that it is gone, or if there is nothing to delete any more.
     async fn delete_at_nango(&self, deletion: &Deletion) -> Result<()> {
         let id = &deletion.nango_connection_id;
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         let is_in_use = db::is_in_use(&mut tx, id).await?;
         tx.commit().await?;
         if is_in_use {
@@ -133,11 +147,11 @@ impl Connections {
                 "the grant that replaced it has not been seen to work",
             ));
         }
-        let nango = &self.nango_gateway()?.nango;
+        let nango = &self.core.nango_gateway()?.nango;
         let key = &deletion.integration_key;
         // An id of Nango's own making is this connection's, unless a copy of the database has it, too. Otherwise the tags
         // say whose connection it is.
-        let is_known = !self.is_copy && Uuid::try_parse(id).is_ok();
+        let is_known = !self.core.is_copy && Uuid::try_parse(id).is_ok();
         let mut is_deleted = is_known && nango.delete_connection(id, key).await? == Deleted::Now;
         let (mut stored, mut is_others) = self.stored_for(deletion).await?;
         let was_stored = !stored.is_empty();
@@ -149,14 +163,14 @@ impl Connections {
             (stored, is_others) = self.stored_for(deletion).await?;
         }
         if !stored.is_empty()
-            || !(is_deleted || is_others || self.is_unknown_to_nango(id, key).await?)
+            || !(is_deleted || is_others || self.core.is_unknown_to_nango(id, key).await?)
         {
             return Err(Error::Unconfirmed("nango still has the connection"));
         }
         if !was_stored && !is_deleted {
             // Another environment does not have it either. That this one is gone is no evidence of that: it may have been
             // deleted before.
-            self.brakes.verify_environment(&[], None).await?;
+            self.core.brakes.verify_environment(&[], None).await?;
         }
         Ok(())
     }
@@ -167,7 +181,7 @@ impl Connections {
         let (Some(Ok(user)), Some(id)) = (user, deletion.connection_id) else {
             return Ok(false);
         };
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         let connection = db::find_own(&mut tx, &user, id).await?;
         tx.commit().await?;
         let state = connection.as_ref().map(|connection| &connection.state);
@@ -176,10 +190,10 @@ impl Connections {
             Some(State::Connected { upstream }) => upstream,
             _ => return Ok(false),
         };
-        let nango = &self.nango_gateway()?.nango;
+        let nango = &self.core.nango_gateway()?.nango;
         let key = &upstream.integration.key;
         match nango.connection(&upstream.id, key, Refresh::WhenDue).await {
-            Ok(found) => Ok(!found.credentials.are_expired(self.clock.now())),
+            Ok(found) => Ok(!found.credentials.are_expired(self.core.clock.now())),
             Err(nango::Error::NotFound | nango::Error::InvalidCredentials { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }
@@ -192,7 +206,7 @@ impl Connections {
             connection_id: Some(deletion.nango_connection_id.clone()),
             ..ListConnections::default()
         };
-        let nango = &self.nango_gateway()?.nango;
+        let nango = &self.core.nango_gateway()?.nango;
         let listed = nango.connection_page(&filter).await?.complete()?;
         let (stored, others): (Vec<_>, Vec<_>) = listed
             .into_iter()
@@ -211,19 +225,8 @@ impl Connections {
         };
         (summary.provider_config_key == deletion.integration_key
             || Uuid::try_parse(&deletion.nango_connection_id).is_ok())
-            && is(INSTALLATION_TAG, Some(self.installation))
+            && is(INSTALLATION_TAG, Some(self.core.installation))
             && is(CONNECTION_TAG, deletion.connection_id)
-    }
-
-    /// Whether Nango says of a connection, asked for by its id, that it does not exist.
-    pub(crate) async fn is_unknown_to_nango(&self, id: &str, integration: &str) -> Result<bool> {
-        let nango = &self.nango_gateway()?.nango;
-        match nango.connection(id, integration, Refresh::WhenDue).await {
-            // With an integration, Nango deletes its connections.
-            Err(nango::Error::NotFound | nango::Error::UnknownIntegration) => Ok(true),
-            Ok(_) | Err(nango::Error::InvalidCredentials { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
     }
 }
 

@@ -5,11 +5,16 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::connect::RETURN_WINDOW;
-use super::{Connections, Error, Result};
+use super::core::Core;
+use super::deletions::DeletionQueue;
+use super::polls::AttemptPolls;
+use super::reader::ConnectionReader;
+use super::{Error, Result};
 use crate::db;
 use crate::domain::UserId;
-use crate::domain::{Actor, Attempt, Connection, DeletionReason, State};
+use crate::domain::{Actor, Attempt, Connection, DeletionReason, Reason, State};
 use crate::nango::Priority;
+use crate::telemetry::TRACES;
 use crate::views::ConnectionView;
 
 /// Which connection of a connector is to be ended.
@@ -32,22 +37,46 @@ pub struct Disconnected {
     pub confirmed: bool,
 }
 
-impl Connections {
+/// Ends connections and attempts, and deletes them at Nango.
+#[derive(Debug)]
+pub struct DisconnectFlow {
+    core: Arc<Core>,
+    reader: Arc<ConnectionReader>,
+    polls: Arc<AttemptPolls>,
+    deletions: Arc<DeletionQueue>,
+}
+
+impl DisconnectFlow {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        reader: Arc<ConnectionReader>,
+        polls: Arc<AttemptPolls>,
+        deletions: Arc<DeletionQueue>,
+    ) -> Self {
+        Self {
+            core,
+            reader,
+            polls,
+            deletions,
+        }
+    }
+
     /// Ends a connection, here at once, at Nango as soon as it answers. May be repeated.
     ///
     /// # Errors
     /// When there is no such connection, or several and none is named.
+    #[tracing::instrument(target = TRACES, skip_all)]
     pub async fn disconnect(
-        self: &Arc<Self>,
+        &self,
         user: &UserId,
         connector: &str,
         target: &DisconnectTarget,
         actor: Actor,
     ) -> Result<Disconnected> {
-        self.nango_gateway()?;
+        self.core.nango_gateway()?;
         let id = self.resolve_target(user, connector, target).await?;
-        let now = self.clock.now();
-        let mut tx = self.begin().await?;
+        let now = self.core.clock.now();
+        let mut tx = self.core.begin().await?;
         let connection = db::lock_own(&mut tx, user, id)
             .await?
             .ok_or(Error::ConnectionNotFound)?;
@@ -73,48 +102,45 @@ impl Connections {
     ///
     /// # Errors
     /// When there is no such connection, and as the database.
+    #[tracing::instrument(target = TRACES, name = "cancel_attempt", skip_all, fields(connection = %id))]
     pub async fn cancel(
-        self: &Arc<Self>,
+        &self,
         user: &UserId,
         id: Uuid,
         attempt: Option<Uuid>,
         actor: Actor,
     ) -> Result<ConnectionView> {
-        self.nango_gateway()?;
-        let details = self.fetch_details(user, id).await?;
+        self.core.nango_gateway()?;
+        let details = self.reader.view(user, id).await?;
         let is_meant = |newest: &Attempt| {
             attempt.is_none_or(|attempt| attempt == newest.id) && newest.outcome.is_none()
         };
         let Some(newest) = details.attempt.as_ref().filter(|newest| is_meant(newest)) else {
             return Ok(details);
         };
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         let of = db::lock_attempt(&mut tx, user, newest.id).await?;
         let of = of.ok_or(Error::ConnectionNotFound)?;
-        let now = self.clock.now();
+        let now = self.core.clock.now();
         if let Some(transition) = of.connection.attempt_canceled(&of.attempt, now) {
             let transition = transition.by(actor);
             db::apply(&mut tx, &transition, Some(newest.id)).await?;
             tx.commit().await?;
-            self.counts.attempt_ended(&of.attempt, &transition);
+            self.core.counts.attempt_ended(&of.attempt, &transition);
             self.delete_grants(id, Some(newest.id)).await?;
         }
-        self.fetch_details(user, id).await
+        self.reader.view(user, id).await
     }
 
     /// Removes a connection that is not connected from its user's list. Its history stays. May be repeated.
     ///
     /// # Errors
     /// When there is no such connection, or it is connected.
-    pub async fn remove(
-        self: &Arc<Self>,
-        user: &UserId,
-        id: Uuid,
-        actor: Actor,
-    ) -> Result<Disconnected> {
-        self.nango_gateway()?;
-        let now = self.clock.now();
-        let mut tx = self.begin().await?;
+    #[tracing::instrument(target = TRACES, name = "remove_connection", skip_all, fields(connection = %id))]
+    pub async fn remove(&self, user: &UserId, id: Uuid, actor: Actor) -> Result<Disconnected> {
+        self.core.nango_gateway()?;
+        let now = self.core.clock.now();
+        let mut tx = self.core.begin().await?;
         let own = db::lock_own(&mut tx, user, id).await?;
         let mut connection = own.ok_or(Error::ConnectionNotFound)?;
         if matches!(connection.state, State::Connected { .. }) {
@@ -140,12 +166,12 @@ impl Connections {
 
     /// Deletes at Nango what is to be deleted of a connection, and what its user may have granted unseen by an attempt.
     /// Says whether nothing is left.
-    async fn delete_grants(self: &Arc<Self>, id: Uuid, ungranted: Option<Uuid>) -> Result<bool> {
+    async fn delete_grants(&self, id: Uuid, ungranted: Option<Uuid>) -> Result<bool> {
         let seen = match ungranted {
-            Some(attempt) => self.poll_uncached(attempt).await,
+            Some(attempt) => self.polls.poll_uncached(attempt).await,
             None => true,
         };
-        let deleted = Priority::Check.scope(self.delete_now(id)).await?;
+        let deleted = Priority::Check.scope(self.deletions.delete_now(id)).await?;
         Ok(deleted && seen)
     }
 
@@ -156,30 +182,23 @@ impl Connections {
         target: &DisconnectTarget,
     ) -> Result<Uuid> {
         // A connector that has left the catalog can still be disconnected.
-        let reference = self.connectors.by_reference(connector).await?;
+        let reference = self.reader.connectors.by_reference(connector).await?;
         let unknown = || Error::ConnectorNotFound(connector.to_owned());
         let connector_id = reference.ok_or_else(unknown)?.id;
-        let filter = db::Filter {
-            connector_id: Some(connector_id),
-            listed: true,
-            ..db::Filter::default()
-        };
         let found = match target {
             DisconnectTarget::Connection(id) => {
-                let own = self.find_own(user, *id).await?;
+                let own = self.reader.find_own(user, *id).await?;
                 (own.connector.id == connector_id).then_some(own.id)
             }
             DisconnectTarget::Instance(name) => {
-                let asked = db::ConnectionByInstance {
-                    user: user.clone(),
-                    connector: connector_id,
-                    name: name.clone(),
-                };
-                let row = self.instances.load(asked).await?;
-                row.map(|row| row.id()).transpose()?
+                let own = self.reader.find_instance(user, connector_id, name).await?;
+                own.map(|(connection, _)| connection.id)
             }
-            DisconnectTarget::Only => sole_connection(&self.list_all(user, &filter).await?)?
-                .map(|connection| connection.id),
+            DisconnectTarget::Only => {
+                let mut all = self.reader.of_connector(user, connector_id).await?;
+                all.retain(|connection| connection.state.reason() != Some(Reason::Removed));
+                sole_connection(&all)?.map(|connection| connection.id)
+            }
         };
         found.ok_or(Error::ConnectionNotFound)
     }

@@ -1,27 +1,21 @@
-//! Waiting for what happens, and reading what has happened.
+//! Streams of a user's events.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, interval};
+use tokio::time::interval;
 use uuid::Uuid;
 
-use super::event_notifier::Subscription;
-use super::queries::open_attempts;
-use super::reconcile::MAX_POLLED_ATTEMPTS;
-use super::{ConnectionView, Connections, Result};
+use super::Result;
+use super::core::Core;
+use super::event_notifier::{EventNotifier, Subscription};
+use super::polls::{AttemptPolls, MAX_POLLED_ATTEMPTS};
 use crate::db;
+use crate::db::batch::BatchLoader;
 use crate::db::connection_health::{STATEMENT_TIMEOUT, with_timeout};
-
-use crate::domain::UserId;
-
-use crate::domain::{Attempt, Event, EventKind};
-
-/// How long after the start of a wait Nango is polled. The pause doubles with each poll, up to the maximum: polls are for
-/// lost webhooks, and each counts towards Nango's rate limit.
-const POLL_INTERVAL: Duration = Duration::from_secs(1);
-const MAX_POLL_INTERVAL: Duration = Duration::from_secs(5);
+use crate::domain::{Attempt, Event, EventKind, UserId};
+use crate::telemetry::TRACES;
 
 /// A user's events from some point on, as they happen.
 ///
@@ -52,7 +46,26 @@ impl Events {
     }
 }
 
-impl Connections {
+/// Streams users' events, on every replica.
+#[derive(Debug)]
+pub struct EventStreams {
+    core: Arc<Core>,
+    polls: Arc<AttemptPolls>,
+    feed: EventNotifier,
+    after: BatchLoader<db::EventsAfter>,
+}
+
+impl EventStreams {
+    pub(crate) fn new(core: Arc<Core>, polls: Arc<AttemptPolls>, feed: EventNotifier) -> Self {
+        let after = BatchLoader::new(&core.database);
+        Self {
+            core,
+            polls,
+            feed,
+            after,
+        }
+    }
+
     /// Follows a user's events: after the event `last`, or from now on. The nil id stands before the first event.
     ///
     /// If the user has no such event, it was pruned, the user was erased, or a backup was restored: the events then
@@ -60,10 +73,11 @@ impl Connections {
     ///
     /// # Errors
     /// As the database.
-    pub async fn follow_events(&self, user: &UserId, last: Option<Uuid>) -> Result<Events> {
+    #[tracing::instrument(target = TRACES, name = "follow_events", skip_all)]
+    pub async fn follow(&self, user: &UserId, last: Option<Uuid>) -> Result<Events> {
         // Subscribed before the first look, so that nothing happens between.
         let subscription = self.feed.subscribe(user);
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         let newest = db::last_event(&mut tx, user, last).await?;
         let open = db::open_attempts_of(&mut tx, user, MAX_POLLED_ATTEMPTS).await?;
         tx.commit().await?;
@@ -89,7 +103,7 @@ impl Connections {
     ///
     /// # Errors
     /// As the database.
-    pub async fn next_events(self: &Arc<Self>, events: &mut Events) -> Result<Vec<Event>> {
+    pub async fn next(&self, events: &mut Events) -> Result<Vec<Event>> {
         loop {
             // Apart from what waits, which would otherwise have room for it all the time.
             let new_events = Box::pin(self.read_new_events(events)).await?;
@@ -99,10 +113,10 @@ impl Connections {
             loop {
                 tokio::select! {
                     () = events.subscription.changed() => break,
-                    () = self.next_poll(&events.open, events.polls) => {
+                    () = self.polls.pause(&events.open, events.polls) => {
                         events.polls += 1;
                         // To its end, whatever is hinted meanwhile: it may be what is hinted at.
-                        if Box::pin(self.poll_all(&events.open)).await {
+                        if Box::pin(self.polls.poll_all(&events.open)).await {
                             break;
                         }
                     }
@@ -132,78 +146,10 @@ impl Connections {
     }
 
     async fn open_attempts_of(&self, user: &UserId) -> sqlx::Result<Vec<Attempt>> {
-        let mut tx = self.database.begin_single().await?;
+        let mut tx = self.core.database.begin_single().await?;
         let open = db::open_attempts_of(&mut tx, user, MAX_POLLED_ATTEMPTS).await?;
         tx.commit().await?;
         Ok(open)
-    }
-
-    /// Returns when it is time to poll Nango for these attempts, after so many polls; never where there are none.
-    async fn next_poll(&self, open: &[Attempt], polls: u32) {
-        if self.upstream.is_none() || open.is_empty() {
-            return std::future::pending().await;
-        }
-        let pause = POLL_INTERVAL.saturating_mul(2_u32.saturating_pow(polls));
-        Box::pin(tokio::time::sleep(pause.min(MAX_POLL_INTERVAL))).await;
-    }
-
-    /// Returns a connection as soon as no attempt of it is open, or as it is when `patience` ends. Meanwhile it is read
-    /// again only when it may have changed.
-    ///
-    /// # Errors
-    /// When there is no such connection, and as the database.
-    pub async fn wait(
-        self: &Arc<Self>,
-        user: &UserId,
-        id: Uuid,
-        timeout: Duration,
-    ) -> Result<ConnectionView> {
-        let deadline = Instant::now() + timeout;
-        let mut subscription = self.feed.subscribe(user);
-        let mut details = self.get(user, id).await?;
-        let mut polls = 0;
-        loop {
-            let open = open_attempts(std::slice::from_ref(&details));
-            if open.is_empty() || Instant::now() >= deadline {
-                return Ok(details);
-            }
-            let may_have_changed = tokio::select! {
-                () = subscription.changed() => true,
-                // Not cancelled by a notification, which may be of the change that it is applying.
-                () = self.next_poll(&open, polls) => {
-                    polls += 1;
-                    Box::pin(self.poll_all(&open)).await
-                }
-                () = tokio::time::sleep_until(deadline) => true,
-            };
-            if may_have_changed {
-                details = self.fetch_details(user, id).await?;
-            }
-        }
-    }
-
-    /// A page of what has happened to a connection, the newest first, before this version of it; and before
-    /// which version the next page is, if anything is left on it.
-    ///
-    /// # Errors
-    /// When there is no such connection, and as the database.
-    pub async fn history(
-        &self,
-        user: &UserId,
-        id: Uuid,
-        before: Option<i64>,
-        limit: i64,
-    ) -> Result<(Vec<Event>, Option<i64>)> {
-        self.find_own(user, id).await?;
-        let mut tx = self.begin_single().await?;
-        let mut events = db::history(&mut tx, user, id, before, limit + 1).await?;
-        tx.commit().await?;
-        let more = i64::try_from(events.len()).is_ok_and(|found| found > limit);
-        if more {
-            events.pop();
-        }
-        let last = events.last().map(|event| event.version);
-        Ok((events, last.filter(|_| more)))
     }
 
     /// Passes on what the database announces, for as long as it can; without announcements, asks for changes.
@@ -214,7 +160,7 @@ impl Connections {
         /// How often changes are asked for where the pooler passes no announcements on.
         const POLL: Duration = Duration::from_millis(500);
 
-        if let Some(mut listener) = self.database.listen(db::EVENT_CHANNEL).await? {
+        if let Some(mut listener) = self.core.database.listen(db::EVENT_CHANNEL).await? {
             // What happened before it listened was not heard.
             self.feed.wake_all();
             loop {
@@ -254,7 +200,7 @@ impl Connections {
     }
 
     async fn last_events(&self, known: &[(String, i64)]) -> sqlx::Result<Vec<(String, i64)>> {
-        let mut tx = self.database.begin_single().await?;
+        let mut tx = self.core.database.begin_single().await?;
         let last = db::last_events(&mut tx, known).await?;
         tx.commit().await?;
         Ok(last)

@@ -1,17 +1,21 @@
 //! Attempts that expire: those past their time that Nango has no grant of.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use super::{Connections, Error, Result};
+use super::core::Core;
+use super::reconcile::Reconciler;
+use super::{Error, Result};
 use crate::db;
 use crate::db::DueAttempt;
 use crate::domain::{AttemptKind, Failure};
 use crate::nango;
 use crate::nango::attempt_poller::ATTEMPT_TAG;
 use crate::nango::{ConnectionSummary, ListConnections, Priority};
+use crate::telemetry::TRACES;
 
 /// The job's name, and its lease in seconds. Two replicas that run it at once do no harm: they query Nango twice.
 const EXPIRY_JOB: &str = "expiry";
@@ -30,24 +34,36 @@ const MAX_PAGES: u32 = 10;
 /// How far Nango's clock may be behind ours.
 const CLOCK_MARGIN: TimeDelta = TimeDelta::minutes(5);
 
-impl Connections {
+/// Ends attempts that are past their time.
+#[derive(Debug)]
+pub struct AttemptExpiry {
+    core: Arc<Core>,
+    reconciler: Arc<Reconciler>,
+}
+
+impl AttemptExpiry {
+    pub(crate) fn new(core: Arc<Core>, reconciler: Arc<Reconciler>) -> Self {
+        Self { core, reconciler }
+    }
+
     /// Expires a batch of the attempts that are past their time, unless another replica is at it: each is looked up once
     /// more. Returns how many expired. A full batch means that more may be due.
     ///
     /// # Errors
     /// As the database; what Nango does not answer is left for the next run.
-    pub async fn expire_attempts(&self) -> Result<usize> {
+    #[tracing::instrument(target = TRACES, name = "expire_attempts", skip_all)]
+    pub async fn run(&self) -> Result<usize> {
         if self.due_attempts().await?.0.is_empty() {
             return Ok(0);
         }
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         let claimed = db::claim_job(&mut tx, EXPIRY_JOB, LEASE_SECONDS, 0.0).await?;
         tx.commit().await?;
         if !claimed {
             return Ok(0);
         }
         let expired = Priority::Deletion.scope(self.expire_due()).await;
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         db::release_job(&mut tx, EXPIRY_JOB, expired.is_ok()).await?;
         tx.commit().await?;
         expired
@@ -55,7 +71,7 @@ impl Connections {
 
     /// Whether a run that expired so many is to be followed by another at once.
     #[must_use]
-    pub fn is_full_expiry(expired: usize) -> bool {
+    pub fn is_full(expired: usize) -> bool {
         expired >= DUE / 2
     }
 
@@ -64,7 +80,7 @@ impl Connections {
         let (created, renewed): (Vec<_>, Vec<_>) =
             (open.into_iter()).partition(|due| due.kind == AttemptKind::Connect);
         let mut expired = 0;
-        let listed = if created.len() > FEW && self.has_room(Priority::Deletion) {
+        let listed = if created.len() > FEW && self.core.has_room(Priority::Deletion) {
             self.list_granted(&created).await
         } else {
             Ok(None)
@@ -90,10 +106,10 @@ impl Connections {
     async fn expire_one_by_one(&self, attempts: &[DueAttempt]) -> Result<usize> {
         let mut expired = 0;
         for due in attempts {
-            if !self.has_room(Priority::Deletion) {
+            if !self.core.has_room(Priority::Deletion) {
                 break;
             }
-            let poller = &self.nango_gateway()?.attempt_poller;
+            let poller = &self.core.nango_gateway()?.attempt_poller;
             match poller.fetch_attempt(due.attempt_id).await {
                 Ok(found) => {
                     expired += usize::from(self.expire_unless_granted(due, found).await?);
@@ -114,15 +130,16 @@ impl Connections {
     ) -> Result<bool> {
         let id = due.attempt_id;
         let ended = async {
-            self.apply_grants(id, found).await?;
-            self.attempt_failed(&due.user, id, &Failure::expired())
+            self.reconciler.apply_grants(id, found).await?;
+            self.reconciler
+                .attempt_failed(&due.user, id, &Failure::expired())
                 .await
         };
         match ended.await {
             Err(error) if error.is_unreadable_row() => {
                 tracing::error!(attempt = %id, %error, "an attempt that cannot be read does not expire");
-                let mut tx = self.begin_single().await?;
-                db::postpone_unreadable(&mut tx, &[id], self.clock.now()).await?;
+                let mut tx = self.core.begin_single().await?;
+                db::postpone_unreadable(&mut tx, &[id], self.core.clock.now()).await?;
                 tx.commit().await?;
                 Ok(false)
             }
@@ -147,7 +164,7 @@ impl Connections {
             .iter()
             .map(|due| (due.attempt_id, Vec::new()))
             .collect();
-        let nango = &self.nango_gateway()?.nango;
+        let nango = &self.core.nango_gateway()?.nango;
         let mut last = None;
         for page in 0..MAX_PAGES {
             let filter = ListConnections {
@@ -185,8 +202,8 @@ impl Connections {
             let is_full = due.len() == DUE;
             let ended: Vec<Uuid> = due.into_iter().filter(|id| !is_open(id)).collect();
             if !ended.is_empty() {
-                let mut tx = self.begin_single().await?;
-                db::settle_due(&mut tx, &ended, self.clock.now()).await?;
+                let mut tx = self.core.begin_single().await?;
+                db::settle_due(&mut tx, &ended, self.core.clock.now()).await?;
                 tx.commit().await?;
             }
             if !is_full || ended.is_empty() {
@@ -196,8 +213,8 @@ impl Connections {
     }
 
     async fn due_attempts(&self) -> Result<(Vec<Uuid>, Vec<DueAttempt>)> {
-        let mut tx = self.begin().await?;
-        let due = db::due_attempts(&mut tx, self.clock.now(), DUE).await?;
+        let mut tx = self.core.begin().await?;
+        let due = db::due_attempts(&mut tx, self.core.clock.now(), DUE).await?;
         tx.commit().await?;
         Ok(due)
     }

@@ -1,11 +1,13 @@
 //! Logos of connectors: a brand's icon, else Nango's logo, which is fetched once and cached, else initials.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use moka::future::Cache;
 use url::Url;
 
-use super::Connections;
+use super::core::Core;
+use super::current_catalog::CurrentCatalog;
 use crate::catalog::Connector;
 use crate::nango::Image;
 
@@ -16,17 +18,25 @@ const MISSING_TTL: Duration = Duration::from_secs(600);
 /// How many of Nango's logos are cached: each has 128 KiB at the most.
 const CAPACITY: u64 = 200;
 
-/// Nango's logos by the integration's key; `None` if there is none.
+/// The logos of connectors.
 #[derive(Debug)]
-pub(crate) struct LogoCache {
+pub struct Logos {
+    core: Arc<Core>,
+    catalog: Arc<CurrentCatalog>,
+    public_url: Url,
+    /// Nango's logos by the integration's key.
     found: Cache<String, Image>,
+    /// The keys of integrations without a logo.
     missing: Cache<String, ()>,
 }
 
-impl Default for LogoCache {
-    fn default() -> Self {
+impl Logos {
+    pub(crate) fn new(core: Arc<Core>, catalog: Arc<CurrentCatalog>, public_url: Url) -> Self {
         let cache = Cache::builder().max_capacity(CAPACITY);
         Self {
+            core,
+            catalog,
+            public_url,
             found: cache.time_to_live(LOGO_TTL).build(),
             missing: Cache::builder()
                 .max_capacity(CAPACITY)
@@ -34,12 +44,10 @@ impl Default for LogoCache {
                 .build(),
         }
     }
-}
 
-impl Connections {
     /// Returns the address of a connector's logo at this service.
     #[must_use]
-    pub fn logo_url(&self, connector: &Connector) -> Url {
+    pub fn url(&self, connector: &Connector) -> Url {
         let mut url = self.public_url.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty()
@@ -50,8 +58,8 @@ impl Connections {
 
     /// Returns the logo of a connector by id or slug, and whether it is final; `None` if there is no such connector. Any
     /// browser may ask, so an unknown connector causes no call to Nango.
-    pub async fn logo(&self, reference: &str) -> Option<(Image, bool)> {
-        let catalog = self.catalog();
+    pub async fn get(&self, reference: &str) -> Option<(Image, bool)> {
+        let catalog = self.catalog.current();
         let connector = catalog.get(reference)?;
         let svg = |text: String| Image {
             content_type: "image/svg+xml",
@@ -67,19 +75,18 @@ impl Connections {
     }
 
     async fn nango_logo(&self, key: &str) -> Option<Image> {
-        let upstream = self.upstream.as_ref()?;
-        let integrations = self.integrations()?;
+        let upstream = self.core.upstream.as_ref()?;
+        let integrations = self.catalog.integrations()?;
         let logo = &integrations.get(key)?.logo;
-        if logo.is_empty() || self.logos.missing.contains_key(key) {
+        if logo.is_empty() || self.missing.contains_key(key) {
             return None;
         }
         let fetched = self
-            .logos
             .found
             .optionally_get_with_by_ref(key, upstream.nango.logo(logo));
         let fetched = fetched.await;
         if fetched.is_none() {
-            self.logos.missing.insert(key.to_owned(), ()).await;
+            self.missing.insert(key.to_owned(), ()).await;
         }
         fetched
     }

@@ -8,124 +8,120 @@ mod account_lookup;
 pub mod brakes;
 mod clock_offset;
 mod connect;
+mod connection_config;
+mod connections;
+mod core;
 mod credential_check;
 mod current_catalog;
 mod deletions;
 mod disconnect;
+mod erasure;
 pub mod event_notifier;
 mod event_stream;
 mod expiry;
 mod failure;
 mod idempotency;
+mod list;
 mod logos;
+mod nango_webhooks;
 pub mod orphans;
 mod polls;
-mod queries;
-mod received_webhooks;
+mod reader;
 mod reconcile;
 mod retention;
 pub mod service_keys;
+mod session;
 mod statistics;
 mod sweep;
 mod sweep_listing;
+mod token_cache;
+mod token_errors;
 mod tokens;
-mod users;
-mod webhook_urls;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
-use tokio::sync::Notify;
+use chrono::TimeDelta;
 use url::Url;
 use uuid::Uuid;
 
-use self::brakes::Brakes;
-use self::clock_offset::ClockOffset;
-use self::credential_check::SuspectCredentials;
-use self::current_catalog::CurrentCatalog;
+use self::account::AccountIdentifier;
+use self::credential_check::CredentialChecker;
 use self::event_notifier::EventNotifier;
-use self::logos::LogoCache;
+use self::idempotency::IdempotencyKeys;
+use self::list::ConnectionLists;
 use self::polls::AttemptPolls;
-use self::queries::LargeLists;
-use self::received_webhooks::ReceivedWebhooks;
-use self::reconcile::{AttemptTurns, UnchangedGrants};
-use self::statistics::ServiceMetrics;
-use self::tokens::TokenCache;
-use self::webhook_urls::WebhookUrls;
+use self::reader::ConnectionReader;
+use self::reconcile::Reconciler;
+use self::session::ConnectSessions;
 use crate::catalog::{Catalog, CatalogMode};
 use crate::clock::Clock;
 use crate::db;
-use crate::db::batch::BatchLoader;
-use crate::db::connection_health::Outage;
+use crate::db::Database;
 use crate::db::connector_cache::ConnectorCache;
-use crate::db::{Database, DatabaseError, Transaction};
-use crate::domain::Connection;
-use crate::domain::UserId;
 use crate::encryption;
 use crate::encryption::Encryption;
 use crate::nango;
-use crate::nango::attempt_poller::AttemptPoller;
-use crate::nango::{Nango, Priority};
+use crate::nango::Nango;
 
-use crate::nango::integration_cache::IntegrationCache;
+pub use self::account_lookup::AccountLookups;
+pub use self::clock_offset::ClockOffset;
+pub use self::connect::{ConnectFlow, ConnectRequest};
+pub use self::connections::{Connections, Update};
+pub use self::core::Core;
+pub use self::credential_check::Health;
+pub use self::current_catalog::{CatalogView, CurrentCatalog};
+pub use self::deletions::DeletionQueue;
+pub use self::disconnect::{DisconnectFlow, DisconnectTarget, Disconnected};
+pub use self::erasure::{Erased, UserErasure};
+pub use self::event_stream::{EventStreams, Events};
+pub use self::expiry::AttemptExpiry;
+pub use self::list::{Page, Query};
+pub use self::logos::Logos;
+pub use self::nango_webhooks::{NangoWebhooks, WebhookOutcome};
+pub use self::orphans::Orphans;
+pub use self::retention::{Pruned, Retention};
+pub use self::statistics::Statistics;
+pub use self::sweep::{SweepReport, SweepSchedule, Sweeper};
+pub use self::tokens::{Token, TokenIssuer};
 
-use crate::views::ConnectionView;
-
-pub use connect::{ConnectOutcome, ConnectRequest};
-pub use credential_check::Health;
-pub use current_catalog::CatalogView;
-pub use disconnect::{DisconnectTarget, Disconnected};
-pub use event_stream::Events;
-pub use idempotency::{Answer, Idempotency};
-pub use queries::{Page, Query, Update};
-pub use reconcile::WebhookOutcome;
-pub use retention::Pruned;
-pub use sweep::{SweepReport, SweepSchedule};
-pub use tokens::Token;
-pub use users::Erased;
-
-/// How long the start waits for Nango to recognize its environment.
-const STARTUP_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The connections of all users: the house's one door to the database and Nango.
+/// The use cases, each with what it needs.
 #[derive(Debug)]
-pub struct Connections {
-    database: Database,
-    connectors: ConnectorCache,
-    newest: BatchLoader<db::NewestConnections>,
-    ones: BatchLoader<db::ConnectionById>,
-    instances: BatchLoader<db::ConnectionByInstance>,
-    versions: BatchLoader<db::ConnectionVersion>,
-    attempts: BatchLoader<db::AttemptById>,
-    after: BatchLoader<db::EventsAfter>,
-    large_lists: LargeLists,
-    catalog: CurrentCatalog,
-    lookups: Notify,
-    logos: LogoCache,
-    upstream: Option<NangoGateway>,
-    clock: Clock,
-    public_url: Url,
-    webhook_base_url: Url,
-    encryption: Encryption,
-    deletions: Notify,
-    feed: EventNotifier,
-    installation: Uuid,
-    /// The database was copied from another installation's, whose connections at Nango its rows may name.
-    is_copy: bool,
-    brakes: Brakes,
-    tokens: TokenCache,
-    token_cache: Duration,
-    doubts: SuspectCredentials,
-    history: TimeDelta,
-    uses: BatchLoader<db::Used>,
-    attempt_turns: AttemptTurns,
-    unchanged_grants: UnchangedGrants,
-    polls: AttemptPolls,
-    clock_offset: ClockOffset,
-    counts: ServiceMetrics,
-    received_webhooks: ReceivedWebhooks,
+pub struct Services {
+    /// What all of them share.
+    pub core: Arc<Core>,
+    /// Look-ups of connections' accounts.
+    pub account_lookups: Arc<AccountLookups>,
+    /// The connectors.
+    pub catalog: Arc<CurrentCatalog>,
+    /// This machine's clock, compared with the database's.
+    pub clock_offset: Arc<ClockOffset>,
+    /// Connect and reconnect.
+    pub connect: ConnectFlow,
+    /// Reads and small changes of connections.
+    pub connections: Connections,
+    /// Deletions at Nango.
+    pub deletions: Arc<DeletionQueue>,
+    /// Disconnect, cancel and remove.
+    pub disconnect: DisconnectFlow,
+    /// Erasure of users' data.
+    pub erasure: UserErasure,
+    /// Event streams.
+    pub events: EventStreams,
+    /// Expiry of attempts.
+    pub expiry: AttemptExpiry,
+    /// Logos of connectors.
+    pub logos: Logos,
+    /// Nango's webhooks.
+    pub nango_webhooks: NangoWebhooks,
+    /// Deletion of old data.
+    pub retention: Retention,
+    /// Metrics.
+    pub statistics: Statistics,
+    /// The sweep.
+    pub sweeper: Sweeper,
+    /// Tokens and calls through the proxy.
+    pub tokens: TokenIssuer,
 }
 
 /// How the service is set up.
@@ -143,15 +139,6 @@ pub struct Settings {
     pub history: TimeDelta,
     /// What answers that hold a session's token are encrypted with.
     pub encryption: Encryption,
-}
-
-/// Nango and what is remembered of its answers.
-#[derive(Debug)]
-struct NangoGateway {
-    nango: Nango,
-    attempt_poller: AttemptPoller,
-    integrations: IntegrationCache,
-    webhook_urls: WebhookUrls,
 }
 
 /// Why a use case failed. All callers that waited for a shared call receive it.
@@ -273,7 +260,7 @@ impl From<sqlx::Error> for Error {
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
-impl Connections {
+impl Services {
     /// Puts the parts together. Without a `nango`, everything that needs it is refused.
     /// The catalog is written to the database, where connections refer to it.
     ///
@@ -286,179 +273,79 @@ impl Connections {
         clock: Clock,
         settings: Settings,
     ) -> Result<Self> {
-        let upstream = nango.map(|nango| NangoGateway {
-            attempt_poller: AttemptPoller::new(nango.clone()),
-            integrations: IntegrationCache::new(nango.clone()),
-            webhook_urls: WebhookUrls::default(),
-            nango,
-        });
-        let mut tx = database.begin().await?;
+        let core = Core::new(database.clone(), nango, clock, settings.public_url.clone()).await?;
+        let core = Arc::new(core);
+        let mut tx = core.begin().await?;
         db::seed_connectors(&mut tx, &catalog).await?;
         let connectors = db::connectors(&mut tx).await?;
-        let (installation, is_copy) = db::installation(&mut tx).await?;
         tx.commit().await?;
-        let brakes = Brakes::new(
-            database.clone(),
-            upstream.as_ref().map(|upstream| upstream.nango.clone()),
-            settings.public_url.clone(),
-            clock.clone(),
-        );
-        brakes.start(installation).await?;
-        Ok(Self {
-            connectors: ConnectorCache::new(database.clone(), connectors),
-            newest: BatchLoader::new(&database),
-            ones: BatchLoader::new(&database),
-            versions: BatchLoader::new(&database),
-            instances: BatchLoader::new(&database),
-            attempts: BatchLoader::new(&database),
-            after: BatchLoader::new(&database),
-            large_lists: LargeLists::new(),
-            uses: BatchLoader::new(&database),
-            attempt_turns: AttemptTurns::default(),
-            unchanged_grants: UnchangedGrants::default(),
-            polls: AttemptPolls::default(),
-            clock_offset: ClockOffset::default(),
-            database,
-            catalog: CurrentCatalog::new(catalog, settings.catalog_mode),
-            lookups: Notify::new(),
-            logos: LogoCache::default(),
-            upstream,
-            clock,
-            public_url: settings.public_url,
-            webhook_base_url: settings.webhook_base_url,
-            encryption: settings.encryption,
-            token_cache: settings.token_cache,
-            history: settings.history,
-            tokens: TokenCache::new(),
-            doubts: SuspectCredentials::default(),
-            counts: ServiceMetrics::default(),
-            received_webhooks: ReceivedWebhooks::default(),
-            deletions: Notify::new(),
-            feed: EventNotifier::default(),
-            installation,
-            is_copy,
-            brakes,
-        })
+        let connectors = Arc::new(ConnectorCache::new(database, connectors));
+        Ok(Self::compose(core, connectors, catalog, settings))
     }
 
-    /// Checks that the database accepts writes and has the schema.
-    ///
-    /// # Errors
-    /// When it does not, or does not answer.
-    pub async fn check_ready(&self) -> Result<(), DatabaseError> {
-        self.database.check_ready().await
-    }
-
-    /// When each connector was first in the catalog.
-    ///
-    /// # Errors
-    /// As the database.
-    pub async fn connector_creation_times(&self) -> Result<HashMap<Uuid, DateTime<Utc>>> {
-        let mut tx = self.begin_single().await?;
-        let times = db::connector_creation_times(&mut tx).await?;
-        tx.commit().await?;
-        Ok(times)
-    }
-
-    fn nango_gateway(&self) -> Result<&NangoGateway> {
-        self.upstream.as_ref().ok_or(Error::NangoDisabled)
-    }
-
-    /// Whether Nango's rate limit admits a call of this priority without a wait.
-    fn has_room(&self, priority: Priority) -> bool {
-        (self.upstream.as_ref()).is_some_and(|upstream| upstream.nango.has_room(priority))
-    }
-
-    /// Looks up whether Nango has this installation's connections, before the first request.
-    pub async fn verify_environment_at_start(&self) {
-        match tokio::time::timeout(STARTUP_PROBE_TIMEOUT, self.brakes.probe()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "could not look up whether nango has this installation's connections");
-            }
-            Err(_elapsed) => {
-                tracing::warn!(
-                    "nango did not answer whether it has this installation's connections"
-                );
-            }
+    /// Gives each use case what it needs.
+    fn compose(
+        core: Arc<Core>,
+        connectors: Arc<ConnectorCache>,
+        catalog: Arc<Catalog>,
+        settings: Settings,
+    ) -> Self {
+        let mode = settings.catalog_mode;
+        let catalog = CurrentCatalog::new(core.clone(), connectors.clone(), catalog, mode);
+        let catalog = Arc::new(catalog);
+        let reader = Arc::new(ConnectionReader::new(core.clone(), connectors));
+        let accounts = Arc::new(AccountIdentifier::new(core.clone(), catalog.clone()));
+        let checks = Arc::new(CredentialChecker::new(core.clone(), accounts.clone()));
+        let reconciler = Arc::new(Reconciler::new(core.clone(), accounts.clone()));
+        let polls = Arc::new(AttemptPolls::new(core.clone(), reconciler.clone()));
+        let account_lookups = Arc::new(AccountLookups::new(core.clone(), accounts));
+        let deletions = Arc::new(DeletionQueue::new(core.clone()));
+        let clock_offset = Arc::new(ClockOffset::new(core.clone()));
+        let feed = EventNotifier::default();
+        Self {
+            connect: ConnectFlow {
+                core: core.clone(),
+                catalog: catalog.clone(),
+                reader: reader.clone(),
+                reconciler: reconciler.clone(),
+                keys: IdempotencyKeys::new(core.clone(), settings.encryption),
+                sessions: ConnectSessions::new(core.clone(), settings.webhook_base_url),
+            },
+            connections: Connections {
+                core: core.clone(),
+                lists: ConnectionLists::new(core.clone(), reader.clone()),
+                reader: reader.clone(),
+                polls: polls.clone(),
+                reconciler: reconciler.clone(),
+                checks: checks.clone(),
+                feed: feed.clone(),
+            },
+            tokens: TokenIssuer::new(
+                core.clone(),
+                catalog.clone(),
+                reader.clone(),
+                checks.clone(),
+                settings.token_cache,
+            ),
+            logos: Logos::new(core.clone(), catalog.clone(), settings.public_url),
+            disconnect: DisconnectFlow::new(core.clone(), reader, polls.clone(), deletions.clone()),
+            erasure: UserErasure::new(core.clone(), deletions.clone()),
+            events: EventStreams::new(core.clone(), polls, feed),
+            expiry: AttemptExpiry::new(core.clone(), reconciler.clone()),
+            nango_webhooks: NangoWebhooks::new(core.clone(), reconciler.clone(), checks.clone()),
+            retention: Retention::new(core.clone(), settings.history),
+            statistics: Statistics::new(core.clone(), clock_offset.clone()),
+            sweeper: Sweeper {
+                core: core.clone(),
+                reconciler,
+                checks,
+                lookups: account_lookups.clone(),
+            },
+            account_lookups,
+            catalog,
+            clock_offset,
+            deletions,
+            core,
         }
-    }
-
-    /// Whether a brake stops sweeps and deletions: the database or the Nango environment is not the installation's.
-    ///
-    /// # Errors
-    /// As the database, and as Nango where it has to be looked up.
-    pub(crate) async fn are_effects_paused(&self) -> Result<bool> {
-        if self.brakes.database_difference().await?.is_some() {
-            return Ok(true);
-        }
-        if self.brakes.check_environment().is_ok() {
-            return Ok(false);
-        }
-        match self.brakes.verify_environment(&[], None).await {
-            Ok(()) => Ok(false),
-            Err(Error::UnknownEnvironment) => Ok(true),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Whether the database is not the installation's, so that nothing is sent to the product. An error counts as such.
-    pub async fn is_database_foreign(&self) -> bool {
-        !matches!(self.brakes.database_difference().await, Ok(None))
-    }
-
-    /// The brakes.
-    #[must_use]
-    pub fn brakes(&self) -> &Brakes {
-        &self.brakes
-    }
-
-    async fn begin(&self) -> Result<Transaction> {
-        Ok(self.database.begin().await?)
-    }
-
-    async fn begin_single(&self) -> Result<Transaction> {
-        Ok(self.database.begin_single().await?)
-    }
-
-    /// A user's own connection.
-    async fn find_own(&self, user: &UserId, id: Uuid) -> Result<Connection> {
-        Ok(self.find_with_attempt(user, id).await?.0)
-    }
-
-    /// The same with its newest attempt.
-    async fn find_with_attempt(
-        &self,
-        user: &UserId,
-        id: Uuid,
-    ) -> Result<db::ConnectionWithAttempt> {
-        let one = self.ones.load(db::ConnectionById(user.clone(), id)).await?;
-        self.with_connector(&*one.ok_or(Error::ConnectionNotFound)?)
-            .await
-    }
-
-    /// The same of a row among many: `None`, logged and counted, if it cannot be read.
-    async fn readable(
-        &self,
-        row: &db::ConnectionWithAttemptRow,
-    ) -> Result<Option<db::ConnectionWithAttempt>> {
-        match self.with_connector(row).await {
-            Err(Error::Database(error)) if Outage::of(&error).is_none() => {
-                let id = row.id().map(|id| id.to_string()).unwrap_or_default();
-                db::note_unreadable_row("user_connector_connection", &id, &error);
-                Ok(None)
-            }
-            read => Ok(Some(read?)),
-        }
-    }
-
-    /// What a row says, with what its connector is called.
-    async fn with_connector(
-        &self,
-        row: &db::ConnectionWithAttemptRow,
-    ) -> Result<db::ConnectionWithAttempt> {
-        let connector = self.connectors.get(row.connector()?).await?;
-        // Connectors are never deleted while a connection refers to them.
-        Ok(row.with_attempt(connector.ok_or(Error::ConnectionNotFound)?)?)
     }
 }

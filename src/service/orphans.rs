@@ -2,12 +2,14 @@
 //! restores or deletes them.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::core::Core;
 use super::reconcile::{listed, tagged_user};
-use super::{Connections, Error, Result};
+use super::{Error, Result};
 use crate::db;
 use crate::domain::UserId;
 use crate::domain::{Connection, DeletionReason, NangoConnectionRef, State};
@@ -15,6 +17,7 @@ use crate::nango::attempt_poller::{
     ATTEMPT_TAG, CONNECTION_TAG, CONNECTOR_TAG, INSTALLATION_TAG, INSTANCE_TAG,
 };
 use crate::nango::{ConnectionSummary, ListConnections};
+use crate::telemetry::TRACES;
 
 /// How many connections a page of Nango's list has.
 const PAGE_SIZE: u32 = 1000;
@@ -60,22 +63,44 @@ impl Orphan {
     }
 }
 
-impl Connections {
+/// Finds an installation's orphans, and restores or deletes them.
+#[derive(Debug)]
+pub struct Orphans {
+    core: Arc<Core>,
+}
+
+impl Orphans {
+    /// The orphans of this installation.
+    #[must_use]
+    pub fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+
     /// Returns all orphans, the newest first.
     ///
     /// # Errors
     /// As Nango and the database.
-    pub async fn orphans(&self) -> Result<Vec<Orphan>> {
+    #[tracing::instrument(target = TRACES, name = "list_orphans", skip_all)]
+    pub async fn list(&self) -> Result<Vec<Orphan>> {
         let mut seen = HashSet::new();
         let mut orphans = Vec::new();
         for page in 0.. {
             let filter = ListConnections {
-                tags: [(INSTALLATION_TAG.to_owned(), self.installation.to_string())].into(),
+                tags: [(
+                    INSTALLATION_TAG.to_owned(),
+                    self.core.installation.to_string(),
+                )]
+                .into(),
                 limit: Some(PAGE_SIZE),
                 page: Some(page),
                 ..ListConnections::default()
             };
-            let found = self.nango_gateway()?.nango.connection_page(&filter).await?;
+            let found = self
+                .core
+                .nango_gateway()?
+                .nango
+                .connection_page(&filter)
+                .await?;
             let before = seen.len();
             seen.extend(found.connections.iter().map(|it| it.connection_id.clone()));
             // A page with nothing new is the last: beyond it, a page number may be ignored.
@@ -97,7 +122,7 @@ impl Connections {
             summary.tags.get(ATTEMPT_TAG)?.parse().ok()
         };
         let attempts: Vec<Uuid> = found.iter().filter_map(attempt).collect();
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         let rows = db::find_by_nango_ids(&mut tx, &ids).await?;
         let known = db::known_attempts(&mut tx, &attempts).await?;
         let queued = db::find_queued_deletions(&mut tx, &ids).await?;
@@ -121,13 +146,14 @@ impl Connections {
     /// # Errors
     /// [`Error::Invalid`] if its tags do not name all that a row needs, or if the user has another connection in its
     /// place; as the database.
-    pub async fn restore_orphan(&self, orphan: &Orphan) -> Result<Connection> {
+    #[tracing::instrument(target = TRACES, name = "restore_orphan", skip_all)]
+    pub async fn restore(&self, orphan: &Orphan) -> Result<Connection> {
         let invalid = |detail: String| Err(Error::Invalid(detail));
         let (Some(user), Some(id)) = (&orphan.user, orphan.connection) else {
             return invalid("its tags do not name its user and its connection".to_owned());
         };
-        let now = self.clock.now();
-        let mut tx = self.begin().await?;
+        let now = self.core.clock.now();
+        let mut tx = self.core.begin().await?;
         if db::is_in_use(&mut tx, &orphan.nango.id).await? {
             return invalid("a connection uses it already".to_owned());
         }
@@ -169,15 +195,16 @@ impl Connections {
     ///
     /// # Errors
     /// [`Error::Invalid`] if a connection uses it by now; as the database. The service retries until Nango confirms.
-    pub async fn delete_orphan(&self, orphan: &Orphan) -> Result<()> {
-        let mut tx = self.begin().await?;
+    #[tracing::instrument(target = TRACES, name = "delete_orphan", skip_all)]
+    pub async fn delete(&self, orphan: &Orphan) -> Result<()> {
+        let mut tx = self.core.begin().await?;
         if db::is_in_use(&mut tx, &orphan.nango.id).await? {
             return Err(Error::Invalid("a connection uses it already".to_owned()));
         }
-        let (reason, now) = (DeletionReason::Orphan, self.clock.now());
+        let (reason, now) = (DeletionReason::Orphan, self.core.clock.now());
         db::queue_deletion(&mut tx, &orphan.nango, reason, None, orphan.connection, now).await?;
         tx.commit().await?;
-        self.deletions.notify_one();
+        self.core.deletions.notify_one();
         Ok(())
     }
 }

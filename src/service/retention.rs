@@ -1,14 +1,18 @@
 //! What is forgotten because it is too old.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use super::{Connections, Result};
+use super::Result;
+use super::core::Core;
+use super::idempotency::TTL_SECONDS;
 use crate::db;
 use crate::db::Batch;
 use crate::db::Transaction;
+use crate::telemetry::TRACES;
 
 /// The name among the jobs.
 const JOB_NAME: &str = "pruning";
@@ -31,21 +35,34 @@ pub struct Pruned {
     pub events: u64,
 }
 
-impl Connections {
+/// Deletes what is older than it is kept.
+#[derive(Debug)]
+pub struct Retention {
+    core: Arc<Core>,
+    /// How long events, attempts and token accesses are kept.
+    history: TimeDelta,
+}
+
+impl Retention {
+    pub(crate) fn new(core: Arc<Core>, history: TimeDelta) -> Self {
+        Self { core, history }
+    }
+
     /// One pass over all that is older than the history is kept, some rows at a time, unless another replica is at
     /// it or it was done less than `every` ago.
     ///
     /// # Errors
     /// As the database: then another pass does the rest.
+    #[tracing::instrument(target = TRACES, skip_all)]
     pub async fn prune(&self, every: Duration) -> Result<Option<Pruned>> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         let every = every.as_secs_f64();
         let claimed = db::claim_job(&mut tx, JOB_NAME, LEASE_SECONDS, every).await?;
         tx.commit().await?;
         if !claimed {
             return Ok(None);
         }
-        let before = self.clock.now() - self.history;
+        let before = self.core.clock.now() - self.history;
         let pruned = Pruned {
             uses: self
                 .prune_in_batches(db::prune_token_accesses, before, 0)
@@ -55,7 +72,7 @@ impl Connections {
                 .await?,
             events: self.prune_in_batches(db::prune_events, before, 0).await?,
         };
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         db::release_job(&mut tx, JOB_NAME, true).await?;
         tx.commit().await?;
         Ok(Some(pruned))
@@ -71,7 +88,7 @@ impl Connections {
         let mut deleted = 0;
         let mut next = Some(first);
         while let Some(after) = next {
-            let mut tx = self.begin_single().await?;
+            let mut tx = self.core.begin_single().await?;
             let (count, last) = prune_batch(&mut tx, before, after).await?;
             tx.commit().await?;
             deleted += count.unsigned_abs();
@@ -79,5 +96,26 @@ impl Connections {
             tokio::time::sleep(BATCH_PAUSE).await;
         }
         Ok(deleted)
+    }
+
+    /// One pass that deletes all old answers, some at a time. Says how many.
+    ///
+    /// # Errors
+    /// As the database.
+    #[tracing::instrument(target = TRACES, skip_all)]
+    pub async fn delete_expired_keys(&self) -> Result<u64> {
+        const BATCH: u32 = 500;
+        let mut all = 0;
+        loop {
+            let mut tx = self.core.begin_single().await?;
+            let forgotten =
+                db::delete_expired_keys(&mut tx, TTL_SECONDS, self.core.clock.now(), BATCH.into())
+                    .await?;
+            tx.commit().await?;
+            all += forgotten;
+            if forgotten < BATCH.into() {
+                return Ok(all);
+            }
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What an operator wants to see: what the use cases count, and what is waiting.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -11,8 +12,10 @@ use prometheus_client::registry::Registry;
 use strum::VariantArray;
 
 use super::brakes::EngagedBrake;
+use super::clock_offset::ClockOffset;
+use super::core::Core;
 use super::sweep::{JOB_NAME as SWEEP, NEWEST_JOB_NAME as NEWEST};
-use super::{Connections, Result, SweepReport};
+use super::{Result, SweepReport};
 use crate::db;
 use crate::db::{EndpointStats, QueueStats};
 use crate::domain::state_machine::Transition;
@@ -150,12 +153,23 @@ struct CachedStats {
     orphans: i64,
 }
 
-impl Connections {
+/// Measures what is waiting, for a scrape.
+#[derive(Debug)]
+pub struct Statistics {
+    core: Arc<Core>,
+    clock_offset: Arc<ClockOffset>,
+}
+
+impl Statistics {
+    pub(crate) fn new(core: Arc<Core>, clock_offset: Arc<ClockOffset>) -> Self {
+        Self { core, clock_offset }
+    }
+
     /// Makes what the use cases, the database's pool and the client of Nango count part of what a scrape reads.
-    pub fn register_metrics(&self, registry: &mut Registry) {
-        self.counts.register(registry);
-        self.database.register_metrics(registry);
-        if let Some(upstream) = &self.upstream {
+    pub fn register(&self, registry: &mut Registry) {
+        self.core.counts.register(registry);
+        self.core.database.register_metrics(registry);
+        if let Some(upstream) = &self.core.upstream {
             upstream.nango.register_metrics(registry);
         }
     }
@@ -182,7 +196,7 @@ impl Connections {
         self.register_database(&mut registry);
         let waiting: Family<Label, Gauge> = Family::default();
         let oldest: Family<Label, Gauge<f64, std::sync::atomic::AtomicU64>> = Family::default();
-        let now = self.clock.now();
+        let now = self.core.clock.now();
         let note = |queue: &'static str, figures: QueueStats| {
             let queue = [("queue", queue)];
             waiting.get_or_create(&queue).set(figures.waiting);
@@ -191,7 +205,7 @@ impl Connections {
                 .set(age(figures.oldest, now).as_secs_f64());
         };
         if let Some(stats) = stats {
-            if let Ok(engaged) = self.brakes.engaged().await {
+            if let Ok(engaged) = self.core.brakes.engaged().await {
                 register_brakes(&mut registry, &engaged);
             }
             note("upstream_deletions", stats.deletions);
@@ -213,7 +227,7 @@ impl Connections {
     }
 
     fn register_database(&self, registry: &mut Registry) {
-        let (size, idle) = self.database.pool_size();
+        let (size, idle) = self.core.database.pool_size();
         registry.register(
             "database_pool_connections",
             "Open database connections",
@@ -232,12 +246,12 @@ impl Connections {
         registry.register(
             "database_clock_offset_seconds",
             "Time by which the database's clock is ahead of this machine's",
-            ConstGauge::new(self.clock_offset_seconds()),
+            ConstGauge::new(self.clock_offset.seconds()),
         );
     }
 
     async fn database_stats(&self) -> Result<CachedStats> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         db::set_statement_timeout(&mut tx).await?;
         let stats = CachedStats {
             by_status: db::connections_by_status(&mut tx).await?,

@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::hash::RandomState;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -13,15 +14,19 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::credential_check::CredentialHealth;
+use super::account_lookup::AccountLookups;
+use super::core::Core;
+use super::credential_check::{CredentialChecker, CredentialHealth};
+use super::reconcile::Reconciler;
 use super::sweep_listing::{MAX_FINDINGS, SEGMENT_PAGES, Segment, attempt_tag};
-use super::{Connections, Error, Result};
+use super::{Error, Result};
 use crate::db;
 use crate::db::{SweepPass, SweepRow};
 use crate::domain::UserId;
 use crate::domain::{Brake, Connection, Reason};
 use crate::nango;
 use crate::nango::{ConnectionSummary, Priority};
+use crate::telemetry::TRACES;
 
 /// The sweep's name among the jobs.
 pub(crate) const JOB_NAME: &str = "sweep";
@@ -77,21 +82,31 @@ pub struct SweepReport {
     pub unreadable: usize,
 }
 
-impl Connections {
+/// Sweeps all that Nango holds.
+#[derive(Debug)]
+pub struct Sweeper {
+    pub(crate) core: Arc<Core>,
+    pub(crate) reconciler: Arc<Reconciler>,
+    pub(crate) checks: Arc<CredentialChecker>,
+    pub(crate) lookups: Arc<AccountLookups>,
+}
+
+impl Sweeper {
     /// One sweep, unless another replica is at it, one ended a moment ago, Nango's rate limit leaves no room for it,
     /// or `stop` comes first.
     ///
     /// # Errors
     /// When Nango or the database does not answer: then the next sweep continues at the segment that failed.
+    #[tracing::instrument(target = TRACES, skip_all)]
     pub async fn sweep(
         &self,
         pace: SweepSchedule,
         stop: &CancellationToken,
     ) -> Result<Option<SweepReport>> {
-        if !self.has_room(Priority::Sweep) || self.is_database_foreign().await {
+        if !self.core.has_room(Priority::Sweep) || self.core.is_database_foreign().await {
             return Ok(None);
         }
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         let every = pace.every.as_secs_f64();
         let claimed = db::claim_job(&mut tx, JOB_NAME, LEASE_SECONDS, every).await?;
         tx.commit().await?;
@@ -108,8 +123,8 @@ impl Connections {
         };
         let started = Instant::now();
         let report = sweep.await;
-        self.counts.sweep_finished(&report, started.elapsed());
-        let mut tx = self.begin_single().await?;
+        self.core.counts.sweep_finished(&report, started.elapsed());
+        let mut tx = self.core.begin_single().await?;
         db::release_job(&mut tx, JOB_NAME, matches!(report, Ok(Some(_)))).await?;
         tx.commit().await?;
         report
@@ -118,7 +133,7 @@ impl Connections {
     /// Renews the lease for as long as it is polled; ends only if the database does not answer.
     async fn renew_lease(&self) -> Error {
         let renew = async || {
-            let mut tx = self.begin_single().await?;
+            let mut tx = self.core.begin_single().await?;
             db::renew_job(&mut tx, JOB_NAME, LEASE_SECONDS).await?;
             tx.commit().await.map_err(Error::from)
         };
@@ -132,9 +147,9 @@ impl Connections {
 
     /// A pause between two calls to Nango, which lasts until its rate limit leaves room for another.
     pub(crate) async fn pause_sweep(&self, pause: Duration) {
-        let nango = self.upstream.as_ref().map(|upstream| &upstream.nango);
+        let nango = self.core.upstream.as_ref().map(|upstream| &upstream.nango);
         tokio::time::sleep(nango.map_or(pause, |nango| nango.scale_pause(pause))).await;
-        while !self.has_room(Priority::Sweep) {
+        while !self.core.has_room(Priority::Sweep) {
             tokio::time::sleep(RATE_LIMIT_RECHECK).await;
         }
     }
@@ -142,7 +157,7 @@ impl Connections {
     /// Compares all of Nango's list with the table, a segment after the other, from where an interrupted sweep came to. While there
     /// are more segments, what is new at Nango is looked for at every interval.
     async fn sweep_all(&self, pace: SweepSchedule) -> Result<SweepReport> {
-        self.queue_unidentified().await?;
+        self.lookups.queue_unidentified().await?;
         let mut pass = self.resume_sweep().await?;
         let mut report = SweepReport::default();
         if pass.before.is_some() {
@@ -164,7 +179,7 @@ impl Connections {
                 break;
             }
             (pass.page, pass.before) = (segment.page, segment.oldest);
-            let mut tx = self.begin_single().await?;
+            let mut tx = self.core.begin_single().await?;
             db::record_sweep(&mut tx, &pass).await?;
             tx.commit().await?;
             carried = segment.into_oldest();
@@ -175,7 +190,7 @@ impl Connections {
         }
         report.orphans = usize::try_from(pass.orphans).unwrap_or_default();
         self.record_orphans(report.orphans).await?;
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         db::end_sweep(&mut tx).await?;
         tx.commit().await?;
         Ok(report)
@@ -183,11 +198,11 @@ impl Connections {
 
     /// The sweep that was interrupted, or a new one.
     async fn resume_sweep(&self) -> Result<SweepPass> {
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         let interrupted = db::interrupted_sweep(&mut tx).await?;
         tx.commit().await?;
         Ok(interrupted.unwrap_or_else(|| SweepPass {
-            started_at: self.clock.now(),
+            started_at: self.core.clock.now(),
             page: 0,
             before: None,
             orphans: 0,
@@ -205,9 +220,9 @@ impl Connections {
         report.listed += segment.listed;
         report.unreadable += segment.unreadable;
         if segment.confirmed.is_empty() {
-            self.brakes.verify_environment(&[], None).await?;
+            self.core.brakes.verify_environment(&[], None).await?;
         } else {
-            self.brakes.recognize_environment(true);
+            self.core.brakes.recognize_environment(true);
         }
         self.inspect_all(&segment.unknown, report).await?;
         report.missing += self.mark_missing(segment, started_at, pause).await?;
@@ -251,7 +266,7 @@ impl Connections {
     }
 
     async fn record_newest(&self) -> Result<()> {
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         db::record_job(&mut tx, NEWEST_JOB_NAME).await?;
         tx.commit().await?;
         Ok(())
@@ -272,7 +287,7 @@ impl Connections {
             if out_of_order.contains(&connection.connector.id) {
                 continue;
             }
-            let health = self.check_connection(&connection).await;
+            let health = self.checks.check_connection(&connection).await;
             if matches!(health, Ok((CredentialHealth::ProviderOutage, _)) | Err(_)) {
                 out_of_order.insert(connection.connector.id);
             }
@@ -293,7 +308,8 @@ impl Connections {
         let Some(attempt) = attempt_tag(summary) else {
             return Ok(());
         };
-        if self.apply_grant(attempt, summary).await? || self.delete_erased(attempt, summary).await?
+        if self.reconciler.apply_grant(attempt, summary).await?
+            || self.reconciler.delete_erased(attempt, summary).await?
         {
             report.found += 1;
         }
@@ -310,7 +326,7 @@ impl Connections {
         let mut missing = Vec::new();
         let (range, mut after) = (segment.range(), None);
         loop {
-            let mut tx = self.begin_single().await?;
+            let mut tx = self.core.begin_single().await?;
             let rows = db::list_at_nango_since(&mut tx, started_at, range, after, BATCH).await?;
             tx.commit().await?;
             let Some(last) = rows.last() else {
@@ -339,6 +355,7 @@ impl Connections {
         let mut gone = Vec::new();
         for row in self.find_missing(segment, started_at).await? {
             if self
+                .core
                 .is_gone(&row.nango_connection_id, &row.integration_key)
                 .await?
                 && let Some(connection) = self.connection_of(&row.user_id, row.id).await?
@@ -352,17 +369,19 @@ impl Connections {
             return Ok(marked);
         }
         for connection in &gone {
-            match self.is_missing(connection, &segment.confirmed).await {
+            match self.checks.is_missing(connection, &segment.confirmed).await {
                 // Its newer grant is an orphan, or it is there again.
                 Err(Error::ProviderUnavailable) | Ok(false) => continue,
                 Ok(true) => {}
                 Err(error) => return Err(error),
             }
-            let now = self.clock.now();
-            let changed = self.apply_if_unchanged(connection, None, |connection| {
-                let upstream = connection.state.upstream()?;
-                connection.missing(&upstream.id, now)
-            });
+            let now = self.core.clock.now();
+            let changed = self
+                .checks
+                .apply_if_unchanged(connection, None, |connection| {
+                    let upstream = connection.state.upstream()?;
+                    connection.missing(&upstream.id, now)
+                });
             let changed = changed.await?;
             let reason = changed.and_then(|connection| connection.state.reason());
             marked += usize::from(reason == Some(Reason::MissingUpstream));
@@ -373,10 +392,11 @@ impl Connections {
 
     /// Whether so many connections may be missing: Nango has others, and the brake has room for all.
     async fn may_mark_missing(&self, segment: &Segment<'_>, count: usize) -> Result<bool> {
-        self.brakes
+        self.core
+            .brakes
             .verify_environment(&segment.confirmed, None)
             .await?;
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         let has_room = db::has_room(&mut tx, Brake::Missing, count).await?;
         tx.commit().await?;
@@ -384,7 +404,7 @@ impl Connections {
     }
 
     async fn record_orphans(&self, count: usize) -> Result<()> {
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         let has_changed =
             db::record_orphans(&mut tx, i64::try_from(count).unwrap_or(i64::MAX)).await?;
         tx.commit().await?;
@@ -403,7 +423,7 @@ impl Connections {
         let Ok(user) = UserId::try_from(user.to_owned()) else {
             return Ok(None);
         };
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         let connection = db::find_own(&mut tx, &user, id).await?;
         tx.commit().await?;
         Ok(connection)

@@ -7,14 +7,15 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::Result;
 use super::credential_check::MIN_CHECK_INTERVAL;
-use super::{Connections, Result};
+use super::sweep::Sweeper;
 use crate::db;
 use crate::db::{CreationRange, SweepPass, SweepRow};
 use crate::domain::state_machine::is_retry_due;
 use crate::domain::{Reason, Status};
 use crate::nango;
-use crate::nango::attempt_poller::{ATTEMPT_TAG, INSTALLATION_TAG};
+use crate::nango::attempt_poller::ATTEMPT_TAG;
 use crate::nango::{ConnectionPage, ConnectionSummary, ListConnections};
 
 /// How many connections a page of Nango's list has.
@@ -143,7 +144,7 @@ impl<'a> Segment<'a> {
     }
 }
 
-impl Connections {
+impl Sweeper {
     /// A page of Nango's list.
     pub(crate) async fn nango_page(&self, page: i32) -> Result<ConnectionPage> {
         let filter = ListConnections {
@@ -151,7 +152,12 @@ impl Connections {
             page: Some(page.unsigned_abs()),
             ..ListConnections::default()
         };
-        Ok(self.nango_gateway()?.nango.connection_page(&filter).await?)
+        Ok(self
+            .core
+            .nango_gateway()?
+            .nango
+            .connection_page(&filter)
+            .await?)
     }
 
     /// The first page of a segment: one that the segment before has a part of. Connections that were deleted meanwhile have moved
@@ -232,7 +238,7 @@ impl Connections {
             .map(|summary| summary.connection_id.as_str())
             .collect();
         let attempts: Vec<Uuid> = found.iter().filter_map(|it| attempt_tag(it)).collect();
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         let rows = db::find_by_nango_ids(&mut tx, &ids).await?;
         let unapplied: HashSet<Uuid> = db::unapplied_attempts(&mut tx, &attempts).await?;
         let known = db::known_attempts(&mut tx, &attempts).await?;
@@ -246,12 +252,12 @@ impl Connections {
             .iter()
             .map(|row| (row.nango_connection_id.as_str(), row))
             .collect();
-        let now = self.clock.now();
+        let now = self.core.clock.now();
         let recently = now - MIN_CHECK_INTERVAL;
         for &summary in found {
             let attempt = attempt_tag(summary);
             // Another installation's are none of our business, however many there are.
-            let ours = self.is_ours(summary);
+            let ours = self.core.is_ours(summary);
             let to_be_deleted = to_be_deleted.contains(&summary.connection_id);
             if ours && attempt.is_some_and(|attempt| unapplied.contains(&attempt)) {
                 segment.unknown.push((to_be_deleted, summary.clone()));
@@ -285,12 +291,6 @@ impl Connections {
         (segment.unknown).sort_by_key(|(to_be_deleted, _)| *to_be_deleted);
         segment.unknown.truncate(MAX_FINDINGS);
         Ok(())
-    }
-
-    /// Whether a connection at Nango is this installation's.
-    pub(crate) fn is_ours(&self, summary: &ConnectionSummary) -> bool {
-        let tag = summary.tags.get(INSTALLATION_TAG);
-        tag.and_then(|id| id.parse().ok()) == Some(self.installation)
     }
 }
 

@@ -1,30 +1,31 @@
 //! Tokens for workflows: one upstream call however many ask, and a precise reason why not.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use moka::Expiry;
-use moka::future::Cache;
 use uuid::Uuid;
 
-use super::credential_check::{CredentialHealth, MIN_CHECK_INTERVAL};
-use super::{Connections, Error, Result};
-use crate::catalog::scopes;
+use super::core::Core;
+use super::credential_check::{CredentialChecker, CredentialHealth, MIN_CHECK_INTERVAL};
+use super::current_catalog::CurrentCatalog;
+use super::reader::ConnectionReader;
+use super::token_cache::TokenCache;
+use super::token_errors::{check_scopes, check_usable, refusal, select_connection};
+use super::{Error, Result};
 use crate::db;
+use crate::db::batch::BatchLoader;
 use crate::db::token_accesses::Purpose;
+use crate::domain::Connection;
 use crate::domain::UserId;
-use crate::domain::{Connection, Reason, State};
 use crate::nango;
 use crate::nango::proxy::ProxyAnswer;
 use crate::nango::proxy::ProxyCall;
 use crate::nango::{Credentials, Priority, Refresh};
+use crate::telemetry::TRACES;
 
 /// A cached token is not returned if it expires within this time.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(5 * 60);
-
-/// How many tokens are held in memory at the most.
-const CACHE_CAPACITY: u64 = 50_000;
 
 /// What a workflow is given.
 #[derive(Debug)]
@@ -36,54 +37,48 @@ pub struct Token {
     /// A digest that names the token without telling it: to be sent back should the provider refuse it.
     pub id: String,
     /// How long it may be cached.
-    good_for: Duration,
+    pub(super) good_for: Duration,
 }
 
-/// Tokens held in memory for a short while. One call to Nango serves all who ask at once.
-///
-/// A token is held for one version of its connection: whatever changes the
-/// connection, on whichever replica, empties it everywhere.
+/// Issues tokens to services, and calls providers for them.
 #[derive(Debug)]
-pub(crate) struct TokenCache {
-    held: Cache<(Uuid, i64), Arc<Token>>,
-    /// What was reported of a connection and has been looked at: a refused token, or a failed call through the proxy.
-    reports: Cache<(Uuid, String), ()>,
+pub struct TokenIssuer {
+    core: Arc<Core>,
+    catalog: Arc<CurrentCatalog>,
+    reader: Arc<ConnectionReader>,
+    checks: Arc<CredentialChecker>,
+    versions: BatchLoader<db::ConnectionVersion>,
+    uses: BatchLoader<db::Used>,
+    cache: TokenCache,
+    /// The TTL of the cache; zero disables it.
+    ttl: Duration,
 }
 
-struct TokenExpiry;
-
-impl Expiry<(Uuid, i64), Arc<Token>> for TokenExpiry {
-    fn expire_after_create(
-        &self,
-        _: &(Uuid, i64),
-        stored: &Arc<Token>,
-        _: Instant,
-    ) -> Option<Duration> {
-        Some(stored.good_for)
-    }
-}
-
-impl TokenCache {
-    pub(crate) fn new() -> Self {
+impl TokenIssuer {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        catalog: Arc<CurrentCatalog>,
+        reader: Arc<ConnectionReader>,
+        checks: Arc<CredentialChecker>,
+        ttl: Duration,
+    ) -> Self {
         Self {
-            held: Cache::builder()
-                .max_capacity(CACHE_CAPACITY)
-                .expire_after(TokenExpiry)
-                .build(),
-            // A report is one report, however many workers of a workflow send it.
-            reports: Cache::builder()
-                .max_capacity(CACHE_CAPACITY)
-                .time_to_live(Duration::from_secs(60))
-                .build(),
+            versions: BatchLoader::new(&core.database),
+            uses: BatchLoader::new(&core.database),
+            cache: TokenCache::new(),
+            core,
+            catalog,
+            reader,
+            checks,
+            ttl,
         }
     }
-}
 
-impl Connections {
     /// A live token of a user's connection, for the service named.
     ///
     /// # Errors
     /// Why there is none: see [`Error`].
+    #[tracing::instrument(target = TRACES, name = "issue_token", skip_all, fields(connection = %id))]
     pub async fn token(
         &self,
         user: &UserId,
@@ -96,27 +91,21 @@ impl Connections {
             .load(db::ConnectionVersion(user.clone(), id))
             .await?;
         let version = asked.ok_or(Error::ConnectionNotFound)?;
-        let token = if let Some(token) = self.tokens.held.get(&(id, version)).await {
-            self.counts.token_served(false);
+        let token = if let Some(token) = self.cache.held.get(&(id, version)).await {
+            self.core.counts.token_served(false);
             token
         } else {
-            let connection = self.find_own(user, id).await?;
-            let token = Priority::Token.scope(async {
-                let connection = self.retried(connection).await;
-                self.cached_token(&connection).await
-            });
-            Box::pin(token).await?
+            let connection = self.reader.find_own(user, id).await?;
+            self.usable_token(connection).await?
         };
-        check_scopes(&token, required_scopes)?;
-        self.record_access(&token.connection, service, Purpose::Token)
-            .await?;
-        Ok(token)
+        self.issue(token, required_scopes, service).await
     }
 
     /// The same of the user's connection of a connector: of the instance named, or of the only one.
     ///
     /// # Errors
     /// [`Error::AmbiguousConnection`] rather than a guess.
+    #[tracing::instrument(target = TRACES, name = "issue_token_of_connector", skip_all)]
     pub async fn token_of_connector(
         &self,
         user: &UserId,
@@ -125,35 +114,47 @@ impl Connections {
         required_scopes: &[String],
         service: &str,
     ) -> Result<Arc<Token>> {
-        let connector = self.connector(connector).await?;
-        let filter = db::Filter {
-            connector_id: Some(connector.id),
-            ..db::Filter::default()
-        };
-        let all = self.list_all(user, &filter).await?;
+        let connector = self.catalog.connector(connector).await?;
+        let all = self.reader.of_connector(user, connector.id).await?;
         let connection =
             select_connection(all, instance_id)?.ok_or_else(|| Error::NotConnected {
                 connector: connector.slug.clone(),
                 detail: format!("the user has not connected {}", connector.name),
             })?;
-        let token = Priority::Token.scope(async {
-            let connection = self.retried(connection).await;
-            self.cached_token(&connection).await
-        });
-        let token = Box::pin(token).await?;
+        let token = self.usable_token(connection).await?;
+        self.issue(token, required_scopes, service).await
+    }
+
+    /// Checks a token's scopes and records that it is issued.
+    async fn issue(
+        &self,
+        token: Arc<Token>,
+        required_scopes: &[String],
+        service: &str,
+    ) -> Result<Arc<Token>> {
         check_scopes(&token, required_scopes)?;
         self.record_access(&token.connection, service, Purpose::Token)
             .await?;
         Ok(token)
     }
 
+    /// Returns a token of a connection, whose dead credentials are tried again first if that is due.
+    async fn usable_token(&self, connection: Connection) -> Result<Arc<Token>> {
+        let token = Priority::Token.scope(async {
+            let connection = self.retried(connection).await;
+            self.cached_token(&connection).await
+        });
+        // Boxed, because it is large, and rare: a request's future is moved before it runs.
+        Box::pin(token).await
+    }
+
     /// Tries dead credentials again if that is due, while Nango's rate limit leaves room for it. Returns the connection as
     /// it is then.
     async fn retried(&self, connection: Connection) -> Connection {
-        if !connection.is_retry_due(self.clock.now()) || !self.has_room(Priority::Check) {
+        if !connection.is_retry_due(self.core.clock.now()) || !self.core.has_room(Priority::Check) {
             return connection;
         }
-        match Box::pin(self.check_connection(&connection)).await {
+        match Box::pin(self.checks.check_connection(&connection)).await {
             Ok((_, Some(checked))) => checked,
             _ => connection,
         }
@@ -163,7 +164,7 @@ impl Connections {
         self.check_usable(connection).await?;
         let key = (connection.id, connection.version);
         let mut asked_nango = false;
-        let asked = self.tokens.held.try_get_with(key, async {
+        let asked = self.cache.held.try_get_with(key, async {
             asked_nango = true;
             self.fetch_token(connection).await
         });
@@ -171,39 +172,44 @@ impl Connections {
         let token = Box::pin(asked)
             .await
             .map_err(|error| Error::clone(&error))?;
-        self.counts.token_served(asked_nango);
+        self.core.counts.token_served(asked_nango);
         Ok(token)
     }
 
     /// Asks Nango for a token, for all who wait for it; finds out why there is none.
     async fn fetch_token(&self, connection: &Connection) -> Result<Arc<Token>> {
-        let credentials = match self.at_nango(connection, Refresh::WhenDue).await {
+        let credentials = match self.core.at_nango(connection, Refresh::WhenDue).await {
             // Nango gives what it cannot refresh as it is, however long it has been over.
-            Ok(found) if found.credentials.are_expired(self.clock.now()) => {
+            Ok(found) if found.credentials.are_expired(self.core.clock.now()) => {
                 self.token_error(connection, None).await?;
-                self.credentials(connection, Refresh::WhenDue).await?
+                self.core.credentials(connection, Refresh::WhenDue).await?
             }
             Ok(found) => {
                 if connection.failing_since.is_some()
-                    && self.has_recovered(connection, &found).await?
+                    && self.checks.has_recovered(connection, &found).await?
                 {
                     // They may have become another account's.
-                    check_usable(&self.find_own(&connection.user_id, connection.id).await?)?;
+                    check_usable(
+                        &self
+                            .reader
+                            .find_own(&connection.user_id, connection.id)
+                            .await?,
+                    )?;
                 }
                 found.credentials
             }
             Err(error) => {
                 self.token_error(connection, Some(error)).await?;
                 // It was refreshed after all.
-                self.credentials(connection, Refresh::WhenDue).await?
+                self.core.credentials(connection, Refresh::WhenDue).await?
             }
         };
         let good_for = match &credentials {
             Credentials::OAuth2 {
                 expires_at: Some(at),
                 ..
-            } => remaining(*at, self.clock.now()).min(self.token_cache),
-            _ => self.token_cache,
+            } => remaining(*at, self.core.clock.now()).min(self.ttl),
+            _ => self.ttl,
         };
         Ok(Arc::new(Token {
             connection: connection.clone(),
@@ -213,38 +219,16 @@ impl Connections {
         }))
     }
 
-    /// Returns the credentials that Nango holds of a connection, refreshed if need be.
-    pub(crate) async fn credentials(
-        &self,
-        connection: &Connection,
-        refresh: Refresh,
-    ) -> Result<Credentials, nango::Error> {
-        Ok(self.at_nango(connection, refresh).await?.credentials)
-    }
-
-    /// Returns what Nango holds of a connection, its credentials refreshed if need be.
-    async fn at_nango(
-        &self,
-        connection: &Connection,
-        refresh: Refresh,
-    ) -> Result<nango::Connection, nango::Error> {
-        let (Some(upstream), Some(stored)) = (&self.upstream, connection.state.upstream()) else {
-            return Err(nango::Error::NotFound);
-        };
-        let key = &stored.integration.key;
-        upstream.nango.connection(&stored.id, key, refresh).await
-    }
-
     /// Refuses a connection that has no token to give, and says why.
     async fn check_usable(&self, connection: &Connection) -> Result<()> {
-        let upstream = self.nango_gateway()?;
+        let upstream = self.core.nango_gateway()?;
         let refused = check_usable(connection);
         let Err(Error::NeedsReauthorization { .. }) = &refused else {
             return refused;
         };
         // An integration that was deleted at Nango has taken its connections with it: none can be authorized again.
-        let connector = &self.connector_of(connection).await?;
-        match self.plan(upstream, connector, connection).await {
+        let connector = &self.catalog.connector_of(connection).await?;
+        match upstream.plan(connector, connection).await {
             Err(not_configured) => Err(not_configured),
             Ok(_) => refused,
         }
@@ -264,7 +248,7 @@ impl Connections {
             None | Some(nango::Error::InvalidCredentials { .. } | nango::Error::NotFound) => {}
             Some(error) => return Err(error.into()),
         }
-        let recently = self.clock.now() - MIN_CHECK_INTERVAL;
+        let recently = self.core.clock.now() - MIN_CHECK_INTERVAL;
         let checked = connection
             .last_checked_at
             .is_some_and(|checked| checked >= recently);
@@ -272,7 +256,7 @@ impl Connections {
             // An outage is not asked about by every workflow that meets it.
             return Err(Error::ProviderUnavailable);
         }
-        match self.check_connection(connection).await? {
+        match self.checks.check_connection(connection).await? {
             (CredentialHealth::Working(_), _) => Ok(()),
             (_, checked) => Err(refusal(checked.as_ref())),
         }
@@ -282,34 +266,36 @@ impl Connections {
     /// refreshed, as an API key, has to be authorized again.
     ///
     /// # Errors
-    /// As [`Connections::token`].
+    /// As [`Self::token`].
+    #[tracing::instrument(target = TRACES, skip_all, fields(connection = %id))]
     pub async fn token_refused(&self, user: &UserId, id: Uuid, token_id: &str) -> Result<bool> {
         let refused = self.handle_refused_token(user, id, token_id);
         Priority::Token.scope(refused).await
     }
 
     async fn handle_refused_token(&self, user: &UserId, id: Uuid, token_id: &str) -> Result<bool> {
-        let connection = self.find_own(user, id).await?;
+        let connection = self.reader.find_own(user, id).await?;
         self.check_usable(&connection).await?;
         // What the first of several reports has done; the others have nothing to do.
         let mut refreshed = false;
         let report = (id, token_id.to_owned());
-        let reported = self.tokens.reports.try_get_with(report, async {
+        let reported = self.cache.reports.try_get_with(report, async {
             refreshed = self.refresh_refused(&connection, token_id).await?;
-            let now = self.clock.now();
+            let now = self.core.clock.now();
             // The new version invalidates the old token in the caches of all replicas.
-            self.apply_if_unchanged(&connection, None, |connection| {
-                connection.token_refreshed(now)
-            })
-            .await
-            .map(|_| ())
+            self.checks
+                .apply_if_unchanged(&connection, None, |connection| {
+                    connection.token_refreshed(now)
+                })
+                .await
+                .map(|_| ())
         });
         reported.await.map_err(|error| Error::clone(&error))?;
         Ok(refreshed)
     }
 
     async fn refresh_refused(&self, connection: &Connection, token_id: &str) -> Result<bool> {
-        let current = match self.credentials(connection, Refresh::WhenDue).await {
+        let current = match self.core.credentials(connection, Refresh::WhenDue).await {
             Ok(current) => current,
             Err(error) => {
                 return self
@@ -322,10 +308,10 @@ impl Connections {
             // Nango has already refreshed it by itself, without a notification.
             return Ok(false);
         }
-        match self.credentials(connection, Refresh::Force).await {
+        match self.core.credentials(connection, Refresh::Force).await {
             Ok(new) if new.fingerprint().as_deref() == Some(token_id) => {
                 // There was nothing to refresh it by, and the provider does not take it: no other will come.
-                let now = self.clock.now();
+                let now = self.core.clock.now();
                 let (refusals, is_dead) = connection.refused(now);
                 let refused = |connection: &Connection| {
                     if is_dead {
@@ -334,7 +320,9 @@ impl Connections {
                         connection.credentials_failing(now)
                     }
                 };
-                let refused = self.apply_if_unchanged(connection, Some(refusals), refused);
+                let refused = self
+                    .checks
+                    .apply_if_unchanged(connection, Some(refusals), refused);
                 Err(refusal(refused.await?.as_ref()))
             }
             Ok(_) => Ok(true),
@@ -349,7 +337,8 @@ impl Connections {
     /// for a token.
     ///
     /// # Errors
-    /// As [`Connections::token`]; what the provider answers is no error.
+    /// As [`Self::token`]; what the provider answers is no error.
+    #[tracing::instrument(target = TRACES, name = "call_provider", skip_all, fields(connection = %id))]
     pub async fn proxy(
         &self,
         user: &UserId,
@@ -368,8 +357,8 @@ impl Connections {
         service: &str,
         call: ProxyCall,
     ) -> Result<ProxyAnswer> {
-        let upstream = self.nango_gateway()?;
-        let connection = self.find_own(user, id).await?;
+        let upstream = self.core.nango_gateway()?;
+        let connection = self.reader.find_own(user, id).await?;
         self.check_usable(&connection).await?;
         let stored = connection
             .state
@@ -384,7 +373,7 @@ impl Connections {
                 // One check for all calls that fail at once, and none for a minute after it has refreshed the credentials.
                 let failed = (id, format!("proxy of version {}", connection.version));
                 let explained = self.token_error(&connection, Some(error));
-                let explained = self.tokens.reports.try_get_with(failed, explained);
+                let explained = self.cache.reports.try_get_with(failed, explained);
                 Box::pin(explained)
                     .await
                     .map_err(|error| Error::clone(&error))?;
@@ -411,108 +400,13 @@ impl Connections {
             connection: connection.id,
             service: service.to_owned(),
             purpose,
-            at: self.clock.now(),
+            at: self.core.clock.now(),
         };
         if self.uses.load(used).await? {
             Ok(())
         } else {
             Err(Error::ConnectionNotFound)
         }
-    }
-}
-
-/// The connection that is meant: never a guess among several.
-fn select_connection(
-    mut all: Vec<Connection>,
-    instance_id: Option<&str>,
-) -> Result<Option<Connection>> {
-    if let Some(instance_id) = instance_id {
-        return Ok(all
-            .into_iter()
-            .find(|connection| connection.instance_id == instance_id));
-    }
-    all.retain(|connection| !matches!(connection.state, State::Disconnected { .. }));
-    // One that was never connected is not in the way of one that is.
-    if all
-        .iter()
-        .any(|connection| connection.state.upstream().is_some())
-    {
-        all.retain(|connection| connection.state.upstream().is_some());
-    }
-    match all.len() {
-        0 | 1 => Ok(all.pop()),
-        _ => Err(Error::AmbiguousConnection(
-            all.iter().map(|connection| connection.id).collect(),
-        )),
-    }
-}
-
-/// Refuses a connection that has no token to give, and says why.
-pub(crate) fn check_usable(connection: &Connection) -> Result<()> {
-    let not_connected = |detail: String| {
-        Err(Error::NotConnected {
-            connector: connection.connector.slug.clone(),
-            detail,
-        })
-    };
-    let name = &connection.connector.name;
-    match &connection.state {
-        State::Connected { .. } => Ok(()),
-        State::Error {
-            reason: Reason::AccountMismatch,
-            ..
-        } => Err(Error::AccountMismatch),
-        // Credentials that had failed before an attempt still do after it, however it ended.
-        State::Pending { previous: Some(_) }
-        | State::Error {
-            upstream: Some(_), ..
-        } => Err(needs_reauthorization(connection)),
-        State::Pending { previous: None } => {
-            not_connected(format!("{name} still waits for the user's authorization"))
-        }
-        State::Disconnected { .. } => not_connected(format!("the user has disconnected {name}")),
-        State::Error { reason, .. } => {
-            not_connected(format!("{name} could not be connected: {reason}"))
-        }
-    }
-}
-
-/// Why a connection whose credentials were just refused has no token: it is dead, or that is not certain yet.
-fn refusal(checked: Option<&Connection>) -> Error {
-    match checked {
-        Some(connection) => check_usable(connection)
-            .err()
-            .unwrap_or(Error::ProviderUnavailable),
-        None => Error::ConnectionNotFound,
-    }
-}
-
-/// Refuses a token that lacks scopes which a workflow requires. Where the provider does not say what was granted, nothing is
-/// known to be missing.
-fn check_scopes(token: &Token, required: &[String]) -> Result<()> {
-    let of_token = match &token.credentials {
-        Credentials::OAuth2 { scope, .. } => scope.as_deref().map(scopes::split),
-        _ => None,
-    };
-    let of_token = of_token.filter(|scopes| !scopes.is_empty());
-    let Some(granted) = of_token.or_else(|| token.connection.scopes.clone()) else {
-        return Ok(());
-    };
-    let missing = scopes::missing(required, &granted);
-    if missing.is_empty() {
-        return Ok(());
-    }
-    Err(Error::InsufficientScope {
-        connection_id: token.connection.id,
-        connector: token.connection.connector.name.clone(),
-        missing,
-    })
-}
-
-fn needs_reauthorization(connection: &Connection) -> Error {
-    Error::NeedsReauthorization {
-        connection_id: connection.id,
-        connector: connection.connector.name.clone(),
     }
 }
 

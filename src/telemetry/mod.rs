@@ -20,7 +20,7 @@ use url::Url;
 const DEFAULT_FILTER: &str = "info,sqlx=warn";
 
 /// The target of all spans. Log lines do not include spans.
-const TRACES: &str = "traces";
+pub(crate) const TRACES: &str = "traces";
 
 /// A guard of the logs and traces. Dropping it sends the last traces.
 #[must_use]

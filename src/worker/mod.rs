@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::service::{Connections, SweepSchedule};
+use crate::service::{AttemptExpiry, Services, SweepSchedule};
 use crate::webhooks::Webhooks;
 
 /// The interval of running due deletions at Nango.
@@ -112,18 +112,18 @@ struct Job {
 }
 
 /// Starts the jobs that need no Nango. They end after the scheduler's `stop`.
-pub fn start(connections: &Arc<Connections>, jobs: &Scheduler) {
-    let (service, stopping) = (connections.clone(), jobs.stop.clone());
+pub fn start(services: &Arc<Services>, jobs: &Scheduler) {
+    let (service, stopping) = (services.clone(), jobs.stop.clone());
     jobs.tasks.spawn(repeat(
         jobs.job("clock check", CLOCK_CHECK_INTERVAL, Some(STALL_TIME)),
         async move || {
-            let measure = service.measure_clock_offset();
+            let measure = service.clock_offset.measure();
             if let Some(measured) = stopping.run_until_cancelled(measure).await {
                 report("compared clocks", &measured, |()| false);
             }
         },
     ));
-    let (service, stopping) = (connections.clone(), jobs.stop.clone());
+    let (service, stopping) = (services.clone(), jobs.stop.clone());
     jobs.tasks.spawn(repeat(
         jobs.job(
             "idempotency key cleanup",
@@ -133,7 +133,7 @@ pub fn start(connections: &Arc<Connections>, jobs: &Scheduler) {
         async move || {
             // Here and below, the next run continues what a stop interrupted.
             if let Some(deleted) = stopping
-                .run_until_cancelled(service.delete_expired_keys())
+                .run_until_cancelled(service.retention.delete_expired_keys())
                 .await
             {
                 report("deleted expired idempotency keys", &deleted, |count| {
@@ -142,7 +142,7 @@ pub fn start(connections: &Arc<Connections>, jobs: &Scheduler) {
             }
         },
     ));
-    let (service, stopping) = (connections.clone(), jobs.stop.clone());
+    let (service, stopping) = (services.clone(), jobs.stop.clone());
     jobs.tasks.spawn(repeat(
         jobs.job(
             "history pruning",
@@ -151,19 +151,22 @@ pub fn start(connections: &Arc<Connections>, jobs: &Scheduler) {
         ),
         async move || {
             if let Some(pruned) = stopping
-                .run_until_cancelled(service.prune(PRUNING_INTERVAL))
+                .run_until_cancelled(service.retention.prune(PRUNING_INTERVAL))
                 .await
             {
                 report("pruned the history", &pruned, Option::is_some);
             }
         },
     ));
-    let (service, stopping) = (connections.clone(), jobs.stop.clone());
+    let (service, stopping) = (services.clone(), jobs.stop.clone());
     jobs.tasks.spawn(repeat(
         jobs.job("event feed", EVENT_RECONNECT_DELAY, None),
         async move || {
             // This returns only on a failure.
-            if let Some(ended) = stopping.run_until_cancelled(service.follow_changes()).await {
+            if let Some(ended) = stopping
+                .run_until_cancelled(service.events.follow_changes())
+                .await
+            {
                 report("followed changes", &ended, |()| true);
             }
         },
@@ -171,15 +174,15 @@ pub fn start(connections: &Arc<Connections>, jobs: &Scheduler) {
 }
 
 /// Starts the jobs that send webhooks to the product. They pause while the database is not the installation's.
-pub fn start_webhooks(webhooks: &Arc<Webhooks>, connections: &Arc<Connections>, jobs: &Scheduler) {
+pub fn start_webhooks(webhooks: &Arc<Webhooks>, services: &Arc<Services>, jobs: &Scheduler) {
     let (sender, stopping) = (webhooks.clone(), jobs.stop.clone());
-    let service = connections.clone();
+    let service = services.clone();
     jobs.tasks.spawn(repeat(
         jobs.job("webhook delivery", DELIVERY_RETRY_DELAY, None),
         async move || {
             // This returns only on a failure.
             sender
-                .run(&stopping, || service.is_database_foreign())
+                .run(&stopping, || service.core.is_database_foreign())
                 .await;
         },
     ));
@@ -207,46 +210,47 @@ pub fn start_webhooks(webhooks: &Arc<Webhooks>, connections: &Arc<Connections>, 
 }
 
 /// Starts the jobs that call Nango.
-pub fn start_nango_jobs(connections: &Arc<Connections>, sweep_every: Duration, jobs: &Scheduler) {
-    let (service, stopping) = (connections.clone(), jobs.stop.clone());
+pub fn start_nango_jobs(services: &Arc<Services>, sweep_every: Duration, jobs: &Scheduler) {
+    let (service, stopping) = (services.clone(), jobs.stop.clone());
     jobs.tasks.spawn(repeat(
         jobs.job("deletions at Nango", Duration::ZERO, Some(STALL_TIME)),
         async move || {
             // Another replica may have queued a deletion without waking this one.
-            let wanted = tokio::time::timeout(DELETION_INTERVAL, service.wait_for_deletions());
+            let wanted = tokio::time::timeout(DELETION_INTERVAL, service.deletions.wait());
             if stopping.run_until_cancelled(wanted).await.is_some() {
                 report(
                     "deleted connections at Nango",
-                    &service.delete_due().await,
+                    &service.deletions.delete_due().await,
                     |count| *count > 0,
                 );
             }
         },
     ));
-    let (service, stopping) = (connections.clone(), jobs.stop.clone());
+    let (service, stopping) = (services.clone(), jobs.stop.clone());
     jobs.tasks.spawn(repeat(
         jobs.job("attempt expiry", EXPIRY_INTERVAL, Some(SWEEP_STALL_TIME)),
         async move || {
             loop {
-                let expired = service.expire_attempts().await;
+                let expired = service.expiry.run().await;
                 report("authorizations ran out of time", &expired, |count| {
                     *count > 0
                 });
-                let is_full = expired.is_ok_and(Connections::is_full_expiry);
+                let is_full = expired.is_ok_and(AttemptExpiry::is_full);
                 if !is_full || stopping.is_cancelled() {
                     break;
                 }
             }
         },
     ));
-    start_catalog_jobs(connections, jobs);
-    let (service, stopping) = (connections.clone(), jobs.stop.clone());
+    start_catalog_jobs(services, jobs);
+    let (service, stopping) = (services.clone(), jobs.stop.clone());
     jobs.tasks.spawn(repeat(
         jobs.job("sweep", SWEEP_CHECK_INTERVAL, Some(SWEEP_STALL_TIME)),
         async move || {
             report(
                 "swept",
                 &service
+                    .sweeper
                     .sweep(SweepSchedule::every(sweep_every), &stopping)
                     .await,
                 Option::is_some,
@@ -256,28 +260,28 @@ pub fn start_nango_jobs(connections: &Arc<Connections>, sweep_every: Duration, j
 }
 
 /// Starts the jobs of account lookups and the catalog.
-fn start_catalog_jobs(connections: &Arc<Connections>, jobs: &Scheduler) {
-    let (service, stopping) = (connections.clone(), jobs.stop.clone());
+fn start_catalog_jobs(services: &Arc<Services>, jobs: &Scheduler) {
+    let (service, stopping) = (services.clone(), jobs.stop.clone());
     jobs.tasks.spawn(repeat(
         jobs.job("account look-ups", Duration::ZERO, Some(STALL_TIME)),
         async move || {
-            let wanted = tokio::time::timeout(LOOKUP_INTERVAL, service.wait_for_account_lookups());
+            let wanted = tokio::time::timeout(LOOKUP_INTERVAL, service.account_lookups.wait());
             if stopping.run_until_cancelled(wanted).await.is_some() {
                 report(
                     "looked up accounts",
-                    &service.look_up_accounts(&stopping).await,
+                    &service.account_lookups.run_due(&stopping).await,
                     |_| false,
                 );
             }
         },
     ));
-    let service = connections.clone();
+    let service = services.clone();
     jobs.tasks.spawn(repeat(
         jobs.job("catalog refresh", CATALOG_INTERVAL, Some(STALL_TIME)),
         async move || {
             report(
                 "listed nango integrations",
-                &service.refresh_catalog().await,
+                &service.catalog.refresh().await,
                 |()| false,
             );
         },

@@ -18,7 +18,7 @@ use patchbay::catalog::{Catalog, CatalogMode};
 use patchbay::clock::Clock;
 use patchbay::db::DatabaseError;
 use patchbay::encryption::Encryption;
-use patchbay::service::{Connections, Settings};
+use patchbay::service::{Services, Settings};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::task::JoinSet;
@@ -47,7 +47,7 @@ pub(crate) async fn start_replica(url: String) {
         history: TimeDelta::days(1),
         encryption: Encryption::default(),
     };
-    let connections = Connections::new(database.clone(), catalog, None, Clock::System, settings);
+    let connections = Services::new(database.clone(), catalog, None, Clock::System, settings);
     connections.await.unwrap();
     database.close().await;
 }

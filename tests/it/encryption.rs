@@ -221,14 +221,24 @@ async fn answer_is_deleted_when_its_session_expires() {
     assert_ne!(second["oauth_url"], first["oauth_url"]);
     assert_eq!(connect(&ada, "k").await.1, second);
     app.advance(TimeDelta::minutes(31));
-    app.service().await.delete_expired_keys().await.unwrap();
+    app.service()
+        .await
+        .retention
+        .delete_expired_keys()
+        .await
+        .unwrap();
     assert_eq!(stored(&app, "idempotency_key").await, "");
     // A response without a session is stored for a day.
     app.faults(json!({ "consent": "allow" })).await;
     ada.connected("gmail").await;
     assert_eq!(connect(&ada, "other").await.1["already_connected"], true);
     app.advance(TimeDelta::hours(2));
-    app.service().await.delete_expired_keys().await.unwrap();
+    app.service()
+        .await
+        .retention
+        .delete_expired_keys()
+        .await
+        .unwrap();
     assert_ne!(stored(&app, "idempotency_key").await, "");
 }
 

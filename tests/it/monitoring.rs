@@ -241,11 +241,12 @@ async fn all_names(app: &TestApp) -> BTreeSet<String> {
     app_with_activity(app).await;
     let service = app.service().await;
     let report = service
+        .sweeper
         .sweep(IMMEDIATE_SWEEP, &CancellationToken::new())
         .await;
     report.unwrap().unwrap();
     let mut registry = metrics::registry();
-    service.register_metrics(&mut registry);
+    service.statistics.register(&mut registry);
     let text = scrape(app).await + &metrics::encode_text(&[&registry]).unwrap();
     text.lines()
         .filter(|line| !line.starts_with('#'))

@@ -170,10 +170,10 @@ async fn measure_background(app: &TestApp, rows: &mut Rows) {
     let (service, stop) = (app.service().await, CancellationToken::new());
     app.advance(TimeDelta::minutes(1));
     measure((app, rows), "idle minute", async {
-        assert_eq!(service.delete_due().await.unwrap(), 0);
-        assert_eq!(service.expire_attempts().await.unwrap(), 0);
+        assert_eq!(service.deletions.delete_due().await.unwrap(), 0);
+        assert_eq!(service.expiry.run().await.unwrap(), 0);
         let schedule = SweepSchedule::every(Duration::from_secs(300));
-        assert_eq!(service.sweep(schedule, &stop).await.unwrap(), None);
+        assert_eq!(service.sweeper.sweep(schedule, &stop).await.unwrap(), None);
     })
     .await;
     let replica = app.replica(&[]).await;
@@ -186,7 +186,7 @@ async fn measure_background(app: &TestApp, rows: &mut Rows) {
         let tags = json!({ "patchbay_installation": uuid::Uuid::nil() });
         app.import_with(tags).await;
     }
-    let costs = service.sweep(IMMEDIATE_SWEEP, &stop);
+    let costs = service.sweeper.sweep(IMMEDIATE_SWEEP, &stop);
     let report = measure((app, rows), "sweep of 1,001 connections", costs).await;
     assert_eq!(report.unwrap().unwrap().listed, 1001);
 }

@@ -110,7 +110,7 @@ async fn interrupted_sweep_releases_lease_for_other_replica() {
         CancellationToken::new(),
         SweepSchedule::every(Duration::from_secs(3600)),
     );
-    let sweep = service.sweep(hourly, &stop);
+    let sweep = service.sweeper.sweep(hourly, &stop);
     let stopped = async {
         while app.nango_calls("GET", "/connections").await == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -121,7 +121,7 @@ async fn interrupted_sweep_releases_lease_for_other_replica() {
     assert_eq!(report.expect("it ends at once").unwrap(), None);
     app.faults(json!({})).await;
     let other = app.service().await;
-    let report = other.sweep(hourly, &CancellationToken::new()).await;
+    let report = other.sweeper.sweep(hourly, &CancellationToken::new()).await;
     assert!(report.unwrap().is_some(), "it is still claimed");
 }
 

@@ -18,7 +18,7 @@ use patchbay::config::Config;
 use patchbay::db::Database;
 use patchbay::nango::Nango;
 use patchbay::service::service_keys::ServiceKeys;
-use patchbay::service::{Connections, Settings, SweepReport, SweepSchedule};
+use patchbay::service::{Services, Settings, SweepReport, SweepSchedule};
 use reqwest::{Client, Method, Response, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -315,12 +315,12 @@ impl TestApp {
     }
 
     /// Returns the use cases with the same database and Nango, for operations without a route.
-    pub(crate) async fn service(&self) -> Arc<Connections> {
+    pub(crate) async fn service(&self) -> Arc<Services> {
         self.service_with(&[]).await
     }
 
     /// Returns the use cases with other settings.
-    pub(crate) async fn service_with(&self, others: &[(&'static str, &str)]) -> Arc<Connections> {
+    pub(crate) async fn service_with(&self, others: &[(&'static str, &str)]) -> Arc<Services> {
         let all = self.settings(others);
         let config = read(&all);
         let nango = config.nango.unwrap();
@@ -332,7 +332,7 @@ impl TestApp {
             history: config.retention,
             encryption: config.encryption,
         };
-        let connections = Connections::new(
+        let connections = Services::new(
             Database::connect(&config.database).await.unwrap(),
             Arc::new(catalog(&all, config.catalog_file.as_deref())),
             Some(Nango::with_clock(nango.client, self.clock.clone()).unwrap()),
@@ -352,6 +352,7 @@ impl TestApp {
     pub(crate) async fn sweep(&self) -> SweepReport {
         let service = self.service().await;
         let report = service
+            .sweeper
             .sweep(IMMEDIATE_SWEEP, &CancellationToken::new())
             .await;
         report.unwrap().expect("no other sweep is in progress")

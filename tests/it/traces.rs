@@ -107,7 +107,7 @@ async fn traced() -> (Vec<Span>, String, Vec<String>, String) {
 }
 
 #[tokio::test]
-async fn trace_spans_request_sql_and_nango_calls() {
+async fn trace_spans_request_operation_sql_and_nango_calls() {
     let (spans, _, reported, output) = traced().await;
     let named = |name: &str| -> Vec<&Span> {
         let found = spans.iter().filter(|span| span.name == name);
@@ -125,7 +125,14 @@ async fn trace_spans_request_sql_and_nango_calls() {
     );
     assert_eq!(request.status.as_ref().unwrap().code, 2, "an error");
 
-    let below = |span: &Span| span.parent_span_id == request.span_id;
+    let [operation] = named("connect")[..] else {
+        panic!("{spans:#?}");
+    };
+    assert_eq!(operation.parent_span_id, request.span_id);
+    let below = |span: &Span| {
+        let parents = [&request.span_id, &operation.span_id];
+        parents.contains(&&span.parent_span_id)
+    };
     let statements = named("sql");
     assert!(statements.len() > 2 && statements.iter().all(|span| below(span)));
     let texts = statements

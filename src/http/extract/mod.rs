@@ -4,14 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::{FromRequest, FromRequestParts};
 use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, AUTHORIZATION};
 use axum::http::request::Parts;
 use percent_encoding::percent_decode;
 use secrecy::SecretString;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
@@ -21,7 +19,6 @@ use crate::auth::Caller;
 use crate::auth::service_keys::{KEY_PREFIX, Scope, Service};
 use crate::domain::{Actor, UserId};
 use crate::nango::webhook::SIGNATURE_HEADER;
-use crate::service::Idempotency;
 
 /// A path's parameters.
 #[derive(FromRequestParts)]
@@ -378,19 +375,7 @@ impl FromRequestParts<AppState> for AcceptsHtml {
 }
 
 /// The `Idempotency-Key` header; `None` if it is missing.
-pub(crate) struct IdempotencyKey(Option<String>);
-
-impl IdempotencyKey {
-    /// Returns the key with a digest of the request; `None` if the header is missing.
-    pub(crate) fn of(self, request: &impl Serialize) -> Option<Idempotency> {
-        let key = self.0?;
-        let request = serde_json::to_vec(request).unwrap_or_default();
-        Some(Idempotency {
-            key,
-            fingerprint: digest(&SHA256, &request).as_ref().to_vec(),
-        })
-    }
-}
+pub(crate) struct IdempotencyKey(pub(crate) Option<String>);
 
 impl FromRequestParts<AppState> for IdempotencyKey {
     type Rejection = Problem;

@@ -201,7 +201,7 @@ pub(crate) async fn scrape(
     let is_right = || matches_token(&headers, &state.metrics_tokens);
     let limits = &state.limits;
     limits.guess(address, is_right, Problem::no_metrics_token)?;
-    let database_stats = state.connections.metrics().await;
+    let database_stats = state.services.statistics.metrics().await;
     let text = metrics::encode_text(&[&state.metrics, &database_stats]).map_err(|error| {
         Problem::internal(format_args!("the metrics cannot be written: {error}"))
     })?;

@@ -114,7 +114,7 @@ pub(crate) async fn callback(
         let location = nango.oauth_callback_url(&raw.unwrap_or_default());
         return match app
             .browser_binding
-            .on_provider_return(&app.connections, &parts.headers)
+            .on_provider_return(&app.services.connect, &parts.headers)
             .await?
         {
             ReturnDecision::Forward => {
@@ -137,18 +137,28 @@ pub(crate) async fn callback(
     if page.0 {
         // A browser's navigation carries no token. The page contains only whether the connection succeeded, and sends
         // it only to the product's own origins.
-        return Ok(match app.connections.find_returned(None, &id).await {
-            Ok(details) => connection_page(&app, &details),
-            Err(Error::ConnectionNotFound) => not_found_page(&app),
-            Err(error) => return Err(error.into()),
-        });
+        return Ok(
+            match app.services.connections.find_returned(None, &id).await {
+                Ok(details) => connection_page(&app, &details),
+                Err(Error::ConnectionNotFound) => not_found_page(&app),
+                Err(error) => return Err(error.into()),
+            },
+        );
     }
     let ConnectionsReader(user) = reader?;
-    let details = match app.connections.find_returned(Some(&user), &id).await {
+    let details = match app
+        .services
+        .connections
+        .find_returned(Some(&user), &id)
+        .await
+    {
         Err(Error::ConnectionNotFound) => {
             // Clients can make up ids, and each causes a query to Nango.
             app.limits.check_connect(&user, &parts)?;
-            app.connections.find_returned_at_nango(&user, &id).await?
+            app.services
+                .connections
+                .find_returned_at_nango(&user, &id)
+                .await?
         }
         known => known?,
     };

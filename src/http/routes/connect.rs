@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, Utc};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tracing::Instrument;
@@ -14,18 +12,16 @@ use utoipa::openapi::schema::{Array, ArrayBuilder, ObjectBuilder, Type};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use crate::auth::BrowserToken;
 use crate::domain::Status;
-use crate::domain::UserId;
 use crate::http::AppState;
 use crate::http::extract::{
     ActingAs, ConnectionsWriter, IdempotencyKey, OptionalJson, Path, Query, RateLimitedWriter,
 };
 use crate::http::openapi::errors;
 use crate::http::problem::{Code, Problem};
-use crate::service::{Answer, ConnectOutcome, ConnectRequest, DisconnectTarget, Disconnected};
+use crate::service::{ConnectRequest, DisconnectTarget, Disconnected};
 use crate::text::displayable;
-use crate::views::{Config, ConnectionBody, ConnectionView};
+use crate::views::{Config, ConnectAnswer, ConnectionBody, ConnectionView};
 
 /// The longest label, instance id, scope or hint, in characters.
 const MAX_NAME_LENGTH: usize = 255;
@@ -94,7 +90,15 @@ fn scopes() -> Array {
 }
 
 impl ConnectBody {
-    fn request(self, instance_id: String, sender: ActingAs) -> Result<ConnectRequest, Problem> {
+    /// Validates the details of a request for this instance.
+    fn request(
+        self,
+        instance_id: String,
+        state: &AppState,
+        sender: ActingAs,
+        IdempotencyKey(idempotency_key): IdempotencyKey,
+        headers: &HeaderMap,
+    ) -> Result<ConnectRequest, Problem> {
         validate_name("instance_id", &instance_id)?;
         let label = self.label.map(|label| validate_label(&label)).transpose()?;
         if let Some(hint) = &self.login_hint {
@@ -114,112 +118,30 @@ impl ConnectBody {
             login_hint: self.login_hint,
             parameters: self.parameters,
             actor: Some(sender.into()),
+            browser: match sender {
+                ActingAs::User => state.browser_binding.starting(headers)?,
+                // A service's answer goes to no browser.
+                ActingAs::Service => None,
+            },
+            idempotency_key,
         })
     }
 }
 
-/// The outcome of a connect or reconnect.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = ConnectResponse)]
-pub(crate) struct ConnectAnswer {
-    /// The URL to open in the popup; null if the account is already connected.
-    oauth_url: Option<String>,
-    connection_id: Uuid,
-    /// Nango's id of the connection; null if Nango stores none.
-    nango_connection_id: Option<String>,
-    /// `true` if there is an `oauth_url` to open in a popup.
-    popup: bool,
-    /// `true` if the account was already connected; then `oauth_url` is null.
-    already_connected: bool,
-    /// A human-readable summary.
-    message: String,
-    status: Status,
-    /// The id of the started attempt; null if none was started.
-    attempt_id: Option<Uuid>,
-    /// When the authorization link expires; null if there is none.
-    expires_at: Option<DateTime<Utc>>,
-}
+/// A started attempt, with the cookie of the browser that it is bound to.
+type Started = (Option<[(HeaderName, HeaderValue); 1]>, Json<ConnectAnswer>);
 
-impl From<ConnectOutcome> for ConnectAnswer {
-    fn from(authorization: ConnectOutcome) -> Self {
-        let (connection, started, message) = match authorization {
-            ConnectOutcome::AlreadyConnected(connection) => {
-                let message = format!("{} is already connected", connection.connector.name);
-                (connection, None, message)
-            }
-            ConnectOutcome::Started {
-                connection,
-                attempt,
-                url,
-            } => {
-                let message = format!("Open oauth_url to connect {}", connection.connector.name);
-                (connection, Some((attempt, url)), message)
-            }
-        };
-        Self {
-            connection_id: connection.id,
-            nango_connection_id: connection
-                .state
-                .upstream()
-                .map(|upstream| upstream.id.clone()),
-            popup: started.is_some(),
-            already_connected: started.is_none(),
-            message,
-            status: connection.state.status(),
-            attempt_id: started.as_ref().map(|(attempt, _)| attempt.id),
-            expires_at: started.as_ref().map(|(attempt, _)| attempt.expires_at),
-            oauth_url: started.map(|(_, url)| url.into()),
-        }
-    }
-}
-
-fn response_body(authorization: ConnectOutcome) -> Result<Answer, Problem> {
-    let answer = ConnectAnswer::from(authorization);
-    let until = answer.expires_at;
-    let answer = serde_json::to_value(answer).map_err(Problem::internal)?;
-    Ok((answer, until))
-}
-
-/// The part of a response that identifies the started attempt.
-#[derive(Deserialize)]
-struct StartedAttempt {
-    connection_id: Uuid,
-    attempt_id: Option<Uuid>,
-}
-
-/// The browser that the attempt is bound to; `None` for a service, whose answer goes to no browser.
-fn browser(
+fn started(
     state: &AppState,
-    sender: ActingAs,
-    headers: &HeaderMap,
-) -> Result<Option<BrowserToken>, Problem> {
-    match sender {
-        ActingAs::User => state.browser_binding.starting(headers),
-        ActingAs::Service => Ok(None),
-    }
-}
-
-/// The answer, also where it is an earlier one; its browser is known again where that is configured.
-async fn respond_and_bind(
-    state: &AppState,
-    user: &UserId,
-    browser: Option<BrowserToken>,
-    answer: Value,
-) -> Result<Response, Problem> {
-    let started = StartedAttempt::deserialize(&answer).map_err(|error| {
-        Problem::internal(format_args!("the answer that was kept is none: {error}"))
-    })?;
-    match (started.attempt_id, browser) {
-        (Some(attempt), Some(browser)) => {
-            let attempt = (started.connection_id, attempt);
-            let browsers = state.browser_binding;
-            let cookie = browsers
-                .bind_attempt(&state.connections, user, attempt, &browser)
-                .await?;
-            Ok(([cookie], Json(answer)).into_response())
-        }
-        _ => Ok(Json(answer).into_response()),
-    }
+    request: &ConnectRequest,
+    answer: ConnectAnswer,
+) -> Result<Started, Problem> {
+    let browser = request
+        .browser
+        .as_ref()
+        .filter(|_| answer.attempt_id.is_some());
+    let cookie = browser.map(|browser| state.browser_binding.cookie_header(browser));
+    Ok((cookie.transpose()?.map(|cookie| [cookie]), Json(answer)))
 }
 
 /// Start to connect an account.
@@ -242,17 +164,12 @@ pub(crate) async fn connect(
     key: IdempotencyKey,
     headers: HeaderMap,
     OptionalJson(body): OptionalJson<ConnectBody>,
-) -> Result<Response, Problem> {
-    let request = body.request(query.instance_id, sender)?;
-    let browser = browser(&state, sender, &headers)?;
-    let idempotency = key.of(&("connect", &connector, &request));
+) -> Result<Started, Problem> {
+    let request = body.request(query.instance_id, &state, sender, key, &headers)?;
     spawn_uncancellable(async move {
-        let connections = &state.connections;
-        let work = async { response_body(connections.connect(&user, &connector, &request).await?) };
-        let answer = connections
-            .with_idempotency_key(&user, idempotency.as_ref(), work)
-            .await?;
-        respond_and_bind(&state, &user, browser, answer).await
+        let connect = &state.services.connect;
+        let answer = connect.connect(&user, &connector, &request).await?;
+        started(&state, &request, answer)
     })
     .await
 }
@@ -276,17 +193,12 @@ pub(crate) async fn reconnect(
     key: IdempotencyKey,
     headers: HeaderMap,
     OptionalJson(body): OptionalJson<ConnectBody>,
-) -> Result<Response, Problem> {
-    let request = body.request(String::new(), sender)?;
-    let browser = browser(&state, sender, &headers)?;
-    let idempotency = key.of(&("reconnect", id, &request));
+) -> Result<Started, Problem> {
+    let request = body.request(String::new(), &state, sender, key, &headers)?;
     spawn_uncancellable(async move {
-        let connections = &state.connections;
-        let work = async { response_body(connections.reconnect(&user, id, &request).await?) };
-        let answer = connections
-            .with_idempotency_key(&user, idempotency.as_ref(), work)
-            .await?;
-        respond_and_bind(&state, &user, browser, answer).await
+        let connect = &state.services.connect;
+        let answer = connect.reconnect(&user, id, &request).await?;
+        started(&state, &request, answer)
     })
     .await
 }
@@ -340,8 +252,9 @@ pub(crate) async fn disconnect(
         (None, None) => DisconnectTarget::Only,
     };
     let ended = spawn_uncancellable(async move {
-        let connections = &state.connections;
-        Ok(connections
+        let services = &state.services;
+        Ok(services
+            .disconnect
             .disconnect(&user, &connector, &target, sender.into())
             .await?)
     })
@@ -383,7 +296,11 @@ pub(crate) async fn remove(
     Path(id): Path<Uuid>,
 ) -> Result<Json<DisconnectAnswer>, Problem> {
     let removed = spawn_uncancellable(async move {
-        Ok(state.connections.remove(&user, id, sender.into()).await?)
+        Ok(state
+            .services
+            .disconnect
+            .remove(&user, id, sender.into())
+            .await?)
     })
     .await?;
     Ok(Json(DisconnectAnswer::of(&removed, "removed")))
@@ -415,8 +332,9 @@ pub(crate) async fn cancel(
     OptionalJson(body): OptionalJson<CancelBody>,
 ) -> Result<Json<ConnectionView>, Problem> {
     let canceled = spawn_uncancellable(async move {
-        let connections = &state.connections;
-        Ok(connections
+        let services = &state.services;
+        Ok(services
+            .disconnect
             .cancel(&user, id, body.attempt_id, sender.into())
             .await?)
     });

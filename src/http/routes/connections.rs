@@ -114,7 +114,7 @@ pub(crate) async fn list(
         limit,
         after: query.cursor,
     };
-    let page = state.connections.list(&user, &query).await?;
+    let page = state.services.connections.list(&user, &query).await?;
     let bytes = if is_paged { MAX_PAGE } else { usize::MAX };
     Ok(Json(ConnectionsBody::of(&page, bytes)?))
 }
@@ -156,11 +156,11 @@ pub(crate) async fn get(
         permit.release();
     }
     let timeout = Duration::from_secs(if slot.is_some() { query.wait } else { 0 });
-    let waiting = state.connections.wait(&user, id, timeout);
+    let waiting = state.services.connections.wait(&user, id, timeout);
     let details = tokio::select! {
         details = waiting => details?,
         // During a shutdown the wait ends early with the current state.
-        () = state.stopping.draining.cancelled() => state.connections.get(&user, id).await?,
+        () = state.stopping.draining.cancelled() => state.services.connections.get(&user, id).await?,
     };
     let waited = slot.is_some().then_some(Extension(LongPolled));
     Ok((waited, Json(details)))
@@ -190,7 +190,7 @@ pub(crate) async fn check(
     RateLimitedWriter(user, _): RateLimitedWriter,
     Path(id): Path<Uuid>,
 ) -> Result<Json<CheckBody>, Problem> {
-    let (connection, health) = state.connections.check(&user, id).await?;
+    let (connection, health) = state.services.connections.check(&user, id).await?;
     Ok(Json(CheckBody { connection, health }))
 }
 
@@ -219,6 +219,7 @@ pub(crate) async fn accept_account(
     Body(choice): Body<AccountChoice>,
 ) -> Result<Json<ConnectionView>, Problem> {
     let details = state
+        .services
         .connections
         .accept_account(&user, id, &choice.account_id, sender.into())
         .await?;
@@ -271,6 +272,7 @@ pub(crate) async fn update(
         config: body.config,
     };
     let details = state
+        .services
         .connections
         .update(&user, id, &update, sender.into())
         .await?;

@@ -136,7 +136,7 @@ pub(crate) async fn list(
     Query(query): Query<CatalogQuery>,
 ) -> Result<Json<ConnectorsBody>, Problem> {
     let limit = page_limit(query.limit, 100, MAX_LIMIT)?;
-    let view = state.connections.catalog_view().await;
+    let view = state.services.catalog.view().await;
     let search = query.search.as_deref().unwrap_or_default();
     let found: Vec<&Connector> = view
         .catalog
@@ -163,7 +163,7 @@ pub(crate) async fn list(
         connectors: page
             .into_iter()
             .map(|connector| {
-                let logo_url = state.connections.logo_url(connector);
+                let logo_url = state.services.logos.url(connector);
                 ConnectorBody::new(connector, view.is_configured(connector), &logo_url)
             })
             .collect(),
@@ -252,8 +252,8 @@ pub(crate) async fn list_all(
         .category
         .as_deref()
         .filter(|category| !category.is_empty());
-    let view = state.connections.catalog_view().await;
-    let created = state.connections.connector_creation_times().await?;
+    let view = state.services.catalog.view().await;
+    let created = state.services.catalog.creation_times().await?;
     let found = view.catalog.search("", category);
     let connectors: Vec<ListedConnector> = found
         .filter(|connector| is_listed && view.is_offered(connector))
@@ -292,15 +292,15 @@ pub(crate) async fn get(
     _: AnyCaller,
     Path(reference): Path<String>,
 ) -> Result<Json<ConnectorBody>, Problem> {
-    let mut view = state.connections.catalog_view().await;
+    let mut view = state.services.catalog.view().await;
     if view.catalog.get(&reference).is_none() {
         // It may be an integration that was added a moment ago.
-        state.connections.connector(&reference).await?;
-        view = state.connections.catalog_view().await;
+        state.services.catalog.connector(&reference).await?;
+        view = state.services.catalog.view().await;
     }
     let connector = view.catalog.get(&reference);
     let connector = connector.ok_or(service::Error::ConnectorNotFound(reference.clone()))?;
-    let logo_url = state.connections.logo_url(connector);
+    let logo_url = state.services.logos.url(connector);
     let configured = view.is_configured(connector);
     Ok(Json(ConnectorBody::new(connector, configured, &logo_url)))
 }

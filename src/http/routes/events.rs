@@ -88,7 +88,7 @@ pub(crate) async fn stream(
 ) -> Result<impl IntoResponse, Problem> {
     let last = last_event_id(&headers)?;
     let slot = state.limits.stream(&user)?;
-    let events = state.connections.follow_events(&user, last).await?;
+    let events = state.services.events.follow(&user, last).await?;
     permit.release();
     let ready = sse::Event::default()
         .event("ready")
@@ -105,7 +105,7 @@ pub(crate) async fn stream(
         let mut following = following?;
         let (state, events, _) = &mut *following;
         let batch = tokio::select! {
-            batch = state.connections.next_events(events) => batch,
+            batch = state.services.events.next(events) => batch,
             () = state.stopping.draining.cancelled() => return Some((vec![closing_event()], None)),
         };
         match batch {
@@ -215,6 +215,7 @@ pub(crate) async fn history(
 ) -> Result<Json<HistoryBody>, Problem> {
     let limit = page_limit(query.limit, 50, MAX_LIMIT)?;
     let (events, next_cursor) = state
+        .services
         .connections
         .history(&user, id, query.cursor, limit)
         .await?;

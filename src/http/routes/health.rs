@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use crate::http::AppState;
 use crate::http::problem::{Code, Problem};
-use crate::service::Connections;
+use crate::service::Services;
 
 /// The timeout of the readiness query.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
@@ -34,15 +34,15 @@ impl Default for Readiness {
 }
 
 impl Readiness {
-    async fn of(&self, connections: &Connections) -> Result<(), Problem> {
-        if connections.is_clock_off() {
+    async fn of(&self, services: &Services) -> Result<(), Problem> {
+        if services.clock_offset.is_off() {
             return Err(Problem::new(
                 Code::DatabaseUnavailable,
                 "this replica's clock differs from the database's by more than a minute: set both by NTP",
             ));
         }
         let ask = async {
-            match tokio::time::timeout(PING_TIMEOUT, connections.check_ready()).await {
+            match tokio::time::timeout(PING_TIMEOUT, services.core.database.check_ready()).await {
                 Ok(answer) => answer.map_err(|error| Problem::from_unusable_database(&error)),
                 Err(_elapsed) => Err(Problem::new(
                     Code::DatabaseUnavailable,
@@ -89,7 +89,7 @@ pub(crate) async fn readyz(State(state): State<AppState>) -> Result<Json<ReadyBo
             "the service is shutting down: send requests to another replica",
         ));
     }
-    state.readiness.of(&state.connections).await?;
+    state.readiness.of(&state.services).await?;
     Ok(Json(ReadyBody {
         status: "ready",
         nango: state.nango.is_some(),

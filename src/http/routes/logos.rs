@@ -38,7 +38,7 @@ pub(crate) async fn get(
     Path(reference): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let found = state.connections.logo(&reference).await;
+    let found = state.services.logos.get(&reference).await;
     let (logo, is_final) = found.ok_or(service::Error::ConnectorNotFound(reference))?;
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &logo.bytes);
     // A weak tag, because a proxy may compress the image.

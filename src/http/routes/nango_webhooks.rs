@@ -92,7 +92,7 @@ async fn handle(
     attempt: Option<Uuid>,
     event: &Event,
 ) -> Result<StatusCode, Problem> {
-    match state.connections.handle_webhook(attempt, event).await {
+    match state.services.nango_webhooks.handle(attempt, event).await {
         Ok(outcome) => {
             tracing::debug!(?outcome, "a webhook of Nango's");
             Ok(StatusCode::NO_CONTENT)

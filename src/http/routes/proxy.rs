@@ -105,7 +105,8 @@ pub(crate) async fn proxy(
         call = call.with_body(body);
     }
     let answer = state
-        .connections
+        .services
+        .tokens
         .proxy(&workflow.user, id, &workflow.service.name, call)
         .await;
     let answer =

@@ -152,7 +152,8 @@ pub(crate) async fn of_connection(
 ) -> Result<Json<TokenBody>, Problem> {
     let scopes = &request.required_scopes;
     let token = state
-        .connections
+        .services
+        .tokens
         .token(&workflow.user, id, scopes, &workflow.service.name)
         .await;
     body(&*token?)
@@ -185,7 +186,8 @@ pub(crate) async fn of_connector(
     let (instance, scopes) = (query.instance_id.as_deref(), &request.required_scopes);
     let service = &workflow.service.name;
     let token = state
-        .connections
+        .services
+        .tokens
         .token_of_connector(&workflow.user, &connector, instance, scopes, service)
         .await;
     body(&*token?)
@@ -223,7 +225,8 @@ pub(crate) async fn refused(
     Body(refused): Body<RefusedToken>,
 ) -> Result<Json<RefusedAnswer>, Problem> {
     let done = state
-        .connections
+        .services
+        .tokens
         .token_refused(&workflow.user, id, &refused.token_id)
         .await;
     Ok(Json(RefusedAnswer { refreshed: done? }))

@@ -42,7 +42,7 @@ pub(crate) async fn erase(
     Path(user): Path<String>,
 ) -> Result<Json<ErasedBody>, Problem> {
     let user = UserId::try_from(user).map_err(|error| Problem::invalid(error.to_string()))?;
-    let erased = state.connections.erase(&user).await?;
+    let erased = state.services.erasure.erase(&user).await?;
     Ok(Json(ErasedBody {
         connections: erased.connections,
         upstream_pending: erased.pending,
@@ -99,6 +99,7 @@ pub(crate) async fn uses(
 ) -> Result<Json<UsesBody>, Problem> {
     let limit = page_limit(query.limit, 50, MAX_LIMIT)?;
     let rows = state
+        .services
         .connections
         .token_accesses(&user, id, query.cursor, limit)
         .await?;

@@ -17,10 +17,10 @@ async fn unfinished_attempt_expires() {
     let id = text(&started, "connection_id");
     assert_eq!(started["expires_at"], "2027-01-15T08:30:00Z");
     app.advance(TimeDelta::minutes(29));
-    connections.expire_attempts().await.unwrap();
+    connections.expiry.run().await.unwrap();
     assert_eq!(ada.connection(&id).await["status"], "pending");
     app.advance(TimeDelta::minutes(1));
-    connections.expire_attempts().await.unwrap();
+    connections.expiry.run().await.unwrap();
     let row = ada.wait_until(&id, "error").await;
     assert_eq!(
         (&row["status"], &row["status_reason"]),
@@ -33,7 +33,7 @@ async fn unfinished_attempt_expires() {
     assert_eq!(row["attempt"]["outcome"], "expired");
     assert_eq!(row["attempt"]["error_code"], "attempt_expired");
     // Repeated and concurrent calls change nothing more.
-    connections.expire_attempts().await.unwrap();
+    connections.expiry.run().await.unwrap();
     assert_eq!(
         events(&app, &id).await,
         ["attempt_started", "attempt_failed"]
@@ -56,7 +56,7 @@ async fn expiry_poll_finds_grant_without_webhook() {
     let id = text(&started, "connection_id");
     app.popup(&text(&started, "oauth_url")).await;
     app.advance(TimeDelta::minutes(31));
-    connections.expire_attempts().await.unwrap();
+    connections.expiry.run().await.unwrap();
     // Poll the database: a request to the service would make it query Nango. The running replica may process
     // the expiry instead.
     for _ in 0..100 {
@@ -80,12 +80,12 @@ async fn attempt_does_not_expire_while_nango_is_unavailable() {
     app.popup(&text(&started, "oauth_url")).await;
     app.faults(json!({ "status": 500 })).await;
     app.advance(TimeDelta::minutes(31));
-    connections.expire_attempts().await.unwrap();
+    connections.expiry.run().await.unwrap();
     assert_eq!(events(&app, &id).await, ["attempt_started"]);
     app.faults(json!({})).await;
     // The result of the last poll is cached for a second.
     for _ in 0..100 {
-        connections.expire_attempts().await.unwrap();
+        connections.expiry.run().await.unwrap();
         if events(&app, &id).await.len() > 1 {
             break;
         }

@@ -89,7 +89,7 @@ async fn service_and_system_are_told_from_the_user() {
     let id = text(&started, "connection_id");
     assert_eq!(newest(&ada, &id).await["actor"], "service");
     app.advance(chrono::TimeDelta::minutes(31));
-    app.service().await.expire_attempts().await.unwrap();
+    app.service().await.expiry.run().await.unwrap();
     ada.wait_until(&id, "error").await;
     let expired = newest(&ada, &id).await;
     assert_eq!(

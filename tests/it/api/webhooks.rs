@@ -517,7 +517,7 @@ async fn grant_of_unknown_attempt_keeps_connection_in_use() {
         .unwrap();
     let event = success(&stored, "gmail", &tags(&app, &stored, "gmail").await);
     send(&app, "", &event).await;
-    app.service().await.delete_due().await.unwrap();
+    app.service().await.deletions.delete_due().await.unwrap();
     assert_eq!(app.nango_connections().await, [stored]);
     let now = ada.connection(&text(&gmail, "id")).await;
     assert_eq!(now["status"], "connected");

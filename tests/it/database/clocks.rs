@@ -94,6 +94,7 @@ async fn leases_and_finishes_in_the_future_are_over() {
             .await
             .unwrap();
         let swept = service
+            .sweeper
             .sweep(hourly, &CancellationToken::new())
             .await
             .unwrap();

@@ -63,6 +63,7 @@ async fn unreadable_row_is_skipped_counted_and_erasable() {
         );
         let service = app.service().await;
         let erased = service
+            .erasure
             .erase(&"ada".to_owned().try_into().unwrap())
             .await
             .unwrap();
@@ -95,7 +96,7 @@ async fn unreadable_attempt_does_not_block_expiry() {
     app.advance(TimeDelta::minutes(31));
     let service = app.service().await;
     eventually(async || {
-        service.expire_attempts().await.unwrap();
+        service.expiry.run().await.unwrap();
         let id = readable["connection_id"].as_str().unwrap();
         ben.connection(id).await["attempt"]["outcome"] == "expired"
     })

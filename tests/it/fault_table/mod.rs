@@ -217,7 +217,7 @@ async fn wait_until_settled(app: &TestApp) {
     app.sweep().await;
     // Longer than any delay between retries of a deletion.
     app.advance(TimeDelta::minutes(11));
-    app.service().await.delete_due().await.unwrap();
+    app.service().await.deletions.delete_due().await.unwrap();
     let mut sql = app.sql().await;
     wait_for("nothing is left to be deleted at Nango", async || {
         let pending: i64 = sqlx::query_scalar("select count(*) from upstream_deletion")

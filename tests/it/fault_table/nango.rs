@@ -183,7 +183,7 @@ async fn refresh_during(trouble: FaultCase) {
     trouble.is_reported(&check(&ada, id).await);
     let service = app.service().await;
     let stop = CancellationToken::new();
-    assert!(service.sweep(IMMEDIATE_SWEEP, &stop).await.is_err());
+    assert!(service.sweeper.sweep(IMMEDIATE_SWEEP, &stop).await.is_err());
     let during = ada.connection(id).await;
     assert_eq!(
         (&during["status"], &during["failing_since"]),

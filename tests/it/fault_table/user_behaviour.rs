@@ -207,7 +207,7 @@ async fn disconnect_consent_denied() {
 /// Expires the authorization link.
 pub(super) async fn expire_attempt(app: &TestApp) {
     app.advance(TimeDelta::minutes(31));
-    app.service().await.expire_attempts().await.unwrap();
+    app.service().await.expiry.run().await.unwrap();
     let mut sql = app.sql().await;
     // The running replica may process the expiry instead.
     wait_for("no attempt is open", async || {
@@ -229,7 +229,7 @@ pub(super) async fn consent_never_given(app: TestApp) {
     let id = text(&started, "connection_id");
     popup(&app, &started).await;
     app.advance(TimeDelta::minutes(29));
-    assert_eq!(app.service().await.expire_attempts().await.unwrap(), 0);
+    assert_eq!(app.service().await.expiry.run().await.unwrap(), 0);
     assert_eq!(
         describe_status(&ada, id).await,
         "pending awaiting_authorization -"
@@ -397,7 +397,7 @@ async fn disconnect_two_tabs() {
 /// Deletes replaced grants, which are kept for ten minutes until the newer one is known to work.
 async fn replaced_grants_are_due(app: &TestApp) {
     app.advance(TimeDelta::minutes(11));
-    app.service().await.delete_due().await.unwrap();
+    app.service().await.deletions.delete_due().await.unwrap();
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ async fn abandoned_attempts_expire_with_few_calls() {
     }
     app.advance(TimeDelta::minutes(31));
     let before = calls(&app).await;
-    let expired = app.service().await.expire_attempts().await.unwrap();
+    let expired = app.service().await.expiry.run().await.unwrap();
     assert_eq!(expired, ATTEMPTS - 1);
     assert!(calls(&app).await - before <= 2);
     for (n, id) in ids.iter().enumerate() {
@@ -41,7 +41,7 @@ async fn abandoned_reconnects_expire_one_by_one() {
         .await;
     app.popup(text(&started, "oauth_url")).await;
     app.advance(TimeDelta::minutes(31));
-    assert_eq!(app.service().await.expire_attempts().await.unwrap(), 0);
+    assert_eq!(app.service().await.expiry.run().await.unwrap(), 0);
     let after = app.user("ada").await.connection(text(&gmail, "id")).await;
     assert_eq!(after["attempt"]["outcome"], "succeeded");
 }
@@ -67,7 +67,7 @@ async fn erasure_of_many_connections_runs_in_parallel() {
     app.faults(json!({ "latency_ms": 100 })).await;
     let (service, user) = (app.service().await, "ada".to_owned().try_into().unwrap());
     let started = Instant::now();
-    let erased = service.erase(&user).await.unwrap();
+    let erased = service.erasure.erase(&user).await.unwrap();
     // Sequentially, the calls alone would take eight seconds.
     assert!(
         started.elapsed() < Duration::from_secs(5),
@@ -87,7 +87,7 @@ async fn erasure_beyond_the_rate_limit_is_answered_at_once() {
     app.advance(TimeDelta::seconds(62));
     let (service, user) = (app.service().await, "ada".to_owned().try_into().unwrap());
     let started = Instant::now();
-    let erased = service.erase(&user).await.unwrap();
+    let erased = service.erasure.erase(&user).await.unwrap();
     assert!(
         started.elapsed() < Duration::from_secs(15),
         "{:?}",
@@ -102,7 +102,7 @@ async fn erasure_beyond_the_rate_limit_is_answered_at_once() {
     assert_eq!(rows, 0);
     for _ in 0..10 {
         app.advance(TimeDelta::seconds(62));
-        while service.delete_due().await.unwrap() > 0 {}
+        while service.deletions.delete_due().await.unwrap() > 0 {}
     }
     let waiting: Vec<(i32, Option<String>)> =
         sqlx::query_as("select attempts, last_error from upstream_deletion")

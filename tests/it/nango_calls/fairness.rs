@@ -56,7 +56,7 @@ async fn connect_all(users: usize, limit: u32, speed: f64) -> usize {
         tokio::spawn(async move {
             let stop = CancellationToken::new();
             loop {
-                drop(service.sweep(IMMEDIATE_SWEEP, &stop).await);
+                drop(service.sweeper.sweep(IMMEDIATE_SWEEP, &stop).await);
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         })

@@ -108,7 +108,7 @@ async fn requests_end_within_30_seconds_when_every_call_hangs() {
         })),
         timed(Box::pin(async {
             let user = "dee".to_owned().try_into().unwrap();
-            app.service().await.erase(&user).await.unwrap();
+            app.service().await.erasure.erase(&user).await.unwrap();
         })),
         timed(Box::pin(async {
             eve.call(Method::POST, "/github/connect", None).await;

@@ -44,7 +44,7 @@ async fn outage_of_a_provider_leaves_the_calls_to_others() {
         join_all(
             events
                 .iter()
-                .map(|event| service.handle_webhook(None, event)),
+                .map(|event| service.nango_webhooks.handle(None, event)),
         )
         .await;
     }
@@ -77,7 +77,7 @@ async fn webhooks_of_many_grants_share_calls() {
     let handled = join_all(
         events
             .iter()
-            .map(|event| service.handle_webhook(None, event)),
+            .map(|event| service.nango_webhooks.handle(None, event)),
     )
     .await;
     assert!(handled.iter().all(Result::is_ok));

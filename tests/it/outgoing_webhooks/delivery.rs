@@ -328,6 +328,7 @@ async fn erased_and_expired_messages_are_not_sent() {
     assert_eq!(only(&hooks).await.waiting, 2);
     app.service()
         .await
+        .erasure
         .erase(&"ada".to_owned().try_into().unwrap())
         .await
         .unwrap();
@@ -363,7 +364,7 @@ async fn restored_or_copied_database_sends_nothing_until_released() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!((receiver.count(), only(&hooks).await.waiting), (0, 1));
     let service = app.service().await;
-    service.brakes().release(Brake::Database).await.unwrap();
+    service.core.brakes.release(Brake::Database).await.unwrap();
     eventually(async || receiver.count() == 1).await;
 }
 

@@ -477,7 +477,8 @@ async fn disabled_endpoint_is_listed_as_json_and_counted() {
     assert!(one["disabled_at"].is_string());
     let service = app.service().await;
     let mut metrics = String::new();
-    prometheus_client::encoding::text::encode(&mut metrics, &service.metrics().await).unwrap();
+    prometheus_client::encoding::text::encode(&mut metrics, &service.statistics.metrics().await)
+        .unwrap();
     assert!(
         metrics.contains("patchbay_webhook_endpoints{state=\"disabled\"} 1"),
         "{metrics}"

@@ -17,7 +17,7 @@ use patchbay::encryption::Encryption;
 use patchbay::nango::webhook;
 use patchbay::nango::webhook::{Event, SigningKeys};
 use patchbay::nango::{self, Nango, Refresh};
-use patchbay::service::{Connections, Settings};
+use patchbay::service::{Services, Settings};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
@@ -108,17 +108,17 @@ impl Environment {
     }
 
     /// Starts a replica.
-    pub(super) async fn replica(&self) -> Connections {
+    pub(super) async fn replica(&self) -> Services {
         self.service(self.impatient.clone()).await
     }
 
     /// Starts a replica that tolerates a slow Nango.
-    pub(super) async fn replica_with_long_timeout(&self) -> Connections {
+    pub(super) async fn replica_with_long_timeout(&self) -> Services {
         self.service(self.nango.clone()).await
     }
 
-    async fn service(&self, nango: Nango) -> Connections {
-        Connections::new(
+    async fn service(&self, nango: Nango) -> Services {
+        Services::new(
             self.connections.clone(),
             self.catalog.clone(),
             Some(nango),

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use patchbay::domain::UserId;
-use patchbay::domain::{Account as Known, Actor, Brake, State};
-use patchbay::service::{
-    ConnectOutcome, ConnectRequest, Connections, DisconnectTarget, Error, SweepSchedule, Update,
-};
+use patchbay::domain::{Account as Known, Actor, Brake, State, Status};
+use patchbay::service::{ConnectRequest, DisconnectTarget, Error, Services, SweepSchedule, Update};
+use patchbay::views::ConnectAnswer;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -31,7 +30,7 @@ pub(super) const UNPACED: SweepSchedule = SweepSchedule {
 /// One schedule in its environment.
 pub(super) struct Run<'a> {
     pub(super) environment: &'a Environment,
-    pub(super) service: RefCell<Arc<Connections>>,
+    pub(super) service: RefCell<Arc<Services>>,
     fault: Cell<Fault>,
     pub(super) slots: RefCell<[Slot; SLOTS]>,
     urls: RefCell<Vec<Address>>,
@@ -125,7 +124,7 @@ impl<'a> Run<'a> {
         self.surprises.borrow_mut().push(what);
     }
 
-    pub(super) fn service(&self) -> Arc<Connections> {
+    pub(super) fn service(&self) -> Arc<Services> {
         self.service.borrow().clone()
     }
 
@@ -192,6 +191,7 @@ impl<'a> Run<'a> {
         let age = self.slots.borrow()[slot].age;
         let started = self
             .service()
+            .connect
             .connect(&user(slot), connector(slot), &request)
             .await;
         self.attempt_started(slot, age, started);
@@ -205,6 +205,7 @@ impl<'a> Run<'a> {
         let age = self.slots.borrow()[slot].age;
         let started = self
             .service()
+            .connect
             .reconnect(&user(slot), id, &request(account))
             .await;
         self.attempt_started(slot, age, started);
@@ -217,20 +218,16 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn attempt_started(&self, slot: usize, age: usize, started: Result<ConnectOutcome, Error>) {
+    fn attempt_started(&self, slot: usize, age: usize, started: Result<ConnectAnswer, Error>) {
         match started {
-            Ok(ConnectOutcome::Started {
-                connection, url, ..
-            }) => {
-                self.slots.borrow_mut()[slot].id = Some(connection.id);
-                let url = url.into();
-                self.urls.borrow_mut().push(Address { url, slot, age });
-            }
-            Ok(ConnectOutcome::AlreadyConnected(connection)) => {
-                if !matches!(connection.state, State::Connected { .. }) {
-                    self.fail(format!("already connected: {:?}", connection.state));
+            Ok(answer) => match answer.oauth_url {
+                Some(url) => {
+                    self.slots.borrow_mut()[slot].id = Some(answer.connection_id);
+                    self.urls.borrow_mut().push(Address { url, slot, age });
                 }
-            }
+                None if answer.status == Status::Connected => {}
+                None => self.fail(format!("already connected: {:?}", answer.status)),
+            },
             Err(Error::Nango(_)) => {}
             Err(error) => self.fail(format!("could not begin: {error}")),
         }
@@ -271,6 +268,7 @@ impl<'a> Run<'a> {
         let target = DisconnectTarget::Instance(INSTANCES[slot / 4].to_owned());
         let ended = self
             .service()
+            .disconnect
             .disconnect(&user(slot), connector(slot), &target, Actor::User)
             .await;
         match ended {
@@ -320,7 +318,8 @@ impl<'a> Run<'a> {
     async fn deliver_mail(&self, mail: &Mail) {
         match self
             .service()
-            .handle_webhook(mail.attempt, &mail.event)
+            .nango_webhooks
+            .handle(mail.attempt, &mail.event)
             .await
         {
             // A webhook that Nango does not confirm is rejected, and may be retried.
@@ -333,11 +332,12 @@ impl<'a> Run<'a> {
         let service = self.service();
         let done = match step {
             Step::Sweep => service
+                .sweeper
                 .sweep(UNPACED, &CancellationToken::new())
                 .await
                 .map(drop),
-            Step::Expire => service.expire_attempts().await.map(drop),
-            _ => service.delete_due().await.map(drop),
+            Step::Expire => service.expiry.run().await.map(drop),
+            _ => service.deletions.delete_due().await.map(drop),
         };
         match done {
             Ok(()) | Err(Error::Nango(_)) => {}
@@ -351,10 +351,15 @@ impl<'a> Run<'a> {
         };
         let (service, user) = (self.service(), user(slot));
         let answer = match step {
-            Step::Check { .. } => service.check(&user, id).await.map(|(view, _)| view),
+            Step::Check { .. } => service
+                .connections
+                .check(&user, id)
+                .await
+                .map(|(view, _)| view),
             Step::Accept { .. } => match self.pending_account(&user, id).await {
                 Some(found) => {
                     service
+                        .connections
                         .accept_account(&user, id, &found.id, Actor::User)
                         .await
                 }
@@ -366,9 +371,12 @@ impl<'a> Run<'a> {
                     label,
                     config: None,
                 };
-                service.update(&user, id, &update, Actor::User).await
+                service
+                    .connections
+                    .update(&user, id, &update, Actor::User)
+                    .await
             }
-            _ => service.get(&user, id).await,
+            _ => service.connections.get(&user, id).await,
         };
         match answer {
             Ok(_) | Err(Error::Nango(_) | Error::Invalid(_)) => {}
@@ -377,7 +385,7 @@ impl<'a> Run<'a> {
     }
 
     async fn pending_account(&self, user: &UserId, id: Uuid) -> Option<Known> {
-        let details = self.service().get(user, id).await.unwrap();
+        let details = self.service().connections.get(user, id).await.unwrap();
         details.connection.pending_account
     }
 
@@ -402,7 +410,7 @@ impl<'a> Run<'a> {
                 .await;
             // The operator who deletes it releases the brake, because the environment is right even if it is empty now.
             let service = self.service();
-            service.brakes().release(Brake::Nango).await.unwrap();
+            service.core.brakes.release(Brake::Nango).await.unwrap();
             self.play(self.fault.get(), true).await;
             self.deleted.borrow_mut().insert(nango_id);
             self.is_revoked(slot);

@@ -23,10 +23,13 @@ impl Run<'_> {
             self.environment.advance(TimeDelta::minutes(31));
             self.environment.retry_failed_refreshes().await;
             let waiting = deletions(sql).await;
-            service.delete_due().await.unwrap();
+            service.deletions.delete_due().await.unwrap();
             let deleted = usize::from(deletions(sql).await != waiting);
-            let expired = service.expire_attempts().await.unwrap();
-            let report = service.sweep(UNPACED, &CancellationToken::new()).await;
+            let expired = service.expiry.run().await.unwrap();
+            let report = service
+                .sweeper
+                .sweep(UNPACED, &CancellationToken::new())
+                .await;
             let report = report.unwrap().expect("no other sweep is in progress");
             let found = report.found + report.missing + report.checked;
             // A grant that the last poll of an expired attempt has found is a change, too.
@@ -49,7 +52,12 @@ impl Run<'_> {
             let Some(id) = slot.id else {
                 continue;
             };
-            let details = self.service().get(&user(number), id).await.unwrap();
+            let details = self
+                .service()
+                .connections
+                .get(&user(number), id)
+                .await
+                .unwrap();
             let connection = details.connection;
             let as_expected = match (slot.expected, &connection.state) {
                 (Expected::Anything, _)
@@ -83,11 +91,12 @@ impl Run<'_> {
         for name in USERS {
             let user = UserId::try_from(name.to_owned()).unwrap();
             everything.after = None;
-            let page = service.list(&user, &everything).await.unwrap();
+            let page = service.connections.list(&user, &everything).await.unwrap();
             for details in page.connections {
                 let target = DisconnectTarget::Connection(details.connection.id);
                 let slug = &details.connection.connector.slug;
                 let ended = service
+                    .disconnect
                     .disconnect(&user, slug, &target, Actor::User)
                     .await
                     .unwrap();

@@ -79,7 +79,7 @@ async fn regrant_cancels_pending_deletion() {
     app.faults(json!({ "consent": "allow" })).await;
     app.advance(TimeDelta::hours(1));
     let service = app.service().await;
-    while service.delete_due().await.unwrap() > 0 {}
+    while service.deletions.delete_due().await.unwrap() > 0 {}
     app.wait_for_nango_connections(&[nango_id]).await;
     assert_eq!(ada.connection(id).await["status"], "connected");
     // The running replica may have claimed the deletion first.
@@ -317,7 +317,7 @@ async fn expiry_polls_by_tag_and_not_only_newest_connections() {
         attempts.push(text(&started, "attempt_id").to_owned());
     }
     app.advance(TimeDelta::minutes(61));
-    app.service().await.expire_attempts().await.unwrap();
+    app.service().await.expiry.run().await.unwrap();
     for attempt in &attempts {
         let ended = outcome(&app, attempt).await;
         assert_eq!(ended.as_deref(), Some("succeeded"));

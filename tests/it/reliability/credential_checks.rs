@@ -125,10 +125,10 @@ async fn refresh_webhook_retry_is_applied_after_failed_check() {
     let service = app.service().await;
     let faults = json!({ "status": 500, "only": "force_refresh" });
     app.faults(faults).await;
-    assert!(service.handle_webhook(None, &event).await.is_err());
+    assert!(service.nango_webhooks.handle(None, &event).await.is_err());
     app.faults(json!({})).await;
     assert_eq!(
-        service.handle_webhook(None, &event).await.unwrap(),
+        service.nango_webhooks.handle(None, &event).await.unwrap(),
         WebhookOutcome::Applied
     );
     let failing = ada.connection(text(hers, "id")).await;

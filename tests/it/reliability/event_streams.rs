@@ -243,6 +243,7 @@ async fn stream_requests_reload_after_erase() {
     let reader = StreamReader::open(&ada, None).await;
     app.service()
         .await
+        .erasure
         .erase(&"ada".to_owned().try_into().unwrap())
         .await
         .unwrap();

@@ -41,7 +41,7 @@ async fn erasure_deletes_nothing_of_others() {
     assert_eq!(app.nango_connections().await.len(), 5);
     ignore_filters(&app, json!({})).await;
     let user = "ada".to_owned().try_into().unwrap();
-    let erased = app.service().await.erase(&user).await.unwrap();
+    let erased = app.service().await.erasure.erase(&user).await.unwrap();
     assert_eq!((erased.connections, erased.confirmed), (2, true));
     app.faults(json!({})).await;
     let left = app.nango_connections().await;
@@ -73,7 +73,7 @@ async fn erasure_leaves_what_another_users_row_uses() {
     let patched = app.client.patch(url).bearer_auth(&app.secret_key);
     assert_eq!(patched.json(&tags).send().await.unwrap().status(), 200);
     let user = "ada".to_owned().try_into().unwrap();
-    app.service().await.erase(&user).await.unwrap();
+    app.service().await.erasure.erase(&user).await.unwrap();
     app.wait_for_nango_connections(&[&his]).await;
 }
 
@@ -107,7 +107,7 @@ async fn grants_and_denials_are_those_of_their_attempt() {
     let started = ada.connect("gmail").await;
     app.popup(text(&started, "oauth_url")).await;
     let hers = ada.wait_until(id, "connected").await["nango_connection_id"].clone();
-    app.service().await.delete_due().await.unwrap();
+    app.service().await.deletions.delete_due().await.unwrap();
     app.faults(json!({})).await;
     let stored = app.nango_connections().await;
     assert_eq!(stored, [hers.as_str().unwrap(), &orphan, &his]);
@@ -177,7 +177,7 @@ async fn sweep_ends_when_pages_do_not() {
     let stop = CancellationToken::new();
     let report = tokio::time::timeout(
         crate::test_app::PROMPT_TIMEOUT,
-        service.sweep(IMMEDIATE_SWEEP, &stop),
+        service.sweeper.sweep(IMMEDIATE_SWEEP, &stop),
     );
     assert!(report.await.expect("it comes to its end").is_err());
     let ada = app.user("ada").await;

@@ -107,7 +107,7 @@ async fn sweep_finds_lost_grants_without_pausing() {
         pause: Duration::from_secs(3600),
     };
     let (service, stop) = (app.service().await, CancellationToken::new());
-    let sweep = tokio::time::timeout(Duration::from_secs(60), service.sweep(slow, &stop));
+    let sweep = tokio::time::timeout(Duration::from_secs(60), service.sweeper.sweep(slow, &stop));
     let report = sweep.await.expect("it waits for nothing").unwrap().unwrap();
     assert_eq!(report.found, 3);
 }

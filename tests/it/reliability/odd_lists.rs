@@ -90,6 +90,7 @@ async fn ignored_page_number_ends_the_sweep_with_an_error() {
     app.faults(json!({ "list_ignores_page": true })).await;
     let service = app.service().await;
     let sweep = service
+        .sweeper
         .sweep(IMMEDIATE_SWEEP, &CancellationToken::new())
         .await;
     let error = sweep.unwrap_err().to_string();

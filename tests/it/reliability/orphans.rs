@@ -36,7 +36,7 @@ async fn orphan_is_kept_and_counted() {
     for hours in [0, 2, 48] {
         app.advance(TimeDelta::hours(hours));
         assert_eq!(app.sweep().await.orphans, 1);
-        app.service().await.delete_due().await.unwrap();
+        app.service().await.deletions.delete_due().await.unwrap();
         assert_eq!(app.nango_connections().await, [kept.as_str()]);
     }
 }
@@ -47,7 +47,7 @@ async fn late_grant_of_erased_user_is_deleted() {
     app.faults(json!({ "consent": "allow" })).await;
     let started = app.user("ada").await.connect("gmail").await;
     let ada = UserId::try_from("ada".to_owned()).unwrap();
-    let erased = app.service().await.erase(&ada).await.unwrap();
+    let erased = app.service().await.erasure.erase(&ada).await.unwrap();
     assert_eq!((erased.connections, erased.confirmed), (1, true));
     app.popup(text(&started, "oauth_url")).await;
     wait_for(async || app.nango_calls("DELETE", "/connections/").await > 0).await;
@@ -68,7 +68,7 @@ async fn repeated_erasure_is_unconfirmed_until_nango_confirms() {
     let ada = UserId::try_from("ada".to_owned()).unwrap();
     let service = app.service().await;
     for connections in [1, 0, 0] {
-        let erased = service.erase(&ada).await.unwrap();
+        let erased = service.erasure.erase(&ada).await.unwrap();
         assert_eq!((erased.connections, erased.confirmed), (connections, false));
     }
     let named: bool = sqlx::query_scalar("select user_id is not null from upstream_deletion")
@@ -78,7 +78,7 @@ async fn repeated_erasure_is_unconfirmed_until_nango_confirms() {
     assert!(!named, "the queue names an erased user");
     app.faults(json!({})).await;
     app.advance(TimeDelta::minutes(15));
-    wait_for(async || service.erase(&ada).await.unwrap().confirmed).await;
+    wait_for(async || service.erasure.erase(&ada).await.unwrap().confirmed).await;
     app.wait_for_nango_connections(&[]).await;
 }
 
@@ -88,7 +88,7 @@ async fn erasure_keeps_ids_of_attempts_until_their_sessions_end() {
     let started = app.user("ada").await.connect("gmail").await;
     let other = app.user("bob").await.connect("gmail").await;
     let ada = UserId::try_from("ada".to_owned()).unwrap();
-    app.service().await.erase(&ada).await.unwrap();
+    app.service().await.erasure.erase(&ada).await.unwrap();
     let mut sql = app.sql().await;
     let mut owners = async || {
         let owners: Vec<(String, Option<String>)> = sqlx::query_as(
@@ -106,10 +106,10 @@ async fn erasure_keeps_ids_of_attempts_until_their_sessions_end() {
     assert_eq!(owners().await, [erased.clone(), kept.clone()]);
     // The session has expired, and its user may still be at the provider.
     app.advance(TimeDelta::minutes(45));
-    app.service().await.expire_attempts().await.unwrap();
+    app.service().await.expiry.run().await.unwrap();
     assert_eq!(owners().await, [erased, kept]);
     app.advance(TimeDelta::minutes(16));
-    app.service().await.expire_attempts().await.unwrap();
+    app.service().await.expiry.run().await.unwrap();
     wait_for(async || owners().await.is_empty()).await;
 }
 
@@ -124,11 +124,11 @@ async fn expiry_skips_attempts_whose_rows_are_gone() {
         .await
         .unwrap();
     app.advance(TimeDelta::minutes(31));
-    let expired = app.service().await.expire_attempts().await.unwrap();
+    let expired = app.service().await.expiry.run().await.unwrap();
     assert!(expired <= 1, "the running replica may be at it instead");
     let attempt: uuid::Uuid = text(&started, "attempt_id").parse().unwrap();
     app.advance(TimeDelta::minutes(30));
-    app.service().await.expire_attempts().await.unwrap();
+    app.service().await.expiry.run().await.unwrap();
     wait_for(async || {
         let left = "select exists (select from attempt_owner where attempt_id = $1)";
         let left: bool = sqlx::query_scalar(left)
@@ -155,10 +155,14 @@ async fn foreign_nango_connections_are_kept() {
     let installed_later = app.service().await;
     app.advance(TimeDelta::hours(3));
     let stop = CancellationToken::new();
-    let report = installed_later.sweep(IMMEDIATE_SWEEP, &stop).await.unwrap();
+    let report = installed_later
+        .sweeper
+        .sweep(IMMEDIATE_SWEEP, &stop)
+        .await
+        .unwrap();
     let report = report.unwrap();
     assert_eq!((report.listed, report.orphans, report.found), (2, 0, 0));
-    installed_later.delete_due().await.unwrap();
+    installed_later.deletions.delete_due().await.unwrap();
     assert_eq!(app.nango_connections().await, before);
 }
 
@@ -179,7 +183,12 @@ async fn partial_listing_changes_nothing() {
     let faults = json!({ "status": 500, "only": "page=1" });
     app.faults(faults).await;
     let stop = CancellationToken::new();
-    let broken = app.service().await.sweep(IMMEDIATE_SWEEP, &stop).await;
+    let broken = app
+        .service()
+        .await
+        .sweeper
+        .sweep(IMMEDIATE_SWEEP, &stop)
+        .await;
     assert!(broken.is_err(), "{broken:?}");
     for (user, connection) in [(&ada, &hers), (&bob, &his)] {
         let now = user.connection(text(connection, "id")).await;

@@ -9,7 +9,7 @@ mod moments;
 use chrono::TimeDelta;
 use patchbay::domain::Brake;
 use patchbay::nango::webhook;
-use patchbay::service::WebhookOutcome;
+use patchbay::service::{Orphans, WebhookOutcome};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -64,7 +64,7 @@ async fn kinds(user: &User<'_>, id: &str) -> Vec<String> {
 }
 
 async fn engaged(app: &TestApp) -> Vec<Brake> {
-    let engaged = app.service().await.brakes().engaged().await.unwrap();
+    let engaged = app.service().await.core.brakes.engaged().await.unwrap();
     engaged.iter().map(|one| one.brake).collect()
 }
 
@@ -110,17 +110,20 @@ async fn grants_newer_than_a_restored_backup_are_kept_and_restored() {
     let hooks = app.control("webhooks", Method::GET, Value::Null).await;
     for hook in hooks.as_array().unwrap() {
         let event = webhook::parse(hook["body"].to_string().as_bytes()).unwrap();
-        let outcome = service.handle_webhook(None, &event).await.unwrap();
+        let outcome = service.nango_webhooks.handle(None, &event).await.unwrap();
         assert_eq!(outcome, WebhookOutcome::Ignored);
     }
     assert_eq!(app.sweep().await.orphans, 3);
-    service.delete_due().await.unwrap();
+    service.deletions.delete_due().await.unwrap();
     assert_eq!(app.nango_connections().await, before);
 
-    let orphans = service.orphans().await.unwrap();
+    let orphans = Orphans::new(service.core.clone()).list().await.unwrap();
     assert_eq!(orphans.len(), 3);
     for orphan in &orphans {
-        service.restore_orphan(orphan).await.unwrap();
+        Orphans::new(service.core.clone())
+            .restore(orphan)
+            .await
+            .unwrap();
     }
     for (user, connection) in &all[1..] {
         let id = text(connection, "id");
@@ -157,10 +160,10 @@ async fn orphan_keeps_its_instance_and_yields_to_a_newer_connection() {
     let (_, again) = connect("home").await;
     let service = app.service().await;
     let mut restored = Vec::new();
-    for orphan in service.orphans().await.unwrap() {
+    for orphan in Orphans::new(service.core.clone()).list().await.unwrap() {
         restored.push(
-            service
-                .restore_orphan(&orphan)
+            Orphans::new(service.core.clone())
+                .restore(&orphan)
                 .await
                 .map(|it| it.instance_id),
         );
@@ -174,10 +177,13 @@ async fn orphan_keeps_its_instance_and_yields_to_a_newer_connection() {
             .any(|one| one.as_deref().ok() == Some("work"))
     );
     // The operator deletes the unwanted orphans.
-    for orphan in service.orphans().await.unwrap() {
-        service.delete_orphan(&orphan).await.unwrap();
+    for orphan in Orphans::new(service.core.clone()).list().await.unwrap() {
+        Orphans::new(service.core.clone())
+            .delete(&orphan)
+            .await
+            .unwrap();
     }
-    service.delete_due().await.unwrap();
+    service.deletions.delete_due().await.unwrap();
     let left = app.nango_connections().await;
     assert_eq!(left.len(), 2);
     assert!(left.contains(&text(&again, "nango_connection_id").to_owned()));
@@ -203,10 +209,13 @@ async fn restored_or_copied_database_is_paused_until_released() {
             .await
             .unwrap();
         let service = app.service().await;
-        assert!(service.is_database_foreign().await, "{change}");
-        assert_eq!(service.sweep(IMMEDIATE_SWEEP, &stop).await.unwrap(), None);
+        assert!(service.core.is_database_foreign().await, "{change}");
+        assert_eq!(
+            service.sweeper.sweep(IMMEDIATE_SWEEP, &stop).await.unwrap(),
+            None
+        );
         assert_eq!(engaged(&app).await, [Brake::Database]);
-        service.brakes().release(Brake::Database).await.unwrap();
+        service.core.brakes.release(Brake::Database).await.unwrap();
         assert_eq!(engaged(&app).await, []);
     }
     // A disconnect of the user is pending at Nango.
@@ -219,23 +228,24 @@ async fn restored_or_copied_database_is_paused_until_released() {
     let user = "user-0".to_owned().try_into().unwrap();
     let target = patchbay::service::DisconnectTarget::Only;
     let ended = service
+        .disconnect
         .disconnect(&user, "gmail", &target, patchbay::domain::Actor::User)
         .await
         .unwrap();
     assert!(!ended.confirmed);
-    service.delete_due().await.unwrap();
+    service.deletions.delete_due().await.unwrap();
     assert_eq!(app.nango_connections().await, before);
     // The operator declares the database a copy, so the original's connections are not its own.
     let running = app.service().await;
-    service.brakes().release_copy().await.unwrap();
+    service.core.brakes.release_copy().await.unwrap();
     app.advance(TimeDelta::minutes(11));
     // Running replicas still have the original's id, and must be restarted first.
-    assert!(running.is_database_foreign().await);
-    assert_eq!(running.delete_due().await.unwrap(), 0);
+    assert!(running.core.is_database_foreign().await);
+    assert_eq!(running.deletions.delete_due().await.unwrap(), 0);
     assert_eq!(app.nango_connections().await, before);
     let copy = app.service().await;
     assert_eq!(engaged(&app).await, []);
-    copy.delete_due().await.unwrap();
+    copy.deletions.delete_due().await.unwrap();
     assert_eq!(app.nango_connections().await, before);
     assert_eq!(statuses(&all[1..]).await, ["connected"]);
 }
@@ -249,10 +259,11 @@ async fn other_nango_environment_tells_nobody_and_deletes_nothing() {
         .await;
     let service = app.service().await;
     let stop = CancellationToken::new();
-    assert!(service.sweep(IMMEDIATE_SWEEP, &stop).await.is_err());
+    assert!(service.sweeper.sweep(IMMEDIATE_SWEEP, &stop).await.is_err());
     assert!(
         app.service()
             .await
+            .sweeper
             .sweep(IMMEDIATE_SWEEP, &stop)
             .await
             .is_err()
@@ -282,7 +293,7 @@ async fn other_nango_environment_tells_nobody_and_deletes_nothing() {
     assert_eq!(app.sweep().await.missing, 0);
     assert_eq!(statuses(&all).await, ["connected"; 3]);
     assert_eq!(token(&app, 0, &all[0].1).await.0, 200);
-    app.service().await.delete_due().await.unwrap();
+    app.service().await.deletions.delete_due().await.unwrap();
     let left = app.nango_connections().await;
     assert_eq!(left.len(), 3);
     assert!(!left.contains(&text(&ended, "nango_connection_id").to_owned()));
@@ -295,8 +306,8 @@ async fn operator_confirms_an_environment_without_the_connections() {
     app.faults(json!({ "environment": "new" })).await;
     let service = app.service().await;
     let stop = CancellationToken::new();
-    assert!(service.sweep(IMMEDIATE_SWEEP, &stop).await.is_err());
-    service.brakes().release(Brake::Nango).await.unwrap();
+    assert!(service.sweeper.sweep(IMMEDIATE_SWEEP, &stop).await.is_err());
+    service.core.brakes.release(Brake::Nango).await.unwrap();
     assert_eq!(app.sweep().await.missing, 3);
     assert_eq!(statuses(&all).await, ["error"; 3]);
 }
@@ -319,7 +330,7 @@ async fn false_deletion_is_not_confirmed() {
         assert_eq!(app.nango_connections().await.len(), 1);
         app.faults(json!({})).await;
         app.advance(TimeDelta::minutes(11));
-        app.service().await.delete_due().await.unwrap();
+        app.service().await.deletions.delete_due().await.unwrap();
         app.wait_for_nango_connections(&[]).await;
         let (_, again) = user.disconnect("gmail", "").await;
         assert_eq!(again["upstream_deleted"], true, "{answer}");
@@ -352,11 +363,11 @@ async fn replaced_grant_is_kept_until_its_successor_worked() {
     app.control("expire", Method::POST, json!({ "connection_id": newest }))
         .await;
     app.advance(TimeDelta::minutes(11));
-    app.service().await.delete_due().await.unwrap();
+    app.service().await.deletions.delete_due().await.unwrap();
     assert_eq!(app.nango_connections().await.len(), 4);
     app.faults(json!({})).await;
     app.advance(TimeDelta::minutes(11));
-    app.service().await.delete_due().await.unwrap();
+    app.service().await.deletions.delete_due().await.unwrap();
     assert_eq!(app.nango_connections().await.len(), 3);
     assert!(app.nango_connections().await.contains(&first.to_owned()));
     assert_eq!(user.connection(id).await["status"], "connected");
@@ -376,7 +387,7 @@ async fn connection_in_use_is_not_deleted_whatever_is_queued() {
     .execute(&mut app.sql().await)
     .await
     .unwrap();
-    app.service().await.delete_due().await.unwrap();
+    app.service().await.deletions.delete_due().await.unwrap();
     app.wait_for_nango_connections(&[id]).await;
     let left: i64 = sqlx::query_scalar("select count(*) from upstream_deletion")
         .fetch_one(&mut app.sql().await)

@@ -32,7 +32,7 @@ async fn job_claimed_after_a_claim_began_is_not_claimed_twice() {
     .await
     .unwrap();
     let service = app.service().await;
-    let claims = tokio::spawn(async move { service.prune(Duration::from_secs(1)).await });
+    let claims = tokio::spawn(async move { service.retention.prune(Duration::from_secs(1)).await });
     let mut observer = app.sql().await;
     wait_for(async || {
         let waiting: i64 = sqlx::query_scalar(
@@ -101,13 +101,16 @@ async fn concurrent_sweeps_run_once() {
     app.faults(json!({ "latency_ms": 300 })).await;
     let stop = CancellationToken::new();
     let hourly = SweepSchedule::every(Duration::from_secs(3600));
-    let report = tokio::join!(one.sweep(hourly, &stop), other.sweep(hourly, &stop));
+    let report = tokio::join!(
+        one.sweeper.sweep(hourly, &stop),
+        other.sweeper.sweep(hourly, &stop)
+    );
     let done = [report.0.unwrap(), report.1.unwrap()];
     assert_eq!(done.iter().flatten().count(), 1);
     let calls = app.nango_calls("GET", "/connections").await;
     assert_eq!(calls, 1, "{done:?}");
     // It is not due again for an hour.
-    assert_eq!(one.sweep(hourly, &stop).await.unwrap(), None);
+    assert_eq!(one.sweeper.sweep(hourly, &stop).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -126,7 +129,7 @@ async fn deletions_are_requested_once_across_replicas() {
     app.faults(json!({})).await;
     app.advance(TimeDelta::hours(1));
     let (one, other) = (app.service().await, app.service().await);
-    let (first, second) = tokio::join!(one.delete_due(), other.delete_due());
+    let (first, second) = tokio::join!(one.deletions.delete_due(), other.deletions.delete_due());
     // The running replica may have deleted some as well.
     assert!(first.unwrap() + second.unwrap() <= CONNECTORS.len());
     wait_for(async || app.nango_connections().await.is_empty()).await;
@@ -143,7 +146,7 @@ async fn attempts_expire_once_across_replicas() {
     }
     app.advance(TimeDelta::minutes(31));
     let (one, other) = (app.service().await, app.service().await);
-    let (first, second) = tokio::join!(one.expire_attempts(), other.expire_attempts());
+    let (first, second) = tokio::join!(one.expiry.run(), other.expiry.run());
     assert!(first.unwrap() + second.unwrap() <= 4);
     let mut sql = app.sql().await;
     let mut count = async |query: &'static str| -> i64 {
@@ -170,14 +173,16 @@ async fn deletions_reserve_rate_budget_for_interactive_requests() {
     .await
     .unwrap();
     let (one, other) = (app.service().await, app.service().await);
-    while one.delete_due().await.unwrap() + other.delete_due().await.unwrap() > 0 {}
+    while one.deletions.delete_due().await.unwrap() + other.deletions.delete_due().await.unwrap()
+        > 0
+    {}
     // In its last run, each replica may exceed the budget by the calls of the other that it has not counted yet.
     let calls = app.nango_calls("GET", "/connections").await
         + app.nango_calls("DELETE", "/connections").await;
     assert!((40..=100).contains(&calls), "{calls}");
     app.user("ada").await.connect("gmail").await;
     app.advance(TimeDelta::seconds(62));
-    assert!(one.delete_due().await.unwrap() > 0);
+    assert!(one.deletions.delete_due().await.unwrap() > 0);
 }
 
 #[tokio::test]
@@ -192,8 +197,8 @@ async fn deletion_batches_continue_while_rate_budget_allows() {
     .execute(&mut app.sql().await)
     .await
     .unwrap();
-    assert_eq!(service.delete_due().await.unwrap(), 10);
-    assert!(service.wait_for_deletions().now_or_never().is_some());
+    assert_eq!(service.deletions.delete_due().await.unwrap(), 10);
+    assert!(service.deletions.wait().now_or_never().is_some());
 }
 
 #[tokio::test]
@@ -215,8 +220,8 @@ async fn sweep_pauses_when_rate_budget_is_low() {
     let most = calls().await + 6;
     let (service, stop) = (app.service().await, CancellationToken::new());
     // The operator releases the brake, because the environment is right although it is empty.
-    service.brakes().release(Brake::Nango).await.unwrap();
-    let mut sweeping = pin!(service.sweep(IMMEDIATE_SWEEP, &stop));
+    service.core.brakes.release(Brake::Nango).await.unwrap();
+    let mut sweeping = pin!(service.sweeper.sweep(IMMEDIATE_SWEEP, &stop));
     let waiting = async {
         wait_for(async || calls().await >= most).await;
         for _ in 0..20 {

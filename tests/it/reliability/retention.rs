@@ -17,7 +17,7 @@ use crate::test_app::{TestApp, User};
 const IMMEDIATE_PRUNING: Duration = Duration::ZERO;
 
 async fn prune(app: &TestApp) -> Pruned {
-    let pruned = app.service().await.prune(IMMEDIATE_PRUNING).await;
+    let pruned = app.service().await.retention.prune(IMMEDIATE_PRUNING).await;
     pruned.unwrap().expect("no other pruning is in progress")
 }
 
@@ -201,10 +201,10 @@ async fn concurrent_prunings_run_once() {
     let app = TestApp::new().await;
     let (one, other) = (app.service().await, app.service().await);
     let daily = Duration::from_secs(24 * 3600);
-    let done = tokio::join!(one.prune(daily), other.prune(daily));
+    let done = tokio::join!(one.retention.prune(daily), other.retention.prune(daily));
     let done = [done.0.unwrap(), done.1.unwrap()];
     assert_eq!(done.iter().flatten().count(), 1);
-    assert_eq!(one.prune(daily).await.unwrap(), None);
+    assert_eq!(one.retention.prune(daily).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -223,7 +223,12 @@ async fn old_idempotency_keys_and_deliveries_are_all_deleted() {
     .execute(&mut sql)
     .await
     .unwrap();
-    app.service().await.delete_expired_keys().await.unwrap();
+    app.service()
+        .await
+        .retention
+        .delete_expired_keys()
+        .await
+        .unwrap();
     let hooks = crate::outgoing_webhooks::webhooks(&app).await;
     hooks.prune_deliveries().await.unwrap();
     assert_eq!(count(&mut sql, "idempotency_key").await, 0);

@@ -27,7 +27,7 @@ async fn brake_stops_connections_from_going_missing_together() {
     assert_eq!(app.sweep().await.missing, 0);
 
     let service = app.service().await;
-    service.brakes().release(Brake::Missing).await.unwrap();
+    service.core.brakes.release(Brake::Missing).await.unwrap();
     assert_eq!(engaged(&app).await, []);
     assert_eq!(app.sweep().await.missing, 11);
 }

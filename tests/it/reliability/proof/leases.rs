@@ -16,7 +16,7 @@ async fn lease_while_claims_wait(app: &TestApp, lock: &'static str, lease: &'sta
     let (mut other, mut observer) = (app.sql().await, app.sql().await);
     sqlx::raw_sql(lock).execute(&mut other).await.unwrap();
     let service = app.service().await;
-    let claims = tokio::spawn(async move { service.delete_due().await });
+    let claims = tokio::spawn(async move { service.deletions.delete_due().await });
     wait_for(async || {
         let waiting = sqlx::query_scalar(WAITING).fetch_one(&mut observer);
         waiting.await.unwrap()

@@ -15,8 +15,8 @@ async fn hidden_connections_of_a_moment_are_not_missing() {
     app.popup(text(&started, "oauth_url")).await;
     let (service, stop) = (app.service().await, CancellationToken::new());
     for _ in 0..5 {
-        assert!(service.sweep(IMMEDIATE_SWEEP, &stop).await.is_err());
-        service.delete_due().await.unwrap();
+        assert!(service.sweeper.sweep(IMMEDIATE_SWEEP, &stop).await.is_err());
+        service.deletions.delete_due().await.unwrap();
         for (user, connection) in &all {
             let path = format!("/connections/{}/check", text(connection, "id"));
             let (status, body) = user.call(Method::POST, &path, None).await;
@@ -60,7 +60,7 @@ async fn unknown_environment_stays_unknown_with_fewer_connections() {
     let all = connected(&app, 3).await;
     app.faults(json!({ "environment": "staging" })).await;
     let (service, stop) = (app.service().await, CancellationToken::new());
-    assert!(service.sweep(IMMEDIATE_SWEEP, &stop).await.is_err());
+    assert!(service.sweeper.sweep(IMMEDIATE_SWEEP, &stop).await.is_err());
     let (user, _) = &all[0];
     let path = format!("/connections/{}/check", text(&all[0].1, "id"));
     assert_eq!(user.call(Method::POST, &path, None).await.0, 503);
@@ -70,12 +70,12 @@ async fn unknown_environment_stays_unknown_with_fewer_connections() {
         let (_, ended) = user.disconnect("gmail", "").await;
         assert_eq!(ended["upstream_deleted"], false);
     }
-    assert!(service.sweep(IMMEDIATE_SWEEP, &stop).await.is_err());
+    assert!(service.sweeper.sweep(IMMEDIATE_SWEEP, &stop).await.is_err());
     app.faults(json!({})).await;
     app.sweep().await;
     assert_eq!(statuses(&all[2..]).await, ["connected"]);
     app.advance(TimeDelta::minutes(11));
-    app.service().await.delete_due().await.unwrap();
+    app.service().await.deletions.delete_due().await.unwrap();
     assert_eq!(app.nango_connections().await.len(), 1);
 }
 
@@ -131,7 +131,7 @@ async fn grant_beyond_a_lagging_snapshot_is_kept_and_applied() {
     app.popup(text(&started, "oauth_url")).await;
     let service = app.service().await;
     assert_eq!(app.sweep().await.orphans, 1);
-    service.delete_due().await.unwrap();
+    service.deletions.delete_due().await.unwrap();
     assert_eq!(app.nango_connections().await.len(), 4);
     let queued: i64 = sqlx::query_scalar("select count(*) from upstream_deletion")
         .fetch_one(&mut sql)
@@ -192,8 +192,11 @@ async fn row_older_than_its_grant_is_not_missing() {
         (503, "provider_unavailable".to_owned())
     );
     let service = app.service().await;
-    let orphans = service.orphans().await.unwrap();
-    service.restore_orphan(&orphans[0]).await.unwrap();
+    let orphans = Orphans::new(service.core.clone()).list().await.unwrap();
+    Orphans::new(service.core.clone())
+        .restore(&orphans[0])
+        .await
+        .unwrap();
     let restored = user.connection(text(old, "id")).await;
     assert_eq!(restored["nango_connection_id"], new["nango_connection_id"]);
     assert_eq!(token(&app, 0, old).await.0, 200);

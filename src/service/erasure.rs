@@ -1,6 +1,7 @@
-//! What is done with all of a user's connections, and with what is known of their use.
+//! Erasure of a user's data.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -8,13 +9,15 @@ use futures::stream;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::Result;
+use super::core::Core;
+use super::deletions::DeletionQueue;
 use super::reconcile::listed;
-use super::{Connections, Result};
 use crate::db;
-use crate::db::token_accesses::RecordedAccess;
 use crate::domain::{DeletionReason, UserId};
 use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG, USER_TAG};
 use crate::nango::{ConnectionSummary, ListConnections, Priority};
+use crate::telemetry::TRACES;
 
 /// How many connections are erased in one transaction.
 const ERASURE_BATCH: usize = 100;
@@ -34,27 +37,39 @@ pub struct Erased {
     pub confirmed: bool,
 }
 
-impl Connections {
+/// Erases users' data, here and at Nango.
+#[derive(Debug)]
+pub struct UserErasure {
+    core: Arc<Core>,
+    deletions: Arc<DeletionQueue>,
+}
+
+impl UserErasure {
+    pub(crate) fn new(core: Arc<Core>, deletions: Arc<DeletionQueue>) -> Self {
+        Self { core, deletions }
+    }
+
     /// Removes all of a user's connections with their history, here at once, and at Nango in parallel, as far as its rate
     /// limit allows and an answer may wait. The rest is deleted in the background. May be repeated.
     ///
     /// # Errors
     /// As the database; what Nango does not confirm now is deleted there later.
+    #[tracing::instrument(target = TRACES, name = "erase_user", skip_all)]
     pub async fn erase(&self, user: &UserId) -> Result<Erased> {
         Priority::Check.scope(self.erase_user(user)).await
     }
 
     async fn erase_user(&self, user: &UserId) -> Result<Erased> {
-        self.nango_gateway()?;
-        let mut tx = self.begin_single().await?;
+        self.core.nango_gateway()?;
+        let mut tx = self.core.begin_single().await?;
         let connections = db::connection_ids(&mut tx, user).await?;
         tx.commit().await?;
         for batch in connections.chunks(ERASURE_BATCH) {
-            let mut tx = self.begin().await?;
-            db::erase_connections(&mut tx, user, batch, self.clock.now()).await?;
+            let mut tx = self.core.begin().await?;
+            db::erase_connections(&mut tx, user, batch, self.core.clock.now()).await?;
             tx.commit().await?;
         }
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         db::delete_keys_of(&mut tx, user).await?;
         tx.commit().await?;
         let started = Instant::now();
@@ -67,8 +82,8 @@ impl Connections {
         }
         let ids: Vec<Uuid> = ids.into_iter().collect();
         let deletions = stream::iter(ids.clone()).map(|id| async move {
-            if started.elapsed() < ERASURE_WAIT && self.has_room(Priority::Check) {
-                self.delete_now(id).await
+            if started.elapsed() < ERASURE_WAIT && self.core.has_room(Priority::Check) {
+                self.deletions.delete_now(id).await
             } else {
                 Ok(false)
             }
@@ -78,8 +93,8 @@ impl Connections {
             .collect()
             .await;
         let is_deleted = deleted.into_iter().collect::<Result<Vec<bool>>>()?;
-        self.deletions.notify_one();
-        let mut tx = self.begin_single().await?;
+        self.core.deletions.notify_one();
+        let mut tx = self.core.begin_single().await?;
         let pending = db::count_pending_erasures(&mut tx, user).await?;
         tx.commit().await?;
         // Queried again: a deletion may have been refused, now or in an earlier call, and tags may not name the user.
@@ -98,7 +113,7 @@ impl Connections {
     async fn delete_unknown(&self, user: &UserId) -> Result<Vec<Uuid>> {
         let found = self.list_nango_connections(user).await?;
         let mut ids = Vec::with_capacity(found.len());
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         for summary in &found {
             if db::is_in_use(&mut tx, &summary.connection_id).await? {
                 continue;
@@ -106,7 +121,7 @@ impl Connections {
             let connection = summary.tags.get(CONNECTION_TAG);
             let connection = connection.and_then(|id| id.parse().ok());
             let (grant, reason) = (listed(summary), DeletionReason::Erased);
-            let now = self.clock.now();
+            let now = self.core.clock.now();
             db::queue_deletion(&mut tx, &grant, reason, Some(user), connection, now).await?;
             ids.extend(connection);
         }
@@ -118,32 +133,22 @@ impl Connections {
     async fn list_nango_connections(&self, user: &UserId) -> Result<Vec<ConnectionSummary>> {
         let tags = [
             (USER_TAG.to_owned(), user.as_str().to_owned()),
-            (INSTALLATION_TAG.to_owned(), self.installation.to_string()),
+            (
+                INSTALLATION_TAG.to_owned(),
+                self.core.installation.to_string(),
+            ),
         ];
         let filter = ListConnections {
             tags: tags.into(),
             ..ListConnections::default()
         };
         // What cannot be read may be the user's as well: then nothing is confirmed.
-        let page = self.nango_gateway()?.nango.connection_page(&filter).await?;
+        let page = self
+            .core
+            .nango_gateway()?
+            .nango
+            .connection_page(&filter)
+            .await?;
         Ok(page.complete()?)
-    }
-
-    /// A page of who has used a connection's credentials, the newest first.
-    ///
-    /// # Errors
-    /// When there is no such connection, and as the database.
-    pub async fn token_accesses(
-        &self,
-        user: &UserId,
-        id: Uuid,
-        before: Option<i64>,
-        limit: i64,
-    ) -> Result<Vec<RecordedAccess>> {
-        self.find_own(user, id).await?;
-        let mut tx = self.begin_single().await?;
-        let uses = db::token_accesses(&mut tx, user, id, before, limit).await?;
-        tx.commit().await?;
-        Ok(uses)
     }
 }

@@ -1,0 +1,219 @@
+//! Credentials: what a check finds of them, and whether Nango still holds them.
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::Transition;
+use crate::domain::{Account, Connection, EventKind, Reason, State};
+
+/// How many refusals mean that credentials are dead, and over how long they have to be spread.
+const MIN_REFUSALS: usize = 3;
+const MIN_REFUSAL_SPREAD: TimeDelta = TimeDelta::minutes(5);
+
+/// How long after a refusal another one counts.
+const REFUSAL_INTERVAL: TimeDelta = TimeDelta::minutes(1);
+
+/// The pause before dead credentials are tried again, doubled with each refusal, and the longest one.
+const INITIAL_RETRY_PAUSE: TimeDelta = TimeDelta::minutes(2);
+const MAX_RETRY_PAUSE: TimeDelta = TimeDelta::hours(12);
+
+/// After how many refusals dead credentials are not tried any more: the pauses before take a week.
+const MAX_REFUSALS: usize = 23;
+
+impl Connection {
+    /// Nango has just refreshed the credentials; `account` is their account, if the provider reports it. Returns
+    /// `None` if nothing changes.
+    #[must_use]
+    pub fn healthy(&self, account: Option<&Account>, now: DateTime<Utc>) -> Option<Transition> {
+        let news = match &self.state {
+            State::Connected { .. } => self.failing_since.is_some(),
+            State::Error { reason, .. } => match reason {
+                Reason::AccountMismatch => return None,
+                Reason::NeedsReauthorization | Reason::MissingUpstream => true,
+                // Before the failed attempt it may have been another account's, so the provider has to report the
+                // account.
+                _ => self.account.is_none() || account.is_some(),
+            },
+            State::Pending { .. } | State::Disconnected { .. } => return None,
+        };
+        let upstream = self.state.upstream()?;
+        if self.differs_from(account) {
+            return Some(self.mismatched(upstream, account, now));
+        }
+        if !news {
+            return None;
+        }
+        let state = State::Connected {
+            upstream: upstream.clone(),
+        };
+        let mut transition = self.transition(state, EventKind::Recovered, now);
+        // An imported connection may never have been seen connected.
+        transition.connection.connected_at.get_or_insert(now);
+        transition.connection.last_checked_at = Some(now);
+        transition.connection.clear_errors();
+        Some(transition)
+    }
+
+    /// A refresh was refused, by a provider that may only be out of order. `None` if that is no news.
+    #[must_use]
+    pub fn credentials_failing(&self, now: DateTime<Utc>) -> Option<Transition> {
+        if !matches!(self.state, State::Connected { .. }) || self.failing_since.is_some() {
+            return None;
+        }
+        let mut transition =
+            self.transition(self.state.clone(), EventKind::CredentialsFailing, now);
+        transition.connection.failing_since = Some(now);
+        transition.connection.last_checked_at = Some(now);
+        transition.failed("The provider does not refresh the credentials at the moment");
+        Some(transition)
+    }
+
+    /// The provider refused to refresh the credentials and refreshed others'. Returns the refusals so far, and whether
+    /// they mean that the credentials are dead: one refusal may be a moment's.
+    #[must_use]
+    pub fn refused(&self, now: DateTime<Utc>) -> (Vec<DateTime<Utc>>, bool) {
+        let mut refusals = self.refusals.clone();
+        let counts = refusals
+            .last()
+            .is_none_or(|last| now - *last >= REFUSAL_INTERVAL);
+        if counts && refusals.len() < MAX_REFUSALS {
+            refusals.push(now);
+        }
+        let spread = refusals.first().map(|first| now - *first);
+        let is_dead = refusals.len() >= MIN_REFUSALS
+            && spread.is_some_and(|spread| spread >= MIN_REFUSAL_SPREAD);
+        (refusals, is_dead)
+    }
+
+    /// Whether dead credentials are to be tried again: with growing pauses, for a week.
+    #[must_use]
+    pub fn is_retry_due(&self, now: DateTime<Utc>) -> bool {
+        self.state.reason() == Some(Reason::NeedsReauthorization)
+            && is_retry_due(&self.refusals, now)
+    }
+
+    /// A refresh was refused for good. `None` if that is no news.
+    #[must_use]
+    pub fn credentials_dead(&self, now: DateTime<Utc>) -> Option<Transition> {
+        let State::Connected { upstream } = &self.state else {
+            return None;
+        };
+        let state = State::Error {
+            reason: Reason::NeedsReauthorization,
+            upstream: Some(upstream.clone()),
+        };
+        let mut transition = self.transition(state, EventKind::NeedsReauthorization, now);
+        transition.connection.last_checked_at = Some(now);
+        transition.connection.failing_since = None;
+        transition.failed("The provider no longer accepts the credentials: authorize again");
+        Some(transition)
+    }
+
+    /// Nango no longer holds `gone`. `None` if that is no news.
+    #[must_use]
+    pub fn missing(&self, nango_connection_id: &str, now: DateTime<Utc>) -> Option<Transition> {
+        let upstream = match &self.state {
+            State::Connected { upstream } => upstream,
+            State::Error {
+                reason,
+                upstream: Some(upstream),
+            } if *reason != Reason::MissingUpstream => upstream,
+            _ => return None,
+        };
+        if upstream.id != nango_connection_id {
+            return None;
+        }
+        // Its id is kept: should Nango hold it again, it is known again.
+        let state = State::Error {
+            reason: Reason::MissingUpstream,
+            upstream: Some(upstream.clone()),
+        };
+        let mut transition = self.transition(state, EventKind::MissingUpstream, now);
+        transition.connection.last_checked_at = Some(now);
+        transition.connection.failing_since = None;
+        transition.connection.pending_account = None;
+        transition.failed("The connection was deleted at Nango: connect again");
+        Some(transition)
+    }
+
+    /// Its token was refused by the provider, and refreshed. `None` if it is connected no longer.
+    #[must_use]
+    pub fn token_refreshed(&self, now: DateTime<Utc>) -> Option<Transition> {
+        let State::Connected { .. } = &self.state else {
+            return None;
+        };
+        let mut transition = self.transition(self.state.clone(), EventKind::TokenRefreshed, now);
+        transition.connection.last_checked_at = Some(now);
+        transition.connection.clear_errors();
+        Some(transition)
+    }
+}
+
+/// Whether credentials that were refused at these times are to be tried again.
+pub(crate) fn is_retry_due(refusals: &[DateTime<Utc>], now: DateTime<Utc>) -> bool {
+    let Some(last) = refusals.last() else {
+        return true;
+    };
+    let doublings = u32::try_from(refusals.len() - 1).unwrap_or(u32::MAX);
+    let factor = 2_i32.checked_pow(doublings.min(20)).unwrap_or(i32::MAX);
+    let pause = INITIAL_RETRY_PAUSE.checked_mul(factor);
+    let pause = pause.map_or(MAX_RETRY_PAUSE, |pause| pause.min(MAX_RETRY_PAUSE));
+    refusals.len() < MAX_REFUSALS && now - *last >= pause
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::{ConnectorRef, UserId};
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000 + seconds, 0).expect("a valid time")
+    }
+
+    fn connection(refusals: Vec<DateTime<Utc>>) -> Connection {
+        let connector = ConnectorRef {
+            id: Uuid::nil(),
+            slug: "gmail".to_owned(),
+            name: "Gmail".to_owned(),
+        };
+        let user = UserId::try_from("ada".to_owned()).expect("a valid user id");
+        Connection {
+            refusals,
+            ..Connection::new(user, connector.into(), String::new(), at(0))
+        }
+    }
+
+    #[test]
+    fn three_refusals_over_five_minutes_mean_dead() {
+        for (times, expected) in [
+            (vec![0, 300], false),
+            (vec![0, 1, 300], false),
+            (vec![0, 60, 120], false),
+            (vec![0, 60, 299], false),
+            (vec![0, 60, 300], true),
+            (vec![0, 150, 300], true),
+        ] {
+            let mut connection = connection(Vec::new());
+            let mut is_dead = false;
+            for seconds in &times {
+                (connection.refusals, is_dead) = connection.refused(at(*seconds));
+            }
+            assert_eq!(is_dead, expected, "{times:?}");
+        }
+    }
+
+    #[test]
+    fn dead_credentials_are_retried_for_a_week() {
+        let mut refusals = vec![at(0), at(150), at(300)];
+        let mut now = at(300);
+        while refusals.len() < MAX_REFUSALS {
+            now += TimeDelta::minutes(1);
+            if is_retry_due(&refusals, now) {
+                refusals.push(now);
+            }
+        }
+        assert!((now - at(0)).num_days() >= 7, "{}", now - at(0));
+        assert!(!is_retry_due(&refusals, now + TimeDelta::days(30)));
+    }
+}

@@ -1,0 +1,189 @@
+//! Grants: a user has authorized, and whose account it is.
+
+use chrono::{DateTime, Utc};
+
+use super::Transition;
+use crate::domain::{
+    Account, Actor, Attempt, Connection, EventKind, Failure, NangoConnectionRef, Outcome, Reason,
+    State,
+};
+
+/// What a grant does.
+#[derive(Debug, PartialEq)]
+pub enum Grant {
+    /// It changes the connection.
+    Applied(Box<Transition>),
+    /// It was known already.
+    AlreadyApplied,
+    /// It comes too late or is not the newest: what Nango holds of it is to be deleted.
+    Discarded,
+}
+
+impl Connection {
+    /// Nango stores `grant`, which `attempt` created; `account` is its account, if the provider reports it.
+    #[must_use]
+    pub fn granted(
+        &self,
+        attempt: &Attempt,
+        grant: &NangoConnectionRef,
+        account: Option<&Account>,
+        now: DateTime<Utc>,
+    ) -> Grant {
+        let current = self.state.upstream();
+        // Nango renews a connection in place: what a canceled reauthorization has changed cannot be undone there.
+        let is_renewed = current.is_some_and(|current| current.id == grant.id);
+        let is_canceled = attempt.outcome == Some(Outcome::Canceled) && !is_renewed;
+        if attempt.invalidated || is_canceled || matches!(self.state, State::Disconnected { .. }) {
+            return Grant::Discarded;
+        }
+        let discard = match current {
+            Some(current) if current.id == grant.id => None,
+            Some(current) if current.is_newer_than(grant) => return Grant::Discarded,
+            other => other.cloned(),
+        };
+        let same = discard.is_none() && current.is_some();
+        // A repeated notification of a grant that was already applied does not change the connection. But a session
+        // may be granted again, with another account.
+        let seen = self.pending_account.as_ref().or(self.account.as_ref());
+        let another = seen
+            .zip(account)
+            .is_some_and(|(seen, account)| seen.id != account.id);
+        if same && attempt.is_grant_applied() && !another {
+            return Grant::AlreadyApplied;
+        }
+        let mut transition = if current.is_some() && self.differs_from(account) {
+            self.mismatched(grant, account, now)
+        } else {
+            self.connected(grant, account, now)
+        };
+        transition.discard = discard;
+        Grant::Applied(Box::new(transition))
+    }
+
+    fn connected(
+        &self,
+        grant: &NangoConnectionRef,
+        account: Option<&Account>,
+        now: DateTime<Utc>,
+    ) -> Transition {
+        let event = match self.state {
+            State::Connected { .. } => EventKind::Reauthorized,
+            _ => EventKind::Connected,
+        };
+        let state = State::Connected {
+            upstream: grant.clone(),
+        };
+        let mut transition = self.transition(state, event, now);
+        let connection = &mut transition.connection;
+        connection.connected_at = Some(now);
+        connection.last_synced_at = connection.last_synced_at.max(Some(now));
+        connection.last_checked_at = Some(now);
+        // Without a connection at Nango to renew, the next account may be another one.
+        let known = self
+            .account
+            .as_ref()
+            .filter(|_| self.state.upstream().is_some());
+        connection.account = match account {
+            Some(account) => Some(account.or_known(known)),
+            None => known.cloned(),
+        };
+        connection.account_unknown_reason = None;
+        connection.scopes = None;
+        connection.missing_scopes = None;
+        connection.pending_account = None;
+        connection.clear_errors();
+        transition.context.account = connection.account.as_ref().map(Account::label);
+        transition.outcome = Some((Outcome::Succeeded, None));
+        transition.by(Actor::User)
+    }
+
+    /// Nango's connection has become another account's: it is neither used nor thrown away until the user decides.
+    pub(super) fn mismatched(
+        &self,
+        grant: &NangoConnectionRef,
+        found: Option<&Account>,
+        now: DateTime<Utc>,
+    ) -> Transition {
+        let state = State::Error {
+            reason: Reason::AccountMismatch,
+            upstream: Some(grant.clone()),
+        };
+        let name = |account: Option<&Account>| account.map(Account::label).unwrap_or_default();
+        let failure = Failure {
+            reason: Reason::AccountMismatch,
+            message: format!(
+                "This connection is {}'s, and was authorized as {}",
+                name(self.account.as_ref()),
+                name(found)
+            ),
+        };
+        let mut transition = self.transition(state, EventKind::AccountMismatched, now);
+        transition.connection.failing_since = None;
+        transition.connection.pending_account = found.cloned();
+        transition.failed(&failure.message);
+        transition.outcome = Some((Outcome::Failed, Some(failure)));
+        transition
+    }
+
+    /// A look-up has found whose account the connection is. `None` if that is no news.
+    #[must_use]
+    pub fn account_identified(&self, account: &Account, now: DateTime<Utc>) -> Option<Transition> {
+        let is_mismatch = self.state.reason() == Some(Reason::AccountMismatch);
+        if !is_mismatch && !matches!(self.state, State::Connected { .. }) {
+            return None;
+        }
+        let upstream = self.state.upstream()?;
+        if self.differs_from(Some(account)) {
+            let known = self.pending_account.as_ref();
+            let is_new = known.is_none_or(|known| known.id != account.id);
+            return is_new.then(|| self.mismatched(upstream, Some(account), now));
+        }
+        let account = account.or_known(self.account.as_ref());
+        let is_known = self.account.as_ref() == Some(&account);
+        if !is_mismatch && is_known && self.account_unknown_reason.is_none() {
+            return None;
+        }
+        if is_mismatch {
+            // Authorized once more, as the right account.
+            let grant = upstream.clone();
+            let mut transition = self.connected(&grant, Some(&account), now);
+            transition.outcome = None;
+            return Some(transition.by(Actor::System));
+        }
+        let mut transition = self.transition(self.state.clone(), EventKind::AccountIdentified, now);
+        transition.context.account = Some(account.label());
+        transition.connection.account = Some(account);
+        transition.connection.account_unknown_reason = None;
+        Some(transition)
+    }
+
+    /// The user takes the account that a reconnect came back as. `None` if there is nothing to decide.
+    #[must_use]
+    pub fn account_accepted(&self, now: DateTime<Utc>) -> Option<Transition> {
+        let State::Error {
+            reason: Reason::AccountMismatch,
+            upstream: Some(upstream),
+        } = &self.state
+        else {
+            return None;
+        };
+        let state = State::Connected {
+            upstream: upstream.clone(),
+        };
+        let mut transition = self.transition(state, EventKind::AccountAccepted, now);
+        transition.connection.account = transition.connection.pending_account.take();
+        transition.context.account = transition.connection.account.as_ref().map(Account::label);
+        transition.connection.account_unknown_reason = None;
+        transition.connection.connected_at = Some(now);
+        transition.connection.clear_errors();
+        Some(transition)
+    }
+}
+
+impl Attempt {
+    /// Whether a grant of this attempt has been looked at and decided on.
+    pub(crate) fn is_grant_applied(&self) -> bool {
+        let mismatched = |failure: &Failure| failure.reason == Reason::AccountMismatch;
+        self.outcome == Some(Outcome::Succeeded) || self.error.as_ref().is_some_and(mismatched)
+    }
+}

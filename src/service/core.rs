@@ -1,0 +1,194 @@
+//! What all use cases share: the database, Nango, the clock and the installation.
+
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use url::Url;
+use uuid::Uuid;
+
+use super::brakes::Brakes;
+use super::session::WebhookUrls;
+use super::statistics::ServiceMetrics;
+use super::{Error, Result};
+use crate::clock::Clock;
+use crate::db;
+use crate::db::{Database, Transaction};
+use crate::domain::Connection;
+use crate::nango;
+use crate::nango::attempt_poller::{AttemptPoller, INSTALLATION_TAG};
+use crate::nango::integration_cache::IntegrationCache;
+use crate::nango::{ConnectionSummary, Credentials, ListConnections, Nango, Priority, Refresh};
+
+/// How long the start waits for Nango to recognize its environment.
+const STARTUP_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The database, Nango, the clock and the installation, which all use cases share.
+#[derive(Debug)]
+pub struct Core {
+    pub(crate) database: Database,
+    pub(crate) clock: Clock,
+    /// `None` if `NANGO_ENABLED` is false.
+    pub(crate) upstream: Option<NangoGateway>,
+    /// The id that the tags of this installation's connections at Nango have.
+    pub(crate) installation: Uuid,
+    /// The database was copied from another installation's, whose connections at Nango its rows may name.
+    pub(crate) is_copy: bool,
+    /// The brakes.
+    pub brakes: Brakes,
+    pub(crate) counts: ServiceMetrics,
+    /// Wakes the worker of deletions at Nango.
+    pub(crate) deletions: Notify,
+    /// Wakes the worker of account look-ups.
+    pub(crate) lookups: Notify,
+}
+
+/// The client of Nango and the caches of its answers.
+#[derive(Debug)]
+pub(crate) struct NangoGateway {
+    pub(crate) nango: Nango,
+    pub(crate) attempt_poller: AttemptPoller,
+    pub(crate) integrations: IntegrationCache,
+    pub(crate) webhook_urls: WebhookUrls,
+}
+
+impl Core {
+    /// Reads the installation of a database whose schema is up to date. Without a `nango`, everything that needs it
+    /// fails with [`Error::NangoDisabled`].
+    ///
+    /// # Errors
+    /// As the database.
+    pub async fn new(
+        database: Database,
+        nango: Option<Nango>,
+        clock: Clock,
+        public_url: Url,
+    ) -> Result<Self> {
+        let mut tx = database.begin_single().await?;
+        let (installation, is_copy) = db::installation(&mut tx).await?;
+        tx.commit().await?;
+        let brakes = Brakes::new(database.clone(), nango.clone(), public_url, clock.clone());
+        brakes.start(installation).await?;
+        let upstream = nango.map(|nango| NangoGateway {
+            attempt_poller: AttemptPoller::new(nango.clone()),
+            integrations: IntegrationCache::new(nango.clone()),
+            webhook_urls: WebhookUrls::default(),
+            nango,
+        });
+        Ok(Self {
+            database,
+            clock,
+            upstream,
+            installation,
+            is_copy,
+            brakes,
+            counts: ServiceMetrics::default(),
+            deletions: Notify::new(),
+            lookups: Notify::new(),
+        })
+    }
+
+    pub(crate) fn nango_gateway(&self) -> Result<&NangoGateway> {
+        self.upstream.as_ref().ok_or(Error::NangoDisabled)
+    }
+
+    /// Whether Nango's rate limit admits a call of this priority without a wait.
+    pub(crate) fn has_room(&self, priority: Priority) -> bool {
+        (self.upstream.as_ref()).is_some_and(|upstream| upstream.nango.has_room(priority))
+    }
+
+    pub(crate) async fn begin(&self) -> Result<Transaction> {
+        Ok(self.database.begin().await?)
+    }
+
+    pub(crate) async fn begin_single(&self) -> Result<Transaction> {
+        Ok(self.database.begin_single().await?)
+    }
+
+    /// Looks up whether Nango has this installation's connections, before the first request.
+    pub async fn verify_environment_at_start(&self) {
+        match tokio::time::timeout(STARTUP_PROBE_TIMEOUT, self.brakes.probe()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "could not look up whether nango has this installation's connections");
+            }
+            Err(_elapsed) => {
+                tracing::warn!(
+                    "nango did not answer whether it has this installation's connections"
+                );
+            }
+        }
+    }
+
+    /// Whether a brake stops sweeps and deletions: the database or the Nango environment is not the installation's.
+    ///
+    /// # Errors
+    /// As the database, and as Nango where it has to be looked up.
+    pub(crate) async fn are_effects_paused(&self) -> Result<bool> {
+        if self.brakes.database_difference().await?.is_some() {
+            return Ok(true);
+        }
+        if self.brakes.check_environment().is_ok() {
+            return Ok(false);
+        }
+        match self.brakes.verify_environment(&[], None).await {
+            Ok(()) => Ok(false),
+            Err(Error::UnknownEnvironment) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the database is not the installation's, so that nothing is sent to the product. An error counts as such.
+    pub async fn is_database_foreign(&self) -> bool {
+        !matches!(self.brakes.database_difference().await, Ok(None))
+    }
+
+    /// Whether a connection at Nango is this installation's.
+    pub(crate) fn is_ours(&self, summary: &ConnectionSummary) -> bool {
+        let tag = summary.tags.get(INSTALLATION_TAG);
+        tag.and_then(|id| id.parse().ok()) == Some(self.installation)
+    }
+
+    /// Returns the credentials that Nango holds of a connection, refreshed if need be.
+    pub(crate) async fn credentials(
+        &self,
+        connection: &Connection,
+        refresh: Refresh,
+    ) -> Result<Credentials, nango::Error> {
+        Ok(self.at_nango(connection, refresh).await?.credentials)
+    }
+
+    /// Returns what Nango holds of a connection, its credentials refreshed if need be.
+    pub(crate) async fn at_nango(
+        &self,
+        connection: &Connection,
+        refresh: Refresh,
+    ) -> Result<nango::Connection, nango::Error> {
+        let (Some(upstream), Some(stored)) = (&self.upstream, connection.state.upstream()) else {
+            return Err(nango::Error::NotFound);
+        };
+        let key = &stored.integration.key;
+        upstream.nango.connection(&stored.id, key, refresh).await
+    }
+
+    /// Whether Nango neither lists a connection under its id nor has it.
+    pub(crate) async fn is_gone(&self, id: &str, integration: &str) -> Result<bool> {
+        let filter = ListConnections {
+            connection_id: Some(id.to_owned()),
+            ..ListConnections::default()
+        };
+        let nango = &self.nango_gateway()?.nango;
+        Ok(nango.connection_page(&filter).await?.is_empty()
+            && self.is_unknown_to_nango(id, integration).await?)
+    }
+
+    /// Whether Nango says of a connection, asked for by its id, that it does not exist.
+    pub(crate) async fn is_unknown_to_nango(&self, id: &str, integration: &str) -> Result<bool> {
+        let nango = &self.nango_gateway()?.nango;
+        match nango.connection(id, integration, Refresh::WhenDue).await {
+            // With an integration, Nango deletes its connections.
+            Err(nango::Error::NotFound | nango::Error::UnknownIntegration) => Ok(true),
+            Ok(_) | Err(nango::Error::InvalidCredentials { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

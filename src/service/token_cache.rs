@@ -1,0 +1,53 @@
+//! The cache of tokens, and of what was reported of them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use moka::Expiry;
+use moka::future::Cache;
+use uuid::Uuid;
+
+use super::tokens::Token;
+
+/// How many tokens are held in memory at the most.
+const CACHE_CAPACITY: u64 = 50_000;
+
+/// Tokens held in memory for a short while. One call to Nango serves all who ask at once.
+///
+/// A token is held for one version of its connection: whatever changes the
+/// connection, on whichever replica, empties it everywhere.
+#[derive(Debug)]
+pub(crate) struct TokenCache {
+    pub(crate) held: Cache<(Uuid, i64), Arc<Token>>,
+    /// What was reported of a connection and has been looked at: a refused token, or a failed call through the proxy.
+    pub(crate) reports: Cache<(Uuid, String), ()>,
+}
+
+struct TokenExpiry;
+
+impl Expiry<(Uuid, i64), Arc<Token>> for TokenExpiry {
+    fn expire_after_create(
+        &self,
+        _: &(Uuid, i64),
+        stored: &Arc<Token>,
+        _: Instant,
+    ) -> Option<Duration> {
+        Some(stored.good_for)
+    }
+}
+
+impl TokenCache {
+    pub(crate) fn new() -> Self {
+        Self {
+            held: Cache::builder()
+                .max_capacity(CACHE_CAPACITY)
+                .expire_after(TokenExpiry)
+                .build(),
+            // A report is one report, however many workers of a workflow send it.
+            reports: Cache::builder()
+                .max_capacity(CACHE_CAPACITY)
+                .time_to_live(Duration::from_secs(60))
+                .build(),
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Why a connection has no token to issue.
+
+use super::tokens::Token;
+use super::{Error, Result};
+use crate::catalog::scopes;
+use crate::domain::{Connection, Reason, State};
+use crate::nango::Credentials;
+
+/// Refuses a connection that has no token to give, and says why.
+pub(crate) fn check_usable(connection: &Connection) -> Result<()> {
+    let not_connected = |detail: String| {
+        Err(Error::NotConnected {
+            connector: connection.connector.slug.clone(),
+            detail,
+        })
+    };
+    let name = &connection.connector.name;
+    match &connection.state {
+        State::Connected { .. } => Ok(()),
+        State::Error {
+            reason: Reason::AccountMismatch,
+            ..
+        } => Err(Error::AccountMismatch),
+        // Credentials that had failed before an attempt still do after it, however it ended.
+        State::Pending { previous: Some(_) }
+        | State::Error {
+            upstream: Some(_), ..
+        } => Err(needs_reauthorization(connection)),
+        State::Pending { previous: None } => {
+            not_connected(format!("{name} still waits for the user's authorization"))
+        }
+        State::Disconnected { .. } => not_connected(format!("the user has disconnected {name}")),
+        State::Error { reason, .. } => {
+            not_connected(format!("{name} could not be connected: {reason}"))
+        }
+    }
+}
+
+/// The connection that is meant: never a guess among several.
+pub(crate) fn select_connection(
+    mut all: Vec<Connection>,
+    instance_id: Option<&str>,
+) -> Result<Option<Connection>> {
+    if let Some(instance_id) = instance_id {
+        return Ok(all
+            .into_iter()
+            .find(|connection| connection.instance_id == instance_id));
+    }
+    all.retain(|connection| !matches!(connection.state, State::Disconnected { .. }));
+    // One that was never connected is not in the way of one that is.
+    if all
+        .iter()
+        .any(|connection| connection.state.upstream().is_some())
+    {
+        all.retain(|connection| connection.state.upstream().is_some());
+    }
+    match all.len() {
+        0 | 1 => Ok(all.pop()),
+        _ => Err(Error::AmbiguousConnection(
+            all.iter().map(|connection| connection.id).collect(),
+        )),
+    }
+}
+
+/// Why a connection whose credentials were just refused has no token: it is dead, or that is not certain yet.
+pub(crate) fn refusal(checked: Option<&Connection>) -> Error {
+    match checked {
+        Some(connection) => check_usable(connection)
+            .err()
+            .unwrap_or(Error::ProviderUnavailable),
+        None => Error::ConnectionNotFound,
+    }
+}
+
+/// Refuses a token that lacks scopes which a workflow requires. Where the provider does not say what was granted, nothing is
+/// known to be missing.
+pub(crate) fn check_scopes(token: &Token, required: &[String]) -> Result<()> {
+    let of_token = match &token.credentials {
+        Credentials::OAuth2 { scope, .. } => scope.as_deref().map(scopes::split),
+        _ => None,
+    };
+    let of_token = of_token.filter(|scopes| !scopes.is_empty());
+    let Some(granted) = of_token.or_else(|| token.connection.scopes.clone()) else {
+        return Ok(());
+    };
+    let missing = scopes::missing(required, &granted);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::InsufficientScope {
+        connection_id: token.connection.id,
+        connector: token.connection.connector.name.clone(),
+        missing,
+    })
+}
+
+fn needs_reauthorization(connection: &Connection) -> Error {
+    Error::NeedsReauthorization {
+        connection_id: connection.id,
+        connector: connection.connector.name.clone(),
+    }
+}
