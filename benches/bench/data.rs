@@ -28,12 +28,28 @@ pub(crate) const CONNECTORS: [&str; CONNECTIONS as usize] = [
 /// The secret that signs users' tokens.
 pub(crate) const JWT_SECRET: &str = "a secret of the benchmark that has 32 bytes and more";
 
+/// How the rows of a database were inserted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rows {
+    /// As the service writes them: each connection with the attempt that connected it.
+    WithAttempts,
+    /// As a product's own import does: no attempt, label or config.
+    Bare,
+}
+
 /// Creates a database with this many users, unless an earlier run has. Returns its URL.
 ///
 /// # Errors
 /// The server's error.
-pub(crate) async fn database(server: &str, users: u32) -> Result<String, Box<dyn Error>> {
-    let name = format!("bench_{users}");
+pub(crate) async fn database(
+    server: &str,
+    users: u32,
+    kind: Rows,
+) -> Result<String, Box<dyn Error>> {
+    let name = match kind {
+        Rows::WithAttempts => format!("bench_{users}"),
+        Rows::Bare => format!("bench_bare_{users}"),
+    };
     let options = PgConnectOptions::from_str(server)?;
     let mut admin = options.connect().await?;
     let there: bool =
@@ -51,7 +67,7 @@ pub(crate) async fn database(server: &str, users: u32) -> Result<String, Box<dyn
         sqlx::raw_sql(create).execute(&mut admin).await?;
         let mut unfinished = url.clone();
         unfinished.set_path(&making);
-        fill(unfinished.as_str(), users).await?;
+        fill(unfinished.as_str(), users, kind).await?;
         let keep = sqlx::AssertSqlSafe(format!("alter database {making} rename to {name}"));
         sqlx::raw_sql(keep).execute(&mut admin).await?;
     }
@@ -60,7 +76,8 @@ pub(crate) async fn database(server: &str, users: u32) -> Result<String, Box<dyn
     // The fake Nango has only some of these connections, so a sweep would report the others as missing.
     sqlx::raw_sql(
         "insert into job (name, finished_at) values ('sweep', '9999-12-31') \
-         on conflict (name) do update set finished_at = excluded.finished_at; checkpoint",
+         on conflict (name) do update set finished_at = excluded.finished_at; \
+         update installation set nango_confirmed_at = now(); checkpoint",
     )
     .execute(&mut connection)
     .await?;
@@ -68,7 +85,7 @@ pub(crate) async fn database(server: &str, users: u32) -> Result<String, Box<dyn
     Ok(url.into())
 }
 
-async fn fill(url: &str, users: u32) -> Result<(), Box<dyn Error>> {
+async fn fill(url: &str, users: u32, kind: Rows) -> Result<(), Box<dyn Error>> {
     println!("making {users} users with {CONNECTIONS} connections each");
     let config = patchbay::db::DatabaseConfig {
         url: url.to_owned().into(),
@@ -93,7 +110,11 @@ async fn fill(url: &str, users: u32) -> Result<(), Box<dyn Error>> {
         .await?;
     for made in (0..users).step_by(100_000) {
         let until = (made + 100_000).min(users);
-        sqlx::query(sqlx::AssertSqlSafe(rows(made + 1, until)))
+        let rows = match kind {
+            Rows::WithAttempts => rows(made + 1, until),
+            Rows::Bare => bare_rows(made + 1, until),
+        };
+        sqlx::query(sqlx::AssertSqlSafe(rows))
             .bind(&ids[..])
             .bind(&CONNECTORS[..])
             .execute(&mut connection)
@@ -107,8 +128,21 @@ async fn fill(url: &str, users: u32) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// Returns statements that insert a range of users with a connection for every connector, without attempts.
+fn bare_rows(from: u32, until: u32) -> String {
+    format!(
+        "insert into user_connector_connection
+           (id, user_id, connector_id, nango_connection_id, nango_created_at, integration_key, status, connected_at,
+            created_at, updated_at)
+         select gen_random_uuid(), 'user-' || u, ($1::uuid[])[n], 'nango-' || u || '-' || n, now(), ($2::text[])[n],
+           'connected', now(), now(), now()
+         from generate_series({from}, {until}) u, generate_series(1, {CONNECTIONS}) n"
+    )
+}
+
 /// Returns statements that insert a range of users, each with a connection and an attempt for every connector. The
-/// timestamps in ids increase with the row's number, so that a user's connections are ordered.
+/// timestamps in ids increase with the row's number, so that a user's connections are ordered. Nango created the
+/// connections a millisecond apart.
 fn rows(from: u32, until: u32) -> String {
     format!(
         "with made as (
@@ -116,10 +150,11 @@ fn rows(from: u32, until: u32) -> String {
              (id, user_id, connector_id, instance_id, label, nango_connection_id, nango_created_at, integration_key, status,
               connected_at, last_synced_at, last_checked_at, config, version, created_at, updated_at,
               attempt_id, attempt_kind, attempt_expires_at, attempt_outcome, attempt_invalidated,
-              attempt_created_at, attempt_ended_at)
+              attempt_created_at, attempt_ended_at, account_unknown_reason)
            select id, 'user-' || u, ($1::uuid[])[n], '', 'Account ' || n, 'nango-' || u || '-' || n,
-             now(), ($2::text[])[n], 'connected', now(), now(), now(), '{{\"workspace\": \"Example\", \"team\": 7}}', 2, now(), now(),
-             gen_random_uuid(), 'connect', now(), 'succeeded', false, now(), now()
+             to_timestamp((1700000000000 + u::bigint * {CONNECTIONS} + n) / 1000.0), ($2::text[])[n], 'connected', now(), now(),
+             now(), '{{\"workspace\": \"Example\", \"team\": 7}}', 2, now(), now(),
+             gen_random_uuid(), 'connect', now(), 'succeeded', false, now(), now(), 'not_offered'
            from generate_series({from}, {until}) u, generate_series(1, {CONNECTIONS}) n,
              lateral (select (lpad(to_hex(1700000000000 + u::bigint * 100 + n), 12, '0') || '7'
                || substr(md5(u || '/' || n), 1, 3) || '8' || substr(md5(u || '/' || n), 4, 15))::uuid as id) ids

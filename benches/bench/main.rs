@@ -4,13 +4,18 @@
 //! `scripts/bench` runs it. Absolute numbers depend on the machine; the ratios compare Patchbay with its baselines.
 
 mod baseline;
+mod burst;
+mod chart;
 mod data;
+mod endpoints;
 mod load;
 mod measure;
 mod nango;
 mod report;
 mod service;
 mod streams;
+mod sweep;
+mod webhooks;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -47,7 +52,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     postgres.stop().await;
     report.print();
     if given("--write") {
-        report.write(&root.join("docs/PERFORMANCE.md"))?;
+        report.write(&root.join("docs"))?;
     }
     Ok(())
 }

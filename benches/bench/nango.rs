@@ -12,7 +12,7 @@ use crate::data;
 
 /// A Nango with the database's connections of some users.
 pub(crate) struct Nango {
-    sandbox: Sandbox,
+    pub(crate) sandbox: Sandbox,
     pub(crate) secret_key: String,
     pub(crate) signing_key: String,
     client: Client,
@@ -24,6 +24,14 @@ impl Nango {
     /// # Errors
     /// If no port is available.
     pub(crate) async fn start() -> Result<Self, Box<dyn Error>> {
+        Self::with_limit(u32::MAX).await
+    }
+
+    /// Starts it with a limit of so many calls a minute.
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub(crate) async fn with_limit(rate_limit: u32) -> Result<Self, Box<dyn Error>> {
         let secret_key = Uuid::new_v4().to_string();
         let signing_key = Uuid::new_v4().to_string();
         let integrations = data::CONNECTORS.map(|slug| Integration {
@@ -36,7 +44,7 @@ impl Nango {
             secret_key: secret_key.clone(),
             webhook_signing_key: signing_key.clone(),
             integrations: integrations.to_vec(),
-            rate_limit: u32::MAX,
+            rate_limit,
             ..Config::default()
         })
         .await?;

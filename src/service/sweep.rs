@@ -44,12 +44,12 @@ const RATE_LIMIT_RECHECK: Duration = Duration::from_secs(1);
 pub struct SweepSchedule {
     /// From the end of a sweep to the next, whichever replica does it.
     pub every: Duration,
-    /// The pause after each call to Nango for which no client waits.
+    /// The pause after each call to Nango for which no client waits, at 200 calls a minute. It shrinks with a greater limit.
     pub pause: Duration,
 }
 
 impl SweepSchedule {
-    /// Returns a schedule with a pause of two seconds: a sweep then takes a sixth of Nango's rate limit. It takes more
+    /// Returns a schedule with a pause of two seconds: a sweep then takes at most a sixth of Nango's rate limit. It takes more
     /// only for grants that no webhook or poll reported, and while it checks whether a provider has an outage.
     #[must_use]
     pub fn every(every: Duration) -> Self {
@@ -132,7 +132,8 @@ impl Connections {
 
     /// A pause between two calls to Nango, which lasts until its rate limit leaves room for another.
     pub(crate) async fn pause_sweep(&self, pause: Duration) {
-        tokio::time::sleep(pause).await;
+        let nango = self.upstream.as_ref().map(|upstream| &upstream.nango);
+        tokio::time::sleep(nango.map_or(pause, |nango| nango.scale_pause(pause))).await;
         while !self.has_room(Priority::Sweep) {
             tokio::time::sleep(RATE_LIMIT_RECHECK).await;
         }

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use crate::NewConnection;
 use crate::credentials::Credentials;
 use crate::error::Failure;
 use crate::front::JsonBody;
@@ -141,6 +142,27 @@ fn credentials(sent: &Map<String, Value>) -> Credentials {
 }
 
 impl Stored {
+    /// Stores a connection with a new id.
+    pub(super) fn store_new(&mut self, new: NewConnection) {
+        let (number, created_at) = self.next_connection(new.created_at);
+        self.connections.push(Connection {
+            id: number,
+            connection_id: new.connection_id,
+            integration: new.integration,
+            end_user: None,
+            tags: new.tags,
+            metadata: None,
+            connection_config: Map::new(),
+            webhook_url_override: None,
+            credentials: Credentials::Other(Map::new()),
+            refresh_failure: None,
+            refresh_exhausted: false,
+            created_at,
+            updated_at: created_at,
+            last_fetched_at: created_at,
+        });
+    }
+
     /// Creates or replaces a connection. Returns its id and the operation.
     fn store(
         &mut self,

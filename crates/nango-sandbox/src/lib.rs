@@ -35,6 +35,7 @@ mod times;
 mod view;
 mod webhooks;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -121,8 +122,21 @@ fn system_time() -> DateTime<Utc> {
     Utc::now()
 }
 
+/// A connection to store without a call.
+pub struct NewConnection {
+    /// Its id.
+    pub connection_id: String,
+    /// Its `provider_config_key`.
+    pub integration: String,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
+    /// Its time of creation, later than that of every stored connection.
+    pub created_at: DateTime<Utc>,
+}
+
 /// A running sandbox. Dropping it stops it.
 pub struct Sandbox {
+    app: state::App,
     url: String,
     address: SocketAddr,
     stop: CancellationToken,
@@ -146,11 +160,12 @@ impl Sandbox {
         let app = state::App::new(config, url.clone(), tasks.clone(), stop.clone())?;
         tasks.spawn(server::serve(
             listener,
-            server::router(app),
+            server::router(app.clone()),
             tasks.clone(),
             stop.clone(),
         ));
         Ok(Self {
+            app,
             url,
             address,
             stop,
@@ -168,6 +183,20 @@ impl Sandbox {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Stores connections whose ids are new, oldest first and without webhooks: a million take seconds.
+    pub fn store_connections(&self, connections: impl IntoIterator<Item = NewConnection>) {
+        let mut state = self.app.lock();
+        for connection in connections {
+            state.store_new(connection);
+        }
+    }
+
+    /// Returns how many calls with the secret key have been received.
+    #[must_use]
+    pub fn received_calls(&self) -> u64 {
+        self.app.lock().last_call
     }
 
     /// Closes all connections, discards unsent webhooks, and waits for all tasks.
