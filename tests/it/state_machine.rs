@@ -285,16 +285,16 @@ fn add_grants(table: &mut String, before: &Connection) {
         error: Some(failure(Reason::AccountMismatch)),
         ..attempt(Some(Outcome::Failed))
     };
-    let attempts: [(&str, Attempt, &[(i64, &str)]); 5] = [
-        ("open", attempt(None), &ALL_GRANTS),
+    let attempts = [
+        ("open", attempt(None), &ALL_GRANTS[..]),
         (
             "succeeded",
             succeeded,
-            &[(5, ""), (5, "ada"), (5, "ben"), (6, "ada")],
+            &[(5, ""), (5, "ada"), (5, "ben"), (6, "ada")][..],
         ),
-        ("mismatched", mismatched, &[(5, "ada"), (5, "ben")]),
-        ("canceled", canceled, &[(5, "ada"), (6, "ada")]),
-        ("invalidated", invalidated, &[(5, "ada")]),
+        ("mismatched", mismatched, &[(5, "ada"), (5, "ben")][..]),
+        ("canceled", canceled, &[(5, "ada"), (6, "ada")][..]),
+        ("invalidated", invalidated, &[(5, "ada")][..]),
     ];
     for (name, attempt, grants) in &attempts {
         for (serial, owner) in *grants {
