@@ -52,6 +52,7 @@ mod secret_rotation;
 mod shutdown;
 mod slow_clients;
 mod startup;
+mod state_machine;
 mod test_app;
 mod test_database;
 mod test_server;

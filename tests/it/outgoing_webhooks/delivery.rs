@@ -1,6 +1,8 @@
 //! Failing receivers, and replicas that share deliveries.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
@@ -9,6 +11,8 @@ use patchbay::domain::{Brake, MessageType};
 use patchbay::webhooks::{DeliveryFilter, Endpoint};
 use reqwest::Method;
 use serde_json::json;
+use tokio::sync::Notify;
+use url::Url;
 
 use super::receiver::Receiver;
 use super::{
@@ -308,6 +312,71 @@ async fn slow_endpoints_do_not_delay_others() {
         waiting(address.port()) == 0 && waiting(silent_address.port()) == 1
     })
     .await;
+}
+
+/// Starts an endpoint that answers the first message with `late` once `release` is notified, and the others with `prompt`
+/// immediately. Returns its URL and the number of requests.
+async fn overtaken_endpoint(
+    late: StatusCode,
+    prompt: StatusCode,
+    release: Arc<Notify>,
+) -> (Url, Arc<AtomicUsize>) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counter = count.clone();
+    let hook = axum::routing::post(move || async move {
+        if counter.fetch_add(1, Ordering::SeqCst) > 0 {
+            return prompt;
+        }
+        release.notified().await;
+        late
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    tokio::spawn(
+        async move { axum::serve(listener, axum::Router::new().route("/hook", hook)).await },
+    );
+    (url.parse().unwrap(), count)
+}
+
+#[tokio::test]
+async fn outcome_is_ignored_when_lease_was_lost() {
+    const RESPONSES: [(StatusCode, StatusCode); 3] = [
+        (StatusCode::OK, StatusCode::INTERNAL_SERVER_ERROR),
+        (StatusCode::INTERNAL_SERVER_ERROR, StatusCode::OK),
+        (StatusCode::GONE, StatusCode::OK),
+    ];
+    for (late, prompt) in RESPONSES {
+        let app = app().await;
+        let hooks = webhooks(&app).await;
+        let release = Arc::new(Notify::new());
+        let (url, count) = overtaken_endpoint(late, prompt, release.clone()).await;
+        hooks.add(&url, &[], false).await.unwrap();
+        app.user("ada").await.connected("gmail").await;
+        eventually(async || count.load(Ordering::SeqCst) == 1).await;
+        sqlx::query("update webhook_queue set leased_until = now() - interval '1 second'")
+            .execute(&mut app.sql().await)
+            .await
+            .unwrap();
+        let state = async || {
+            let filter = DeliveryFilter {
+                limit: 1,
+                ..DeliveryFilter::default()
+            };
+            let delivery = hooks.deliveries(&filter).await.unwrap().remove(0);
+            let endpoint = only(&hooks).await;
+            (
+                (delivery.attempts, delivery.last_status, delivery.outcome),
+                (endpoint.waiting, endpoint.failing_since, endpoint.off),
+            )
+        };
+        let status = i16::try_from(prompt.as_u16()).unwrap();
+        eventually(async || state().await.0.1 == Some(status)).await;
+        let recorded = state().await;
+        release.notify_one();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(state().await, recorded, "{late}, {prompt}");
+        assert_eq!(recorded.0.0, 1);
+    }
 }
 
 #[tokio::test]
