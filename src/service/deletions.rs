@@ -156,7 +156,7 @@ impl Connections {
         if !was_stored && !is_deleted {
             // Another environment does not have it either. That this one is gone is no evidence of that: it may have been
             // deleted before.
-            self.brakes.verify_environment(&[], None).await?;
+            self.brakes.verify_deletion().await?;
         }
         Ok(())
     }

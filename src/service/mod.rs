@@ -3,6 +3,7 @@
 //! No transaction is open while Nango is called: read, commit, call, and then
 //! change what is there by then, under the row's lock.
 
+mod absence;
 mod account;
 mod account_lookup;
 pub mod brakes;
@@ -371,8 +372,10 @@ impl Connections {
 
     /// Looks up whether Nango has this installation's connections, before the first request.
     pub async fn verify_environment_at_start(&self) {
-        match tokio::time::timeout(STARTUP_PROBE_TIMEOUT, self.brakes.probe()).await {
-            Ok(Ok(())) => {}
+        let confirm = self.brakes.confirm_environment(false);
+        match tokio::time::timeout(STARTUP_PROBE_TIMEOUT, confirm).await {
+            // An unknown environment is logged there.
+            Ok(Ok(()) | Err(Error::UnknownEnvironment)) => {}
             Ok(Err(error)) => {
                 tracing::warn!(%error, "could not look up whether nango has this installation's connections");
             }

@@ -249,7 +249,13 @@ impl Connections {
         let recently = self.clock.now() - MIN_CHECK_INTERVAL;
         let is_recent = |checked: DateTime<Utc>| checked >= recently;
         let connection = match self.of_nango(event).await? {
-            Some(connection) if !connection.last_checked_at.is_some_and(is_recent) => connection,
+            // What Nango refreshes, it has.
+            Some(connection)
+                if !connection.absences.is_empty()
+                    || !connection.last_checked_at.is_some_and(is_recent) =>
+            {
+                connection
+            }
             _ => return Ok(WebhookOutcome::Ignored),
         };
         let connector = connection.connector.id;
@@ -276,7 +282,8 @@ impl Connections {
             return Ok(WebhookOutcome::Ignored);
         };
         let is_dead = connection.state.reason() == Some(Reason::NeedsReauthorization);
-        if connection.failing_since.is_none() && !is_dead {
+        let is_absent = !connection.absences.is_empty();
+        if connection.failing_since.is_none() && !is_dead && !is_absent {
             return Ok(WebhookOutcome::Ignored);
         }
         let Some(stored) = connection.state.upstream() else {
@@ -295,6 +302,7 @@ impl Connections {
             }
             Err(error) => return Err(error.into()),
         };
+        self.end_absence(&connection).await?;
         if self.has_recovered(&connection, &found).await? {
             Ok(WebhookOutcome::Applied)
         } else {
@@ -466,6 +474,7 @@ impl Connections {
                 self.identify_grant(&of.connection, &grant, attempt).await
             }
             Some((of, grant, Grant::AlreadyApplied)) => {
+                self.end_absence(&of.connection).await?;
                 let identity = self.identify_grant(&of.connection, &grant, attempt).await;
                 if identity.account.is_none() {
                     self.queue_lookup(&of.connection, attempt).await?;

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::hash::RandomState;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -19,7 +19,8 @@ use super::{Connections, Error, Result};
 use crate::db;
 use crate::db::{SweepPass, SweepRow};
 use crate::domain::UserId;
-use crate::domain::{Brake, Connection, Reason};
+use crate::domain::state_machine::ABSENCE_INTERVAL;
+use crate::domain::{Connection, Reason};
 use crate::nango;
 use crate::nango::{ConnectionSummary, Priority};
 
@@ -69,7 +70,7 @@ pub struct SweepReport {
     pub found: usize,
     /// How many were checked, because Nango reports their credentials as failed or they may have recovered.
     pub checked: usize,
-    /// How many rows' connections Nango no longer holds.
+    /// How many connections became missing.
     pub missing: usize,
     /// How many connections of this installation at Nango belong to no row: they are kept.
     pub orphans: usize,
@@ -203,13 +204,10 @@ impl Connections {
     ) -> Result<()> {
         report.listed += segment.listed;
         report.unreadable += segment.unreadable;
-        if segment.confirmed.is_empty() {
-            self.brakes.verify_environment(&[], None).await?;
-        } else {
-            self.brakes.recognize_environment(true);
-        }
+        let is_recognized = !segment.confirmed.is_empty();
+        self.brakes.confirm_environment(is_recognized).await?;
         self.inspect_all(&segment.unknown, report).await?;
-        report.missing += self.mark_missing(segment, started_at, pause).await?;
+        report.missing += self.check_missing(segment, started_at, pause).await?;
         report.checked += self.check_all(&segment.to_check, pause).await?;
         Ok(())
     }
@@ -307,7 +305,7 @@ impl Connections {
     ) -> Result<Vec<SweepRow>> {
         const BATCH: i64 = 1000;
         let mut missing = Vec::new();
-        let (range, mut after) = (segment.range(), None);
+        let (range, mut after, now) = (segment.range(), None, self.clock.now());
         loop {
             let mut tx = self.begin_single().await?;
             let rows = db::list_at_nango_since(&mut tx, started_at, range, after, BATCH).await?;
@@ -319,6 +317,7 @@ impl Connections {
             missing.extend(rows.into_iter().filter(|row| {
                 row.status_reason.as_deref() != Some(Reason::MissingUpstream.as_str())
                     && !segment.has(&row.nango_connection_id)
+                    && !was_absent_lately(row, now)
             }));
             if missing.len() >= MAX_FINDINGS {
                 missing.truncate(MAX_FINDINGS);
@@ -327,59 +326,22 @@ impl Connections {
         }
     }
 
-    /// Marks the rows whose connections Nango does not have any more: none in an unknown environment, and none if they
-    /// are too many. Returns how many.
-    async fn mark_missing(
+    /// Looks up the connections that a segment should have and does not. Returns how many became missing.
+    async fn check_missing(
         &self,
         segment: &Segment<'_>,
         started_at: DateTime<Utc>,
         pause: Duration,
     ) -> Result<usize> {
-        let mut gone = Vec::new();
+        let mut missing = 0;
         for row in self.find_missing(segment, started_at).await? {
-            if self
-                .is_gone(&row.nango_connection_id, &row.integration_key)
-                .await?
-                && let Some(connection) = self.connection_of(&row.user_id, row.id).await?
-            {
-                gone.push(connection);
+            if let Some(connection) = self.connection_of(&row.user_id, row.id).await? {
+                let is_missing = self.check_absence(&connection, &segment.confirmed).await?;
+                missing += usize::from(is_missing);
             }
             self.pause_sweep(pause).await;
         }
-        let mut marked = 0;
-        if gone.is_empty() || !self.may_mark_missing(segment, gone.len()).await? {
-            return Ok(marked);
-        }
-        for connection in &gone {
-            match self.is_missing(connection, &segment.confirmed).await {
-                // Its newer grant is an orphan, or it is there again.
-                Err(Error::ProviderUnavailable) | Ok(false) => continue,
-                Ok(true) => {}
-                Err(error) => return Err(error),
-            }
-            let now = self.clock.now();
-            let changed = self.apply_if_unchanged(connection, None, |connection| {
-                let upstream = connection.state.upstream()?;
-                connection.missing(&upstream.id, now)
-            });
-            let changed = changed.await?;
-            let reason = changed.and_then(|connection| connection.state.reason());
-            marked += usize::from(reason == Some(Reason::MissingUpstream));
-            self.pause_sweep(pause).await;
-        }
-        Ok(marked)
-    }
-
-    /// Whether so many connections may be missing: Nango has others, and the brake has room for all.
-    async fn may_mark_missing(&self, segment: &Segment<'_>, count: usize) -> Result<bool> {
-        self.brakes
-            .verify_environment(&segment.confirmed, None)
-            .await?;
-        let mut tx = self.begin().await?;
-        let count = i64::try_from(count).unwrap_or(i64::MAX);
-        let has_room = db::has_room(&mut tx, Brake::Missing, count).await?;
-        tx.commit().await?;
-        Ok(has_room)
+        Ok(missing)
     }
 
     async fn record_orphans(&self, count: usize) -> Result<()> {
@@ -409,8 +371,14 @@ impl Connections {
     }
 }
 
+/// Whether a connection was absent within the last minute: the next absence would not count.
+fn was_absent_lately(row: &SweepRow, now: DateTime<Utc>) -> bool {
+    let last = row.absences.last();
+    last.is_some_and(|last| (TimeDelta::zero()..ABSENCE_INTERVAL).contains(&(now - *last)))
+}
+
 /// An error that is about one connection, which is no reason to leave the others. Fails with any other.
-fn recoverable_error<T>(result: Result<T>) -> Result<Option<Error>> {
+pub(super) fn recoverable_error<T>(result: Result<T>) -> Result<Option<Error>> {
     use nango::Error::{RateLimited, Unauthorized};
     match result {
         Ok(_) => Ok(None),

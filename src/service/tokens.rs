@@ -232,7 +232,12 @@ impl Connections {
             return Err(nango::Error::NotFound);
         };
         let key = &stored.integration.key;
-        upstream.nango.connection(&stored.id, key, refresh).await
+        let found = upstream.nango.connection(&stored.id, key, refresh).await?;
+        if let Err(error) = self.end_absence(connection).await {
+            // The next look-up records it.
+            tracing::warn!(connection = %connection.id, %error, "could not record that nango has a connection again");
+        }
+        Ok(found)
     }
 
     /// Refuses a connection that has no token to give, and says why.
@@ -268,7 +273,8 @@ impl Connections {
         let checked = connection
             .last_checked_at
             .is_some_and(|checked| checked >= recently);
-        if connection.failing_since.is_some() && checked {
+        let is_in_doubt = connection.failing_since.is_some() || !connection.absences.is_empty();
+        if is_in_doubt && checked {
             // An outage is not asked about by every workflow that meets it.
             return Err(Error::ProviderUnavailable);
         }
@@ -391,7 +397,11 @@ impl Connections {
                 // The call cannot be repeated here, for its body is gone.
                 Err(Error::ProviderUnavailable)
             }
-            answer => Ok(answer?),
+            answer => {
+                let answer = answer?;
+                self.end_absence(&connection).await?;
+                Ok(answer)
+            }
         }
     }
 

@@ -32,6 +32,9 @@ const EXPIRY_INTERVAL: Duration = Duration::from_secs(15);
 /// How often each replica looks whether a sweep is due.
 const SWEEP_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How often each replica looks up connections that Nango did not have.
+const ABSENCE_CHECK_INTERVAL: Duration = Duration::from_secs(60);
+
 /// How often each replica compares its clock with the database's.
 const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -238,6 +241,15 @@ pub fn start_nango_jobs(connections: &Arc<Connections>, sweep_every: Duration, j
         },
     ));
     start_catalog_jobs(connections, jobs);
+    let (service, stopping) = (connections.clone(), jobs.stop.clone());
+    jobs.tasks.spawn(repeat(
+        jobs.job("absence checks", ABSENCE_CHECK_INTERVAL, Some(STALL_TIME)),
+        async move || {
+            if let Some(missing) = stopping.run_until_cancelled(service.check_absences()).await {
+                report("looked up absent connections", &missing, |count| *count > 0);
+            }
+        },
+    ));
     let (service, stopping) = (connections.clone(), jobs.stop.clone());
     jobs.tasks.spawn(repeat(
         jobs.job("sweep", SWEEP_CHECK_INTERVAL, Some(SWEEP_STALL_TIME)),
