@@ -1,4 +1,4 @@
-"""Measures requests, webhooks and commands beside growing numbers of connections. Run by scripts/sizes."""
+"""Measures requests, webhooks and commands with a growing number of other connections. Run by scripts/sizes."""
 
 import http.client
 import http.server
@@ -16,17 +16,18 @@ import urllib.parse
 program, folder, server_url, psql, document, *sizes = sys.argv[1:]
 sizes = [int(size) for size in sizes]
 
-# How often each request is measured, and how often it is sent before.
+# The number of measured requests, and of those sent before.
 ROUNDS, WARM = 60, 15
 # The events of the connection whose history is read.
 EVENTS = 100_000
-# A request may cost this many times as much with ten times the rows. A level of an index is a buffer, and no growth.
+# The maximum growth of a request's cost with ten times the rows. Another level of an index costs a buffer and does not
+# count.
 MAX_RATIO, LEVELS = 1.3, 4
-# A request without a statement.
+# A request without a statement, as a baseline.
 CONTROL = "health"
-# For how long messages to an endpoint are counted.
+# The duration in which messages to an endpoint are counted, in seconds.
 SECONDS = 5
-# What the service's jobs run by themselves.
+# The statements of the service's background jobs.
 JOBS = re.compile(
     r"webhook_queue|webhook_endpoint|upstream_deletion set leased|attempt_owner where due|update job|into job|clock_timestamp\(\)$"
     r"|idempotency_key where|from installation|pg_stat|from brake|sweep_pass|transaction_read_only|webhook_delivery"
@@ -49,7 +50,7 @@ class Database:
 
 
 class Client:
-    """One connection that stays open."""
+    """A connection that stays open."""
 
     def __init__(self, port):
         self.port = port
@@ -79,7 +80,7 @@ class Receiver(http.server.BaseHTTPRequestHandler):
 
 
 class Service:
-    """The program's sandbox over a database: the service and a fake Nango."""
+    """The program's sandbox with a database: the service and a fake Nango."""
 
     def __init__(self, database):
         self.port, self.nango_port = free_port(), free_port()
@@ -177,7 +178,7 @@ insert into webhook_queue (user_id, connection_id, endpoint_id, next_attempt_at)
 
 
 def cost(database, send):
-    """Sends a request again and again. Returns the times, and statements and buffers for each."""
+    """Sends a request repeatedly. Returns the times, and the statements and buffers per request."""
     for n in range(WARM):
         send(-1 - n)
     database.run("select pg_stat_statements_reset()")
@@ -203,17 +204,17 @@ def measure(size):
     database = Database(name)
     service = Service(database)
     print(f"seeding {size:,} connections", file=sys.stderr)
-    # Before the others, so that the service finds the connection that was connected last at Nango.
+    # First, so that the service finds its newest connection at Nango.
     one = service.connected("gmail")
     database.run(SEED.format(size=size))
-    # The service has closed a connection that was idle for so long.
+    # The service has closed idle connections.
     service.api, service.nango = Client(service.port), Client(service.nango_port)
     database.run(HISTORY.format(one=one))
     database.run("create extension pg_stat_statements")
     database.run("vacuum analyze")
     requests, commands = {}, {}
     call = service.call
-    # What the machine does to every request: the others' times are compared with this one's.
+    # The baseline: the machine's effect on every request.
     requests[CONTROL] = cost(database, lambda _: service.api.send("GET", "/healthz"))
     requests["list"] = cost(database, lambda _: call("GET", "/connections"))
     requests["get"] = cost(database, lambda _: call("GET", f"/connections/{one}"))

@@ -34,7 +34,6 @@ pub mod nango;
 pub mod net;
 pub mod server;
 pub mod service;
-mod single_flight;
 pub mod telemetry;
 mod text;
 pub mod views;

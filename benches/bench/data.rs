@@ -1,4 +1,4 @@
-//! Users with their connections, as many as are asked for, and tokens for some of them.
+//! Users with connections, and tokens of some of them.
 
 use std::error::Error;
 use std::str::FromStr;
@@ -8,10 +8,10 @@ use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
-/// How many connections each user has.
+/// The number of connections of each user.
 pub(crate) const CONNECTIONS: u32 = 10;
 
-/// What each user is connected to.
+/// The connectors of each user's connections.
 pub(crate) const CONNECTORS: [&str; CONNECTIONS as usize] = [
     "gmail",
     "github",
@@ -25,13 +25,13 @@ pub(crate) const CONNECTORS: [&str; CONNECTIONS as usize] = [
     "dropbox",
 ];
 
-/// The secret that users' tokens are signed with.
+/// The secret that signs users' tokens.
 pub(crate) const JWT_SECRET: &str = "a secret of the benchmark that has 32 bytes and more";
 
-/// Makes a database of that many users, unless an earlier run has, and returns its URL.
+/// Creates a database with this many users, unless an earlier run has. Returns its URL.
 ///
 /// # Errors
-/// As the server.
+/// The server's error.
 pub(crate) async fn database(server: &str, users: u32) -> Result<String, Box<dyn Error>> {
     let name = format!("bench_{users}");
     let options = PgConnectOptions::from_str(server)?;
@@ -57,7 +57,7 @@ pub(crate) async fn database(server: &str, users: u32) -> Result<String, Box<dyn
     }
     admin.close().await?;
     let mut connection = PgConnection::connect(url.as_str()).await?;
-    // The made-up Nango knows few of these connections: a sweep would miss the others.
+    // The fake Nango has only some of these connections, so a sweep would report the others as missing.
     sqlx::raw_sql(
         "insert into job (name, finished_at) values ('sweep', '9999-12-31') \
          on conflict (name) do update set finished_at = excluded.finished_at; checkpoint",
@@ -79,7 +79,7 @@ async fn fill(url: &str, users: u32) -> Result<(), Box<dyn Error>> {
     database.migrate().await?;
     let mut connection = PgConnection::connect(url).await?;
     let ids = CONNECTORS.map(patchbay::catalog::Connector::id_of);
-    // The service fills in the rest when it starts.
+    // The service adds the other columns' values at its start.
     sqlx::query(
         "insert into connector (id, slug, name, category, integration_key, enabled, manifest) \
          select id, slug, slug, '', slug, true, '{}' from unnest($1::uuid[], $2::text[]) as row (id, slug)",
@@ -107,8 +107,8 @@ async fn fill(url: &str, users: u32) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The users from one to the other, connected to everything, each by one attempt. What the ids
-/// have of the time is made of the row's number, so that a user's are in order.
+/// Returns statements that insert a range of users, each with a connection and an attempt for every connector. The
+/// timestamps in ids increase with the row's number, so that a user's connections are ordered.
 fn rows(from: u32, until: u32) -> String {
     format!(
         "with made as (
@@ -131,10 +131,10 @@ fn rows(from: u32, until: u32) -> String {
     )
 }
 
-/// The ids of a user's connections, the newest first.
+/// Returns the ids of a user's connections, newest first.
 ///
 /// # Errors
-/// As the server.
+/// The server's error.
 pub(crate) async fn ids_of(database: &str, user: u32) -> Result<Vec<String>, Box<dyn Error>> {
     let mut connection = PgConnection::connect(database).await?;
     let ids = sqlx::query_scalar(
@@ -147,10 +147,10 @@ pub(crate) async fn ids_of(database: &str, user: u32) -> Result<Vec<String>, Box
     Ok(ids)
 }
 
-/// A user's token, good for a day.
+/// Returns a user's token, valid for a day.
 ///
 /// # Errors
-/// When it cannot be signed.
+/// If it cannot be signed.
 pub(crate) fn token(user: &str) -> Result<String, Box<dyn Error>> {
     let tomorrow = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)?

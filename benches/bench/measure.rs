@@ -1,4 +1,4 @@
-//! What is measured, and of what.
+//! The measurements.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -19,27 +19,27 @@ use crate::report::Report;
 use crate::service::Service;
 use crate::streams::Streams;
 
-/// Number of concurrent requests.
+/// The number of concurrent requests.
 const CONNECTIONS: usize = 16;
-/// Number of users whose connections are read, all in the first half; later users connect.
+/// The number of users whose connections are read, all in the first half. Later users connect.
 const READERS: u32 = 2_000;
 const CONNECTING: u32 = crate::USERS / 2;
-/// Number of users whose tokens Nango holds.
+/// The number of users whose tokens Nango has.
 const HOT: u32 = 50;
-/// How often each of what is done one by one is done, and how many of them come before it is measured: connections
-/// open, and each of them plans its statements.
+/// The number of repetitions of sequential operations, and of those before the measurement, which open connections and
+/// plan statements.
 const ONE_BY_ONE: u32 = 500;
 const FIRST: usize = 100;
-/// How long a Nango takes that is a service of its own, in milliseconds.
+/// The latency of a Nango on another machine, in milliseconds.
 const REAL_NANGO: u64 = 5;
-/// How many event streams are open, and how many of them are one user's.
+/// The number of open event streams, and the number of them that belong to one user.
 const STREAMS: u32 = 5_000;
 const ONE_USERS: u32 = 50;
 
 const SERVICE_KEY: &str = "pbk_bench_0123456789abcdef0123456789abcdef";
 const API: &str = "/api/v1/connectors";
 
-/// A database of many users, a Nango and a service.
+/// A database with many users, a Nango and a service.
 pub(crate) struct Bench {
     folder: PathBuf,
     program: PathBuf,
@@ -51,10 +51,10 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// Starts all of it.
+    /// Starts the database, Nango and the service.
     ///
     /// # Errors
-    /// When a part does not start.
+    /// If a part does not start.
     pub(crate) async fn start(
         folder: &Path,
         program: &Path,
@@ -77,10 +77,10 @@ impl Bench {
         })
     }
 
-    /// Everything, or what is named only.
+    /// Runs all measurements, or only those selected.
     ///
     /// # Errors
-    /// When something has no success.
+    /// If a measured operation fails.
     pub(crate) async fn measure(
         &self,
         report: &mut Report,
@@ -189,7 +189,7 @@ impl Bench {
     }
 
     async fn connects(&self, report: &mut Report) -> Result<(), Box<dyn Error>> {
-        // What PostgreSQL takes to write one row for good, with which a connect and a webhook end.
+        // The time of one durable write in PostgreSQL, with which a connect and a webhook end.
         let sql = "update job set finished_at = finished_at where name = 'sweep';\n";
         let durable = pgbench(&self.folder, &self.database, sql, 1, self.seconds)?;
         report.add("pgbench: one row for good, one by one", durable, None);
@@ -201,7 +201,7 @@ impl Bench {
         });
         let requests: Vec<Request> = requests.collect::<Result<_, Box<dyn Error>>>()?;
         self.http("connect", &requests, report)?;
-        // A real one takes some milliseconds.
+        // A remote Nango takes some milliseconds.
         self.nango.answers_after(REAL_NANGO).await?;
         self.connects_one_by_one("a Nango that takes 5 ms", 1, report)
             .await?;
@@ -215,7 +215,7 @@ impl Bench {
         report: &mut Report,
     ) -> Result<(), Box<dyn Error>> {
         let slug = CONNECTORS[connector];
-        // The database stays from run to run: these connections are not there yet.
+        // The database is reused between runs, so a new instance avoids existing connections.
         let instance = uuid::Uuid::new_v4();
         let url = format!(
             "{}{API}/{slug}/connect?instance_id={instance}",
@@ -248,7 +248,7 @@ impl Bench {
         Ok(())
     }
 
-    /// The first webhook of each of several attempts, which is the one that connects.
+    /// Measures the first webhook of several attempts, which completes the connect.
     async fn webhooks(&self, report: &mut Report) -> Result<(), Box<dyn Error>> {
         let slug = CONNECTORS[2];
         let mut sql = PgConnection::connect(&self.database).await?;
@@ -367,7 +367,7 @@ impl Bench {
         requests: &[Request],
         report: &mut Report,
     ) -> Result<Load, Box<dyn Error>> {
-        // Once without being measured: caches fill, connections open.
+        // An unmeasured run first: caches fill, connections open.
         wrk(&self.folder, &service.url, requests, CONNECTIONS, 1)?;
         let before = service.cpu()?;
         let load = wrk(
@@ -417,7 +417,7 @@ async fn start_service(
         ("AUTH_JWT_SECRET", data::JWT_SECRET),
         ("SERVICE_API_KEYS", &keys),
         ("TOKEN_CACHE_TTL_SECONDS", token_cache),
-        // A load of few users is not what limits are for.
+        // The load comes from few users, who would exceed the limits.
         ("RATE_LIMIT_USER_PER_MINUTE", "0"),
         ("RATE_LIMIT_CONNECT_PER_MINUTE", "0"),
         ("RATE_LIMIT_UPDATE_PER_MINUTE", "0"),
@@ -428,7 +428,7 @@ async fn start_service(
     Service::start(program, folder, &variables).await
 }
 
-/// As many users as are read, spread over all there are.
+/// Returns the users to read, evenly spread over all users.
 fn spread(users: u32) -> impl Iterator<Item = u32> {
     (0..READERS).map(move |n| 1 + n * (users / READERS / 2))
 }
@@ -442,7 +442,7 @@ fn list_requests(users: u32) -> Result<Vec<Request>, Box<dyn Error>> {
         .collect()
 }
 
-/// What was done one after the other, as a load.
+/// Summarizes the latencies of sequential operations as a load.
 fn one_by_one(mut times: Vec<Duration>) -> Load {
     times.drain(..FIRST);
     times.sort_unstable();

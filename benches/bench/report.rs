@@ -1,4 +1,4 @@
-//! What was measured, as a table to read and to keep.
+//! The results, as tables for the terminal and the documentation.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use crate::load::Load;
 
-/// One line: something that Patchbay does, beside its floor.
+/// A row: an operation of Patchbay or of a baseline.
 struct Row {
     what: String,
     load: Load,
-    /// The service's processor time for an answer.
+    /// The service's CPU time per response.
     cpu: Option<Duration>,
 }
 
-/// One line: a figure with the bound it should keep.
+/// A row: a value with its limit.
 struct Metric {
     what: String,
     value: String,
@@ -25,7 +25,7 @@ struct Metric {
     kept: bool,
 }
 
-/// All of a run.
+/// The results of a run.
 pub(crate) struct Report {
     machine: String,
     rows: Vec<Row>,
@@ -33,10 +33,10 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// An empty one, with the description of this machine and this program's size in it.
+    /// Creates an empty report with the description of this machine and the program's size.
     ///
     /// # Errors
-    /// When the program is not there.
+    /// If the program does not exist.
     pub(crate) fn new(program: &Path) -> Result<Self, Box<dyn Error>> {
         let mut report = Self {
             machine: machine()?,
@@ -52,7 +52,7 @@ impl Report {
         Ok(report)
     }
 
-    /// Adds a load that the service, or a floor where `cpu` is not known, was under.
+    /// Adds the result of a load. `cpu` is `None` for a baseline.
     pub(crate) fn add(&mut self, what: &str, load: Load, cpu: Option<Duration>) {
         println!(
             "{what}: {:.0}/s, p50 {:?}, p99 {:?}",
@@ -65,12 +65,12 @@ impl Report {
         });
     }
 
-    /// Adds a figure that should be at least this.
+    /// Adds a value with its minimum.
     pub(crate) fn at_least(&mut self, what: &str, value: f64, bound: f64) {
         self.metric(what, value, format!("≥ {bound}"), value >= bound);
     }
 
-    /// Adds a figure that should be at most this.
+    /// Adds a value with its maximum.
     pub(crate) fn at_most(&mut self, what: &str, value: f64, bound: f64) {
         self.metric(what, value, format!("≤ {bound}"), value <= bound);
     }
@@ -85,7 +85,7 @@ impl Report {
         });
     }
 
-    /// The tables, in Markdown.
+    /// Returns the tables, in Markdown.
     fn tables(&self) -> String {
         let mut text =
             "| | answers a second | p50 ms | p99 ms | CPU µs an answer |\n|---|--:|--:|--:|--:|\n"
@@ -115,15 +115,15 @@ impl Report {
         text
     }
 
-    /// Prints it.
+    /// Prints the report.
     pub(crate) fn print(&self) {
         println!("\n{}\n\n{}", self.machine, self.tables());
     }
 
-    /// Puts it into a document, in place of what an earlier run has put there.
+    /// Writes the report to a document, replacing that of an earlier run.
     ///
     /// # Errors
-    /// When the document cannot be written, or does not say where.
+    /// If the document cannot be written, or lacks the markers.
     pub(crate) fn write(&self, document: &Path) -> Result<(), Box<dyn Error>> {
         const BEGIN: &str = "<!-- measured -->\n";
         const END: &str = "<!-- end -->";
@@ -136,7 +136,7 @@ impl Report {
     }
 }
 
-/// What this was measured on.
+/// Returns the description of the machine.
 fn machine() -> Result<String, Box<dyn Error>> {
     let cpu = fs::read_to_string("/proc/cpuinfo")?;
     let model = cpu
@@ -157,7 +157,7 @@ fn machine() -> Result<String, Box<dyn Error>> {
         String::from_utf8(date.stdout)?.trim(),
         std::thread::available_parallelism()?,
         kib / 1024.0 / 1024.0,
-        // Its version and no more: what comes after names a build.
+        // Only the kernel's version, because the rest identifies a build.
         kernel.split('.').take(2).collect::<Vec<_>>().join("."),
     ))
 }

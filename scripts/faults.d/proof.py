@@ -1,4 +1,4 @@
-"""Nothing is deleted at Nango, and no user is asked to reconnect, without proof."""
+"""Scenarios in which nothing may be deleted at Nango and no user asked to reconnect without proof."""
 
 import json
 import time
@@ -37,7 +37,7 @@ def restore(cluster, target, clock=None, later=0):
         if clock:
             world.jump(clock, later)
         connections |= world.many(names("new", 6))
-        # The backup names the grant that this user had before.
+        # The backup contains the previous grant of this user.
         world.call("old-2", "DELETE", "/gmail/disconnect")
         connections["old-2"] = world.connected("old-2")
         before, earlier = world.held(), {one[0] for one in world.product.messages}
@@ -48,7 +48,7 @@ def restore(cluster, target, clock=None, later=0):
         world.cluster = target
         world.forwarder.switch(target.port)
         world.start()
-        # Nango sends the webhooks of the grants that the backup does not have again.
+        # Nango resends the webhooks of the grants that the backup does not contain.
         world.resend_webhooks()
         unchanged(world, before, 20)
         paused = "database" in world.patchbay("brake")

@@ -1,4 +1,4 @@
-//! The browser that begins an attempt, by which it is known when it comes back from a provider.
+//! The token that identifies the browser in which an attempt was started.
 
 use std::fmt;
 
@@ -6,35 +6,35 @@ use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::rand;
 
-/// A secret that only one browser has: 256 bits, written as 64 lower-case hex digits.
+/// A secret of one browser: 256 bits, written as 64 lower-case hex digits.
 #[derive(Clone)]
 pub struct BrowserToken(String);
 
 impl BrowserToken {
-    /// One that was never seen before.
+    /// Generates a random token.
     ///
     /// # Errors
-    /// When the system has no randomness to give.
+    /// If the system's random number generator fails.
     pub fn new() -> Result<Self, Unspecified> {
         let mut secret = [0; 32];
         rand::fill(&mut secret)?;
         Ok(Self(hex::encode(secret)))
     }
 
-    /// The one with this secret; `None` for what is not of the form.
+    /// Parses a secret; `None` if it is malformed.
     #[must_use]
     pub fn parse(secret: &str) -> Option<Self> {
         let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
         (secret.len() == 64 && secret.bytes().all(is_hex)).then(|| Self(secret.to_owned()))
     }
 
-    /// The secret, for the browser alone.
+    /// Returns the secret. Only the browser may receive it.
     #[must_use]
     pub fn secret(&self) -> &str {
         &self.0
     }
 
-    /// What is kept of it.
+    /// Returns the digest, which is stored instead of the secret.
     pub(crate) fn hash(&self) -> Vec<u8> {
         digest(&SHA256, self.0.as_bytes()).as_ref().to_vec()
     }

@@ -1,4 +1,4 @@
-//! Authentication settings: users' tokens, and the keys of services.
+//! Authentication settings: users' tokens and service keys.
 
 use secrecy::ExposeSecret;
 
@@ -33,11 +33,11 @@ impl Environment<'_> {
         if hmac_secrets.is_empty() && jwks_url.is_none() && self.problems.len() == problems {
             self.missing(
                 "AUTH_JWT_SECRET or AUTH_JWKS_URL",
-                "what users' tokens are verified with: a shared secret, or the identity provider's key set",
+                "the key that verifies users' tokens: a shared secret, or the identity provider's key set",
             );
         }
         if hmac_secrets.len() > 1 {
-            // It may be one secret with a comma in it.
+            // The text may also be a single secret that contains a comma.
             let all = hmac_secrets.iter().map(ExposeSecret::expose_secret);
             hmac_secrets.push(all.collect::<Vec<_>>().join(",").into());
         }

@@ -1,9 +1,9 @@
-//! Why a token is refused: one reason for each cause.
+//! Reasons for which a token is rejected.
 
 use super::InvalidUserId;
 
-/// Why a token is not accepted. The messages are safe to show to its bearer and
-/// may stand in the `error_description` of `WWW-Authenticate` (RFC 6750, 3).
+/// The reason for which a token is rejected. The messages are safe to show to the token's bearer and may be used as the
+/// `error_description` of `WWW-Authenticate` (RFC 6750, 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// More than 16 KiB.
@@ -21,7 +21,7 @@ pub enum Error {
     /// `alg` is `none`.
     #[error("the token is not signed: its alg is none")]
     Unsigned,
-    /// `crit`, whatever it names.
+    /// The header has `crit`.
     #[error("the header of the token has crit, which is not supported")]
     CriticalHeader,
     /// A logout token, for example.
@@ -33,34 +33,34 @@ pub enum Error {
     /// The third part is not base64url.
     #[error("the signature of the token is not base64url")]
     BadSignatureEncoding,
-    /// HS256, HS384 or HS512, and no secret is configured.
+    /// HS256, HS384 or HS512, but no secret is configured.
     #[error("the token is signed with a shared secret, and this service has none")]
     NoSecret,
-    /// None of the shared secrets made the signature.
+    /// No shared secret matches the signature.
     #[error("the signature of the token does not match the shared secret")]
     AnotherSecret,
-    /// A public key is needed, and no JWKS is configured.
+    /// The signature needs a public key, but no JWKS is configured.
     #[error("the token is signed with a private key, and this service has no JWKS")]
     NoKeySet,
-    /// The JWKS has no key for signatures with the token's `kid`.
+    /// The JWKS has no signature key with the token's `kid`.
     #[error("the JWKS has no signature key with the kid of the token")]
     UnknownKey,
     /// The JWKS has the key, for another algorithm.
     #[error("the key with the kid of the token is for another alg")]
     KeyOfAnotherAlgorithm,
-    /// The token has no `kid`, and no key is for its algorithm.
+    /// The token has no `kid`, and the JWKS has no key for its algorithm.
     #[error("the token has no kid, and the JWKS no key for its alg")]
     NoKeyOfAlgorithm,
-    /// The token has no `kid`, and more keys are for its algorithm than are tried.
+    /// The token has no `kid`, and the JWKS has too many keys for its algorithm.
     #[error("the token has no kid, and the JWKS too many keys for its alg")]
     TooManyKeys,
-    /// The key of the JWKS did not make the signature.
+    /// The key of the JWKS does not match the signature.
     #[error("the signature of the token does not match the key of the JWKS")]
     AnotherKey,
-    /// The second part is no JSON object.
+    /// The second part is not a JSON object.
     #[error("the claims of the token are not a base64url-encoded JSON object")]
     BadClaims,
-    /// No `exp`: it would be good for ever.
+    /// No `exp`: the token would never expire.
     #[error("the token has no exp")]
     NoExpiry,
     /// `exp` is text, for example.
@@ -72,40 +72,39 @@ pub enum Error {
     /// `nbf` is text, for example.
     #[error("the nbf of the token is not a number")]
     StartNotANumber,
-    /// `nbf` is still to come.
+    /// `nbf` is in the future.
     #[error("the token is not valid yet: its nbf is in the future")]
     NotYetValid,
     /// `iat` is text, for example.
     #[error("the iat of the token is not a number")]
     IssueTimeNotANumber,
-    /// `iat` is still to come.
+    /// `iat` is in the future.
     #[error("the token is not valid yet: its iat is in the future")]
     IssuedInTheFuture,
-    /// No `iss`, and one is configured.
+    /// No `iss`, but issuers are configured.
     #[error("the token has no iss")]
     NoIssuer,
-    /// `iss` is another.
+    /// `iss` is not an accepted issuer.
     #[error("the iss of the token is not an accepted issuer")]
     WrongIssuer,
-    /// Neither `aud` nor `client_id`, and an audience is configured.
+    /// Neither `aud` nor `client_id`, but audiences are configured.
     #[error("the token has no aud")]
     NoAudience,
-    /// `aud` names others.
+    /// `aud` names no accepted audience.
     #[error("the aud of the token is not an accepted audience")]
     WrongAudience,
     /// No claim names the user.
     #[error("the token has no claim that names its user")]
     NoUser,
-    /// The claim that names the user is a list, a fraction, or a number that JSON readers round.
+    /// The claim that names the user is a list, a fraction, or a number that JSON parsers round.
     #[error(
         "the claim of the token that names its user is neither text nor a whole number of 64 bits"
     )]
     UserNotText,
-    /// The claim that names the user cannot be a [`UserId`](crate::domain::UserId).
+    /// The claim that names the user is not a valid [`UserId`](crate::domain::UserId).
     #[error("the token names a user whose id is not accepted: {0}")]
     InvalidUser(InvalidUserId),
-    /// Not the token's fault: the JWKS could not be fetched, so it is not known
-    /// whether the token is good.
+    /// The JWKS could not be fetched, so the token could not be verified.
     #[error("the keys to verify the token with cannot be fetched at the moment")]
     KeysUnavailable,
 }

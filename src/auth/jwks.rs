@@ -18,29 +18,29 @@ use crate::net::address_guard::{AddressGuard, ForbiddenAddress, Networks, is_loc
 use crate::net::http_client;
 use crate::net::http_client::BodyError;
 
-/// How long a fetched set is used without another look.
+/// The TTL of a fetched key set.
 const CACHE_TTL: Duration = Duration::from_mins(10);
 
-/// How long a set is still used while it cannot be fetched again.
+/// How long a stale set remains in use while fetches fail.
 const MAX_STALE: Duration = Duration::from_hours(1);
 
-/// The minimum time between two fetches, however many unknown key ids tokens name: any client can send a token that
-/// names one.
+/// The minimum time between two fetches, because any client can send tokens with unknown key ids.
 const REFETCH_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The same after a fetch that failed, so that recovery is noticed soon.
+/// The same after a failed fetch: shorter, so that recovery is noticed soon.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long a fetch may take.
+/// The timeout of a fetch.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The most requests that wait for a fetch. Any client can write a token that needs one, so further requests fail.
+/// The maximum number of requests that wait for a fetch. Any client can write a token that needs one, so further
+/// requests fail.
 const MAX_WAITING: usize = 256;
 
-/// The longest set that is read, in bytes.
+/// The maximum size of a key set, in bytes.
 const MAX_JWKS_BYTES: usize = 256 * 1024;
 
-/// The keys behind one URL. Clones share them.
+/// A cache of the keys at one URL. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Jwks(Arc<Inner>);
 
@@ -49,7 +49,7 @@ struct Inner {
     url: Url,
     clock: Clock,
     cache: RwLock<Cache>,
-    /// Held by the one who fetches.
+    /// Locked by the task that fetches.
     fetching: Arc<Mutex<()>>,
     /// Permits of the requests that wait for a fetch.
     waiting: Semaphore,
@@ -58,7 +58,7 @@ struct Inner {
 #[derive(Default)]
 struct Cache {
     keys: KeySet,
-    /// Monotonic times, so that a corrected clock neither keeps a set longer nor delays the next fetch.
+    /// Monotonic times, which a correction of the system clock does not affect.
     fetched_at: Option<Duration>,
     last_attempt_at: Option<Duration>,
     failed: bool,
@@ -67,13 +67,13 @@ struct Cache {
 /// The keys that may have signed a token.
 type Candidates = Vec<Arc<ParsedPublicKey>>;
 
-/// What the cache says about one key.
+/// The result of a cache look-up for one key.
 struct KeyLookup {
     keys: Result<Candidates, Error>,
-    /// Whether the set should be fetched, and may be again.
+    /// `true` if the set is stale or lacks the key, and the minimum time since the last fetch has passed.
     needs_fetch: bool,
-    /// Whether a missing key is really unknown to the identity provider, as far
-    /// as it could be asked.
+    /// `true` if a missing key means that the identity provider does not publish it: the set is usable, and the last
+    /// fetch succeeded.
     is_definitive: bool,
 }
 
@@ -109,7 +109,7 @@ pub(crate) fn address_guard(
 }
 
 impl Jwks {
-    /// Keys that are fetched only from where [`address_guard`] lets a connection go.
+    /// Creates an empty cache. Fetches go only to addresses that [`address_guard`] permits.
     pub(crate) fn new(
         url: Url,
         networks: &Networks,
@@ -127,7 +127,7 @@ impl Jwks {
         })))
     }
 
-    /// The keys that may have signed a token with this key id and algorithm.
+    /// Returns the keys that may have signed a token with this key id and algorithm.
     pub(crate) async fn candidates(
         &self,
         id: Option<&str>,
@@ -136,8 +136,8 @@ impl Jwks {
         self.candidates_of(id, algorithm, CACHE_TTL).await
     }
 
-    /// The same from a set that is fetched again, unless the last fetch is more recent than the
-    /// pause between two: the identity provider may have replaced a key and kept its id.
+    /// Does the same after a refetch, unless the last fetch is too recent: the identity provider may have replaced a
+    /// key and kept its id.
     pub(crate) async fn newest_candidates(
         &self,
         id: Option<&str>,
@@ -167,8 +167,7 @@ impl Jwks {
             };
             found = self.lookup(id, algorithm, fresh);
             if found.needs_fetch {
-                // On a task of its own: a caller that goes away must not end
-                // what others wait for, nor fetch again without a pause.
+                // In a separate task, because a cancelled caller must not cancel the fetch that others wait for.
                 let this = self.clone();
                 let fetch = tokio::spawn(async move {
                     this.fetch().await;
@@ -187,7 +186,7 @@ impl Jwks {
         }
     }
 
-    /// Returns the number of usable keys at the moment, or why it is not known.
+    /// Fetches the set and returns the number of usable keys, or the reason for the failure.
     pub(crate) async fn count(&self) -> Result<usize, String> {
         let keys = self.download().await;
         keys.map(|keys| keys.len())

@@ -1,4 +1,4 @@
-//! Signed tokens in their compact form (RFC 7515, 7.1), before anything of them is verified.
+//! Signed tokens in their compact form (RFC 7515, 7.1), before verification.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::Error;
 use super::keys::Algorithm;
 
-/// A token whose signature is not verified yet.
+/// A token whose signature has not been verified.
 pub(crate) struct Jws<'a> {
     pub(crate) algorithm: Algorithm,
     pub(crate) key_id: Option<String>,
@@ -31,10 +31,10 @@ struct Header {
 }
 
 impl<'a> Jws<'a> {
-    /// Reads the header of a token.
+    /// Parses the header of a token.
     ///
     /// # Errors
-    /// When it is not a signed token of a supported kind.
+    /// If the token is not a signed token of a supported kind.
     pub(crate) fn parse(token: &'a str) -> Result<Self, Error> {
         let parts: Vec<&str> = token.splitn(6, '.').collect();
         let (header, payload, signature) = match parts.as_slice() {
@@ -50,7 +50,7 @@ impl<'a> Jws<'a> {
             return Err(Error::Unsigned);
         }
         if header.crit.is_some() {
-            // Every extension that it names would have to be understood (RFC 7515, 4.1.11).
+            // A verifier must understand every extension that `crit` names (RFC 7515, 4.1.11).
             return Err(Error::CriticalHeader);
         }
         if header.typ.as_deref().is_some_and(|typ| !is_access(typ)) {
@@ -65,21 +65,21 @@ impl<'a> Jws<'a> {
         })
     }
 
-    /// Whether one of these keys made the signature.
+    /// Returns whether one of these keys made the signature.
     pub(crate) fn is_signed_by_one(&self, keys: &[Arc<ParsedPublicKey>]) -> bool {
         let mut keys = keys.iter();
         keys.any(|key| key.verify_sig(self.signed, &self.signature).is_ok())
     }
 
-    /// The claims. The caller verifies the signature first.
+    /// Returns the claims. The caller verifies the signature first.
     pub(crate) fn claims(&self) -> Result<Map<String, Value>, Error> {
         let claims = decoded(self.payload).ok_or(Error::BadClaims)?;
         serde_json::from_slice(&claims).map_err(|_not_an_object| Error::BadClaims)
     }
 }
 
-/// Whether a `typ` is that of a token for an API (RFC 7519, 5.1; RFC 9068, 2.1). Other tokens that
-/// the same keys sign are not: logout tokens, DPoP proofs, request objects.
+/// Returns whether a `typ` is that of an API token (RFC 7519, 5.1; RFC 9068, 2.1). The same keys also sign other
+/// tokens, such as logout tokens, DPoP proofs and request objects.
 fn is_access(typ: &str) -> bool {
     let typ = typ.to_ascii_lowercase();
     let subtype = typ.strip_prefix("application/").unwrap_or(&typ);

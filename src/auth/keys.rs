@@ -17,10 +17,10 @@ use serde_json::Value;
 
 use super::Error;
 
-/// The most keys that are tried for one token. Each costs a signature check.
+/// The maximum number of keys that are tried for one token. Each costs a signature check.
 const MAX_CANDIDATES: usize = 8;
 
-/// The sizes of an RSA modulus that are accepted, in bytes.
+/// The accepted sizes of an RSA modulus, in bytes.
 const RSA_SIZES: std::ops::RangeInclusive<usize> = 256..=1024;
 
 /// Base64url as identity providers write it: with or without padding.
@@ -29,7 +29,7 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// How a token is signed.
+/// A signature algorithm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Algorithm {
     /// HMAC with a shared secret: HS256, HS384, HS512.
@@ -53,7 +53,7 @@ pub(crate) enum Hash {
 }
 
 impl Algorithm {
-    /// The algorithm that a token or a key calls so; `None` if it is not supported.
+    /// Returns the algorithm of an `alg`; `None` if it is not supported.
     pub(crate) fn named(name: &str) -> Option<Self> {
         if matches!(name, "EdDSA" | "Ed25519") {
             return Some(Self::Ed25519);
@@ -75,7 +75,7 @@ impl Algorithm {
     }
 }
 
-/// Whether `secret` signed these bytes with HMAC. The comparison takes constant time.
+/// Returns whether `secret` signed these bytes with HMAC. The comparison takes constant time.
 pub(crate) fn is_hmac(hash: Hash, secret: &[u8], signed: &[u8], tag: &[u8]) -> bool {
     let algorithm = match hash {
         Hash::Sha256 => hmac::HMAC_SHA256,
@@ -89,18 +89,18 @@ pub(crate) fn is_hmac(hash: Hash, secret: &[u8], signed: &[u8], tag: &[u8]) -> b
 #[derive(Default)]
 pub(crate) struct KeySet {
     keys: Vec<Key>,
-    /// How many keys of the set can be used, each counted once.
+    /// The number of distinct usable keys.
     usable: usize,
 }
 
-/// A public key, for one of the algorithms that it may verify.
+/// A public key for one of the algorithms that it may verify.
 struct Key {
     id: Option<String>,
     algorithm: Algorithm,
     key: Arc<ParsedPublicKey>,
 }
 
-/// The parameters of a JWK that are read. Others are ignored.
+/// The fields of a JWK that are used. Others are ignored.
 #[derive(Deserialize)]
 struct Jwk {
     kty: String,
@@ -117,7 +117,7 @@ struct Jwk {
 }
 
 impl KeySet {
-    /// Reads a set. It leaves out the keys that cannot verify a token: a set may have others.
+    /// Parses a set. Omits keys that cannot verify a token, because a set may contain others.
     pub(crate) fn new(jwks: Vec<Value>) -> Self {
         let mut set = Self::default();
         for jwk in jwks {
@@ -141,16 +141,16 @@ impl KeySet {
         set
     }
 
-    /// How many keys can verify a token.
+    /// Returns the number of keys that can verify a token.
     pub(crate) fn len(&self) -> usize {
         self.usable
     }
 
-    /// The keys that may have signed a token with this key id and algorithm. Keys without an id
-    /// are candidates for every token whose id the set does not have.
+    /// Returns the keys that may have signed a token with this key id and algorithm. Keys without an id are candidates
+    /// for every token whose id is not in the set.
     ///
     /// # Errors
-    /// When no key fits, or too many do.
+    /// If no key matches, or too many do.
     pub(crate) fn candidates(
         &self,
         id: Option<&str>,
@@ -181,7 +181,7 @@ impl KeySet {
 }
 
 impl Jwk {
-    /// The key, once for each algorithm that it may verify; none if it is not for verifying.
+    /// Returns the key once for each algorithm that it may verify; empty if it is not a signature key.
     fn keys(&self) -> Vec<(Algorithm, ParsedPublicKey)> {
         let signs = self.usage.as_deref().is_none_or(|usage| usage == "sig");
         let operations = self.key_ops.as_deref();
@@ -199,7 +199,7 @@ impl Jwk {
         declared.filter_map(parsed).collect()
     }
 
-    /// The algorithms that a key of this type can verify.
+    /// Returns the algorithms that a key of this type can verify.
     fn algorithms(&self) -> &'static [Algorithm] {
         use Algorithm::{Ecdsa, Ed25519, Pss, Rsa};
         use Hash::{Sha256, Sha384, Sha512};
@@ -248,7 +248,7 @@ impl Jwk {
         components.to_parsed_public_key(parameters).ok()
     }
 
-    /// An uncompressed point, whose coordinates have `size` bytes each.
+    /// Returns an uncompressed point, whose coordinates have `size` bytes each.
     fn point(
         &self,
         algorithm: &'static dyn VerificationAlgorithm,
@@ -264,8 +264,7 @@ impl Jwk {
     }
 }
 
-/// A big-endian integer without its leading zero bytes: some identity providers write one more than
-/// they should, others fewer.
+/// Returns a big-endian integer without its leading zero bytes, whose number differs between identity providers.
 fn integer(text: &str) -> Option<Vec<u8>> {
     let bytes = LENIENT.decode(text).ok()?;
     let start = bytes.iter().position(|byte| *byte != 0)?;

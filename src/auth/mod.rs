@@ -1,9 +1,8 @@
-//! Who calls: from a bearer token to a [`Caller`].
+//! Authentication: from a bearer token to a [`Caller`].
 //!
 //! A token is a JWT (RFC 7519) of the product's identity provider, signed with
 //! a shared secret (HMAC) or with a key of its JWKS (RSA, ECDSA, Ed25519).
-//! Which key may verify which algorithm is settled by the configuration and by
-//! the key itself; the token only chooses among them.
+//! The configuration and the key itself decide which algorithms a key may verify; the token only selects among them.
 
 mod browser_binding;
 mod config;
@@ -32,41 +31,40 @@ use crate::net::address_guard::{ForbiddenAddress, Networks, SystemResolver};
 pub use browser_binding::BrowserToken;
 pub use error::Error;
 
-/// The longest token that is accepted, in bytes. One of 200 groups has 12 KB.
+/// The maximum length of a token, in bytes. A token with 200 groups has 12 KB.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
-/// HS256 needs a key at least as long as its digest (RFC 7518, 3.2), in bytes.
+/// The minimum length of a secret, in bytes: HS256 needs a key at least as long as its digest (RFC 7518, 3.2).
 const MIN_SECRET_BYTES: usize = 32;
 
-/// Google signs with either of these as the issuer.
+/// The two spellings of Google's issuer. Google signs with either.
 const GOOGLE: [&str; 2] = ["https://accounts.google.com", "accounts.google.com"];
 
-/// Which tokens are good.
+/// The rules by which tokens are accepted.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The secrets that HS256, HS384 and HS512 tokens may be signed with, each of at least 32 bytes:
-    /// one, or several while it is rotated.
+    /// The secrets that may have signed HS256, HS384 and HS512 tokens, each of at least 32 bytes; several during a
+    /// rotation.
     pub hmac_secrets: Vec<SecretString>,
-    /// Where the identity provider publishes its public keys.
+    /// The URL at which the identity provider publishes its public keys.
     pub jwks_url: Option<Url>,
-    /// Private networks that the keys may be fetched from; there also without TLS.
+    /// Private networks from which the keys may be fetched, also without TLS.
     pub jwks_networks: Networks,
-    /// The issuers of which every token must name one as its `iss`; if empty, any is accepted.
+    /// The accepted values of `iss`. Empty accepts any issuer.
     pub issuers: Vec<String>,
-    /// The audiences of which every token must name one as its `aud`, or as its `client_id` if it
-    /// has no `aud`; if empty, any is accepted.
+    /// The accepted values of `aud`, or of `client_id` in a token without `aud`. Empty accepts any audience.
     pub audiences: Vec<String>,
-    /// By how much the identity provider's clock may differ from ours.
+    /// The maximum difference between the identity provider's clock and ours.
     pub leeway: Duration,
     /// The claim that names the user.
     pub user_claim: String,
 }
 
 impl Config {
-    /// Checks whether keys may be fetched from the JWKS URL, as far as the URL itself shows.
+    /// Checks that keys may be fetched from the JWKS URL. Does not resolve its host.
     ///
     /// # Errors
-    /// The reason if they may not.
+    /// The reason if the URL is forbidden.
     pub fn check_jwks_url(&self) -> Result<(), ForbiddenAddress> {
         match &self.jwks_url {
             Some(url) => {
@@ -76,8 +74,8 @@ impl Config {
         }
     }
 
-    /// `true` if the keys of a JWKS are accepted for any issuer and any audience: an identity
-    /// provider that signs for several products signs for all of them with the same keys.
+    /// Returns `true` if the keys of a JWKS are accepted for any issuer and any audience. An identity provider may sign
+    /// for several products with the same keys.
     #[must_use]
     pub fn is_unbound(&self) -> bool {
         self.jwks_url.is_some() && self.issuers.is_empty() && self.audiences.is_empty()
@@ -89,8 +87,8 @@ fn system_resolver() -> Arc<dyn Resolve> {
 }
 
 impl Default for Config {
-    /// No key at all, which no [`Authenticator`] accepts; 30 seconds of leeway;
-    /// the user is the token's `sub`.
+    /// Returns a configuration without keys, which no [`Authenticator`] accepts; 30 seconds of leeway; the user is the
+    /// token's `sub`.
     fn default() -> Self {
         Self {
             hmac_secrets: Vec::new(),
@@ -104,29 +102,29 @@ impl Default for Config {
     }
 }
 
-/// Why a [`Config`] makes no [`Authenticator`].
+/// The reason for which a [`Config`] is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// Without a key no token can be good.
+    /// Without a key, no token can be verified.
     #[error("neither a shared secret nor a JWKS URL is set: no token could be verified")]
     NoKeys,
-    /// A secret that could be guessed.
+    /// A secret that can be guessed.
     #[error("the shared secret has fewer than {MIN_SECRET_BYTES} bytes")]
     ShortSecret,
     /// An attacker could supply keys at this URL.
     #[error("no keys can be fetched from the JWKS URL: {0}")]
     JwksUrl(#[from] ForbiddenAddress),
-    /// The HTTP client does not start.
+    /// The HTTP client could not be created.
     #[error("the HTTP client for the JWKS cannot be set up")]
     Client(#[from] reqwest::Error),
 }
 
-/// Who a request comes from.
+/// The authenticated user of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// The user whose token it is.
+    /// The token's user.
     pub user_id: UserId,
-    /// For how long from now on the token is good.
+    /// The time until the token expires.
     pub valid_for: Duration,
 }
 
@@ -142,15 +140,15 @@ pub struct Authenticator {
 }
 
 impl Authenticator {
-    /// An authenticator; the JWKS is fetched when a token first needs it.
+    /// Creates an authenticator. It fetches the JWKS when a token first needs it.
     ///
     /// # Errors
-    /// When the configuration could accept no token, or any.
+    /// If the configuration would accept no token, or any token.
     pub fn new(config: Config, clock: Clock) -> Result<Self, ConfigError> {
         Self::with_resolver(config, clock, &system_resolver())
     }
 
-    /// An authenticator that has the name in the JWKS's address resolved by `resolver`.
+    /// Creates an authenticator that resolves the JWKS host with `resolver`.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -223,8 +221,8 @@ impl Authenticator {
         }
     }
 
-    /// How many keys the identity provider publishes that tokens can be verified with, or why that is
-    /// not known; `None` where no JWKS is configured.
+    /// Fetches the JWKS and returns the number of keys that can verify tokens, or the reason for the failure; `None` if
+    /// no JWKS is configured.
     pub async fn published_key_count(&self) -> Option<Result<usize, String>> {
         Some(self.jwks.as_ref()?.count().await)
     }
@@ -240,7 +238,7 @@ impl Authenticator {
         })
     }
 
-    /// Whether a token with these claims comes from an accepted issuer.
+    /// Checks that a token with these claims comes from an accepted issuer.
     pub(crate) fn check_issuer(&self, claims: &Map<String, Value>) -> Result<(), Error> {
         if self.issuers.is_empty() {
             return Ok(());
@@ -252,7 +250,7 @@ impl Authenticator {
         }
     }
 
-    /// Whether a token with these claims is for an accepted audience.
+    /// Checks that a token with these claims is for an accepted audience.
     pub(crate) fn check_audience(&self, claims: &Map<String, Value>) -> Result<(), Error> {
         if self.audiences.is_empty() {
             return Ok(());
@@ -272,7 +270,7 @@ impl Authenticator {
         }
     }
 
-    /// Returns for how long the token is good.
+    /// Checks the time claims. Returns the time until the token expires.
     fn check_times(&self, claims: &Map<String, Value>) -> Result<Duration, Error> {
         let now = seconds(self.clock.now());
         let expiry = numeric_date(claims, "exp").map_err(|NotANumber| Error::ExpiryNotANumber)?;
@@ -289,12 +287,12 @@ impl Authenticator {
         if issued.is_some_and(|issued| now + self.leeway < issued) {
             return Err(Error::IssuedInTheFuture);
         }
-        // What ends later than any time there is does not end.
+        // A time beyond the range of a `Duration` counts as unlimited.
         Ok(Duration::try_from_secs_f64(remaining).unwrap_or(Duration::MAX))
     }
 }
 
-/// The issuers, with each spelling of those that have two.
+/// Returns the issuers, with both spellings of those that have two.
 fn with_spellings(mut issuers: Vec<String>) -> Vec<String> {
     let is_google = |issuer: &String| GOOGLE.contains(&issuer.as_str());
     if issuers.iter().any(is_google) {
@@ -303,7 +301,7 @@ fn with_spellings(mut issuers: Vec<String>) -> Vec<String> {
     issuers
 }
 
-/// The user whom a claim names: a text, or a whole number as its decimal text.
+/// Returns the user that a claim names: a text, or a whole number as decimal text.
 fn user_id(claim: Option<&Value>) -> Result<UserId, Error> {
     let id = match claim {
         None | Some(Value::Null) => return Err(Error::NoUser),
@@ -314,15 +312,15 @@ fn user_id(claim: Option<&Value>) -> Result<UserId, Error> {
     UserId::try_from(id).map_err(Error::InvalidUser)
 }
 
-/// Larger numbers and fractions were rounded when they were read: two users could become one.
+/// Returns whether a number was parsed without rounding. With rounding, two users could have the same id.
 fn is_exact(number: &Number) -> bool {
     number.is_u64() || number.is_i64()
 }
 
-/// A time that is text, for example.
+/// The error of a time claim that is not a number.
 struct NotANumber;
 
-/// A `NumericDate` (RFC 7519, 2): seconds since the epoch, possibly a fraction. Null counts as missing.
+/// Returns a `NumericDate` (RFC 7519, 2): seconds since the epoch, possibly with a fraction. Null counts as missing.
 fn numeric_date(claims: &Map<String, Value>, name: &str) -> Result<Option<f64>, NotANumber> {
     match claims.get(name) {
         None | Some(Value::Null) => Ok(None),
@@ -330,7 +328,7 @@ fn numeric_date(claims: &Map<String, Value>, name: &str) -> Result<Option<f64>, 
     }
 }
 
-/// Exact: microseconds fit an `f64` until the year 2255.
+/// Returns seconds since the epoch. Exact: microseconds fit an `f64` until the year 2255.
 fn seconds(time: DateTime<Utc>) -> f64 {
     time.timestamp_micros() as f64 / 1e6
 }

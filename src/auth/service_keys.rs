@@ -1,4 +1,4 @@
-//! Keys of the product's own services: their form, scopes and digests.
+//! Keys of the product's own services: their format, scopes and digests.
 //!
 //! A key is `pbk_<prefix>_<secret>`. The prefix identifies it and may be shown. Only a digest of the whole key is
 //! stored, which is enough for a secret of 256 bits.
@@ -16,37 +16,37 @@ use uuid::Uuid;
 /// The prefix of every key. It distinguishes a key from a user's token, and secret scanners find it.
 pub const KEY_PREFIX: &str = "pbk_";
 
-/// The key that `patchbay sandbox` starts with. The README shows it, so it opens nothing elsewhere.
+/// The key of `patchbay sandbox`. The README shows it, so it is rejected everywhere else.
 pub const SANDBOX_KEY: &str = "pbk_sandbox_0123456789abcdef0123456789abcdef";
 
-/// The shortest key that the environment may give, in characters, and how many different ones it needs
-/// after its first part. A random key of 32 hexadecimal digits has fewer once in 20 million times.
+/// The minimum length of a key from the environment, in characters, and the minimum number of different characters
+/// after its prefix. A random key of 32 hexadecimal digits has fewer once in 20 million times.
 const MIN_KEY: usize = 36;
 const MIN_DIFFERENT: usize = 8;
 
-/// The longest name of a key, in characters.
+/// The maximum length of a key's name, in characters.
 const MAX_NAME: usize = 64;
 
-/// What a key allows.
+/// A permission of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
-    /// To be given tokens, and to call providers through the proxy.
+    /// Permits token requests and provider calls through the proxy.
     TokensRead,
-    /// To read users' connections.
+    /// Permits reading users' connections.
     ConnectionsRead,
-    /// To connect, change and disconnect for users, and to delete a user's data.
+    /// Permits connecting, changing and disconnecting for users, and deleting a user's data.
     ConnectionsWrite,
 }
 
 impl Scope {
-    /// All of them.
+    /// All scopes.
     pub const ALL: [Self; 3] = [
         Self::TokensRead,
         Self::ConnectionsRead,
         Self::ConnectionsWrite,
     ];
 
-    /// The name on the wire.
+    /// Returns the name on the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -79,33 +79,34 @@ impl FromStr for Scope {
     }
 }
 
-/// A service that has shown its key.
+/// A service that was authenticated by its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
-    /// What the key is called: it stands in the audit trail.
+    /// The name of the key, as shown in the audit trail.
     pub name: String,
-    /// What it may do.
+    /// The scopes of the key.
     pub scopes: BTreeSet<Scope>,
 }
 
-/// A key given by the environment.
+/// A key from the environment.
 #[derive(Clone, Debug)]
 pub struct EnvironmentKey {
     pub(crate) service: Arc<Service>,
     pub(crate) digest: [u8; 32],
 }
 
-/// A text that cannot be the name of a key. It is not repeated: it may hold a key, or characters that move a cursor.
+/// A text that is not a valid key name. The message omits it, because it may contain a key or terminal control
+/// characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a key's name has 1 to {MAX_NAME} letters, digits and characters of . _ : / @ + - (ASCII), and no {KEY_PREFIX} in it"
 )]
 pub struct InvalidName;
 
-/// The rule for names of keys, wherever one is given: the audit trail and `patchbay keys list` show them.
+/// Checks a key's name, from any source: the audit trail and `patchbay keys list` show it.
 ///
 /// # Errors
-/// When the text cannot be a name.
+/// If the name is not valid.
 pub fn check_name(name: &str) -> Result<(), InvalidName> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._:/@+-".contains(&byte);
     let fits = (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(plain);
@@ -116,27 +117,27 @@ pub fn check_name(name: &str) -> Result<(), InvalidName> {
     }
 }
 
-/// Why `SERVICE_API_KEYS` cannot be read.
+/// The reason for which `SERVICE_API_KEYS` is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum EnvironmentKeyError {
-    /// An entry is not of the form.
+    /// An entry has the wrong form.
     #[error("an entry is not <name>=<key> or <name>=<key>;<scope> <scope>")]
     Form,
-    /// An entry's name cannot be one.
+    /// An entry has an invalid name.
     #[error("an entry is not <name>=<key> or <name>=<key>;<scope> <scope>: {0}")]
     Name(#[from] InvalidName),
-    /// A key that is too short, or not one.
+    /// A key is too short or has another prefix.
     #[error("the key of {0} must begin with {KEY_PREFIX} and have at least {MIN_KEY} characters")]
     Short(String),
-    /// A key that no request can carry, or that a quote was left around.
+    /// A key has characters that no request can carry, such as quotes that were left around it.
     #[error("the key of {0} must have only letters, digits, _ and - (ASCII)")]
     Characters(String),
-    /// A key that could be guessed.
+    /// A key can be guessed.
     #[error(
         "the key of {0} can be guessed: it has fewer than {MIN_DIFFERENT} different characters. Make one: {KEY_PREFIX} and the output of `openssl rand -hex 32`"
     )]
     Guessable(String),
-    /// The sandbox's key.
+    /// A key is the sandbox's.
     #[error(
         "the key of {0} is the one of `patchbay sandbox`, which the README shows: make your own with `patchbay keys create`"
     )]
@@ -151,7 +152,7 @@ pub enum EnvironmentKeyError {
 impl FromStr for EnvironmentKey {
     type Err = EnvironmentKeyError;
 
-    /// Reads `<name>=<key>`, which allows everything, or `<name>=<key>;<scope> <scope>`.
+    /// Parses `<name>=<key>`, which allows all scopes, or `<name>=<key>;<scope> <scope>`.
     fn from_str(entry: &str) -> Result<Self, EnvironmentKeyError> {
         let (name, rest) = entry
             .trim()
@@ -185,26 +186,26 @@ impl EnvironmentKey {
         }
     }
 
-    /// The [`SANDBOX_KEY`], which allows everything.
+    /// Returns the [`SANDBOX_KEY`], which allows all scopes.
     #[cfg(feature = "sandbox")]
     pub(crate) fn sandbox() -> Self {
         Self::new("sandbox", SANDBOX_KEY, BTreeSet::from(Scope::ALL))
     }
 
-    /// The name of the service whose key it is.
+    /// Returns the name of the key's service.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.service.name
     }
 
-    /// Whether another entry has the same key.
+    /// Returns whether another entry has the same key.
     #[must_use]
     pub fn is_same_key(&self, other: &Self) -> bool {
         self.digest == other.digest
     }
 }
 
-/// Whether a key of the environment can be sent in a header and cannot be guessed.
+/// Checks that a key of the environment can be sent in a header and cannot be guessed.
 fn check_key(key: &str) -> Result<(), fn(String) -> EnvironmentKeyError> {
     let Some(secret) = key
         .strip_prefix(KEY_PREFIX)
@@ -225,24 +226,24 @@ fn check_key(key: &str) -> Result<(), fn(String) -> EnvironmentKeyError> {
     Ok(())
 }
 
-/// A kept key, without the key.
+/// A stored key, without its secret.
 #[derive(Clone, Debug)]
 pub struct KeyInfo {
     /// The part of the key that may be shown.
     pub prefix: String,
-    /// What it is called.
+    /// The key's name.
     pub name: String,
-    /// What it allows.
+    /// The key's scopes.
     pub scopes: BTreeSet<Scope>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: DateTime<Utc>,
-    /// When it ends, if it was rotated.
+    /// When it expires, if it was rotated.
     pub expires_at: Option<DateTime<Utc>>,
     /// When it was revoked.
     pub revoked_at: Option<DateTime<Utc>>,
 }
 
-/// A key that was just made.
+/// A key that was just created.
 pub(crate) struct NewKey {
     pub(crate) text: SecretString,
     pub(crate) prefix: String,

@@ -1,7 +1,7 @@
-//! Account identity: how a provider says whose account a connection is.
+//! Account identity: rules that read the account of a connection from the provider's responses.
 //!
 //! A rule reads a document with the keys `raw` (the token response), `id_token` (its claims), `connection_config`,
-//! `metadata`, `credentials` (`username` of BASIC only) and `response` (the answer of the rule's request).
+//! `metadata`, `credentials` (`username` of BASIC only) and `response` (the response to the rule's request).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::LazyLock;
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::AuthMode;
 
-/// The rules that Patchbay brings; its first lines describe the format.
+/// The built-in rules. The first lines of the file describe the format.
 const BUILTIN: &str = include_str!("accounts.toml");
 
 /// The keys of the document that a rule reads.
@@ -25,14 +25,14 @@ const ROOTS: [&str; 6] = [
     "response",
 ];
 
-/// Every character of a path segment but the unreserved ones (RFC 3986, 2.3).
+/// The characters that are encoded in a path segment: all but the unreserved ones (RFC 3986, 2.3).
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// How a provider says whose account a connection is.
+/// A rule that reads the account of a connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AccountRule {
@@ -45,10 +45,10 @@ pub struct AccountRule {
     /// The provider's auth mode.
     #[serde(skip_serializing, deserialize_with = "optional_mode")]
     pub auth_mode: Option<AuthMode>,
-    /// Other providers of Nango's to which the rule applies unchanged.
+    /// Other Nango providers to which the rule applies unchanged.
     #[serde(skip_serializing)]
     pub also: Vec<String>,
-    /// The document's key that normally has the id; `None` if the provider offers no id.
+    /// The document's key that normally contains the id; `None` if the provider offers no id.
     #[serde(
         rename = "from",
         deserialize_with = "source_key",
@@ -91,7 +91,7 @@ pub struct AccountRule {
     /// The request's headers.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
-    /// The request's body: a string as it is, another value as JSON.
+    /// The request's body: a string is sent unchanged, another value as JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body: Option<Value>,
     /// The scopes that the look-up needs; alternatives are separated by `|`.
@@ -106,12 +106,12 @@ pub struct AccountRule {
     /// Why the provider offers no id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What an implementer has to know.
+    /// A note for implementers.
     #[serde(skip_serializing)]
     pub note: String,
 }
 
-/// Alternatives for one text, of which the first that gives one counts: JSON pointers (RFC 6901), and templates such as
+/// Alternatives for one text, tried in order: JSON pointers (RFC 6901), and templates such as
 /// `{/raw/team/id}:{/raw/user/id}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Alternatives")]
@@ -150,7 +150,7 @@ impl TryFrom<Alternatives> for AccountValue {
     }
 }
 
-/// Returns whether a text is a JSON pointer below a key of the document, and not to a secret.
+/// Returns whether a text is a JSON pointer to a value of the document that is not secret.
 fn is_known_pointer(text: &str) -> bool {
     let mut after_tildes = text.split('~').skip(1);
     let mut segments = text.split('/').skip(1);
@@ -161,7 +161,7 @@ fn is_known_pointer(text: &str) -> bool {
         && after_tildes.all(|rest| rest.starts_with(['0', '1']))
 }
 
-/// Returns the pointers of a value: itself, or those in a template.
+/// Returns the pointers in a value, which is a pointer or a template.
 fn pointers(value: &str) -> impl Iterator<Item = &str> {
     let whole = value.starts_with('/').then_some(value);
     let parts = parts(value).filter(move |_| whole.is_none());
@@ -203,8 +203,8 @@ fn parts(template: &str) -> impl Iterator<Item = Part<'_>> {
     })
 }
 
-/// Returns the text or whole number at a pointer; `None` for anything else, and for an empty text. A number beyond 64 bits
-/// has lost digits by then, so that it would be the same for several accounts.
+/// Returns the text or whole number at a pointer; `None` for anything else, and for an empty text. A number beyond 64
+/// bits has lost digits in parsing, so that several accounts could appear equal.
 fn text_at(document: &Value, pointer: &str) -> Option<String> {
     match document.pointer(pointer)? {
         Value::String(text) if !text.trim().is_empty() => Some(text.clone()),
@@ -213,7 +213,8 @@ fn text_at(document: &Value, pointer: &str) -> Option<String> {
     }
 }
 
-/// Returns a typed host or name of `connection_config` in one spelling: users type them with another case or slash.
+/// Returns a host or name of `connection_config` in one spelling, because users type them with different case or
+/// slashes.
 fn canonical(pointer: &str, text: String) -> String {
     if !pointer.starts_with("/connection_config/") {
         return text;
@@ -226,7 +227,7 @@ impl AccountValue {
         self.0.is_empty()
     }
 
-    /// Returns the text of the first alternative that gives one. Of a name, one part of a template is enough.
+    /// Returns the text of the first alternative that gives one. For a name, one part of a template is enough.
     fn evaluate(&self, document: &Value, is_name: bool) -> Option<String> {
         let one = |value: &String| fill(value, is_name, |pointer| text_at(document, pointer));
         self.0.iter().find_map(one)
@@ -238,14 +239,14 @@ impl AccountValue {
         self.0.iter().find_map(|value| fill(value, false, read))
     }
 
-    /// Returns whether an alternative reads the answer of the rule's request.
+    /// Returns whether an alternative reads the response to the rule's request.
     fn reads_response(&self) -> bool {
         let mut all = self.0.iter().flat_map(|value| pointers(value));
         all.any(|pointer| pointer.starts_with("/response/"))
     }
 }
 
-/// Fills a pointer or template. Every part has to be there, unless one is enough.
+/// Fills a pointer or template. Every part must have a value, unless `one_is_enough`.
 fn fill(value: &str, one_is_enough: bool, read: impl Fn(&str) -> Option<String>) -> Option<String> {
     if value.starts_with('/') {
         return read(value);
@@ -286,7 +287,7 @@ pub struct AccountFields {
     pub workspace: Option<String>,
 }
 
-/// The request of a rule, its templates filled in.
+/// The request of a rule, with its templates filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccountRequest {
     /// The host, if it is not the one that Nango calls for the provider.
@@ -323,7 +324,8 @@ impl AccountRule {
         &RULES
     }
 
-    /// Returns the rule of a provider of which nothing is known: OAuth 2 answers with the granted scopes (RFC 6749, 5.1).
+    /// Returns the rule for a provider without a known rule: OAuth 2 token responses contain the granted scopes (RFC
+    /// 6749, 5.1).
     #[must_use]
     pub fn scopes_only() -> Self {
         Self {
@@ -358,7 +360,7 @@ impl AccountRule {
         }
     }
 
-    /// Returns whether the rule has a request that may add something to what was read without it.
+    /// Returns whether the rule's request may add values that `read` lacks.
     #[must_use]
     pub fn needs_request(&self, read: &AccountFields) -> bool {
         let missing = [
@@ -373,10 +375,10 @@ impl AccountRule {
                 .any(|(value, read)| read.is_none() && value.reads_response())
     }
 
-    /// Returns the request, filled in from a document.
+    /// Returns the request, with its templates filled in from a document.
     ///
     /// # Errors
-    /// The first pointer of which the document has no text.
+    /// The first pointer at which the document has no text.
     pub fn request(&self, document: &Value) -> Result<AccountRequest, String> {
         let filled = |template: &str| {
             let mut filled = String::new();
@@ -404,7 +406,7 @@ impl AccountRule {
         })
     }
 
-    /// Returns the granted scopes of a document; `None` if the provider does not say.
+    /// Returns the granted scopes in a document; `None` if the provider does not report them.
     #[must_use]
     pub fn granted_scopes(&self, document: &Value) -> Option<Vec<String>> {
         if !self.has_scopes() {
@@ -414,7 +416,7 @@ impl AccountRule {
         super::scopes::read(document.pointer(pointer)?)
     }
 
-    /// Returns the scopes that the look-up needs and an integration does not ask for, alternatives separated by `|`.
+    /// Returns the scopes that the look-up needs and an integration does not request, alternatives separated by `|`.
     #[must_use]
     pub fn scopes_not_in(&self, asked: &[String]) -> Vec<&str> {
         let is_asked = |needed: &&String| {

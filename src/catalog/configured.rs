@@ -1,4 +1,4 @@
-//! Connectors of integrations that are configured at Nango and that no manifest file lists.
+//! Connectors of integrations that are configured at Nango but not listed in a manifest file.
 
 use std::collections::{BTreeMap, HashSet};
 use std::str::FromStr;
@@ -8,15 +8,15 @@ use super::search::category_of;
 use super::{Catalog, Connector, Provider};
 use crate::text::displayable;
 
-/// Which connectors users are offered.
+/// The connectors that users are offered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CatalogMode {
-    /// Those of the manifest files, configured or not.
+    /// Connectors of the manifest files, configured or not.
     Listed,
-    /// Those that are configured at Nango, listed or not.
+    /// Connectors that are configured at Nango, listed or not.
     #[default]
     Configured,
-    /// All listed ones, and all that are configured.
+    /// All listed and all configured connectors.
     All,
 }
 
@@ -36,7 +36,7 @@ impl FromStr for CatalogMode {
 /// An integration of the Nango environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfiguredIntegration {
-    /// Nango's key of it.
+    /// Nango's key.
     pub key: String,
     /// Nango's name of the provider.
     pub provider: String,
@@ -54,7 +54,7 @@ impl Catalog {
             let mut same = integrations.iter();
             let found = same.find(|it| it.key == connector.integration_key);
             if let Some(found) = found.filter(|_| connector.provider.is_none()) {
-                // Nango has a provider for it by now.
+                // Nango has gained a provider for a connector that was unavailable.
                 connector.provider = Some(found.provider.clone());
                 connector.auth_mode = Provider::find(&found.provider).and_then(|it| it.auth_mode);
                 connector.unavailable = None;
@@ -98,7 +98,7 @@ impl Catalog {
     }
 }
 
-/// Returns whether Nango takes a text as an integration's key, and a URL as a segment of its path.
+/// Returns whether Nango accepts a text as an integration's key, and a URL as a path segment.
 fn is_key(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "~:.@ _-".contains(c);
     text.len() <= 255 && text.chars().all(allowed) && text.chars().any(|c| c != '.')

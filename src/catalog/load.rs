@@ -1,5 +1,4 @@
-//! From manifest files to the catalog: one layer over the other, and what has
-//! to hold between entries.
+//! Builds the catalog from layered manifest files, and checks the constraints between entries.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -13,18 +12,18 @@ use super::{Catalog, Connector};
 
 const BUILTIN: &str = include_str!("connectors.toml");
 
-/// Why an operator's manifest file was not taken.
+/// The reason for which an operator's manifest file is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read the connector manifests in {}: {source}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// The system's answer.
+        /// The system's error.
         source: io::Error,
     },
-    /// It has mistakes; shown one a line.
+    /// The file has errors; the message has one per line.
     #[error("{}", format_errors(.0))]
     Invalid(Vec<ManifestError>),
 }
@@ -63,7 +62,7 @@ fn by_slug(catalog: Catalog) -> BTreeMap<String, Connector> {
     connectors.map(|c| (c.slug.clone(), c)).collect()
 }
 
-/// The connectors by slug, as the files read so far have them.
+/// The connectors by slug, as defined by the files read so far.
 #[derive(Default)]
 struct CatalogBuilder {
     connectors: BTreeMap<String, Connector>,
@@ -123,7 +122,7 @@ impl CatalogBuilder {
             connector.unavailable = None;
             connector.note = None;
         }
-        // Another provider's parameters are its own.
+        // The parameters belong to the previous provider.
         if entry.provider.is_some() && entry.provider != connector.provider {
             connector.parameters.clear();
         }
@@ -162,8 +161,8 @@ impl CatalogBuilder {
         }
     }
 
-    /// Two connectors on one integration would each see the other's connections. The mistake is the
-    /// file's that was just added, at the last of its entries that share the key.
+    /// Checks that no two connectors share an integration: each would see the other's connections. Reports the error at
+    /// the last entry of the current file that shares the key.
     fn check_integration_keys(
         &self,
         places: &HashMap<String, Range<usize>>,

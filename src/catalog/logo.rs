@@ -1,8 +1,8 @@
-//! Logos that need no request: brands' icons, and initials.
+//! Logos that need no request: brand icons and initials.
 
 use super::Connector;
 
-/// One brand a line; the first lines describe the format.
+/// One brand per line; the first lines describe the format.
 const LOGOS: &str = include_str!("logos.tsv");
 
 /// The colours of initials.
@@ -11,7 +11,7 @@ const COLOURS: [&str; 8] = [
 ];
 
 impl Connector {
-    /// Returns the brand's icon as SVG, if there is one of the connector or its provider.
+    /// Returns the brand icon of the connector or its provider as SVG, if there is one.
     #[must_use]
     pub fn brand_logo(&self) -> Option<String> {
         let provider = self.provider.as_deref().unwrap_or_default();
@@ -51,7 +51,7 @@ impl Connector {
     }
 }
 
-/// Returns a text as XML has it. Control characters are not allowed there.
+/// Escapes a text for XML. Omits control characters, which XML does not allow.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars().filter(|c| !c.is_control()) {

@@ -28,8 +28,8 @@ pub use parameters::Parameter;
 pub use parse::ManifestError;
 pub use providers::Provider;
 
-/// The namespace of connector ids: a connector's id is the UUIDv5 of its slug in it, and so the
-/// same in every installation. It must never change.
+/// The namespace of connector ids: a connector's id is the UUIDv5 of its slug, so it is the same in every installation.
+/// It must never change.
 pub const ID_NAMESPACE: Uuid = uuid::uuid!("2c2a2ccc-e238-4925-a368-3230f5e32781");
 
 /// One third-party product, and how Nango connects to it.
@@ -40,40 +40,40 @@ pub struct Connector {
     pub id: Uuid,
     /// The name in URLs and files: `[a-z0-9][a-z0-9-]{0,62}`.
     pub slug: String,
-    /// The name that people read.
+    /// The display name.
     pub name: String,
-    /// The group that it is listed under.
+    /// The category under which it is listed.
     pub category: String,
-    /// Nango's template (`provider` in its API); always there unless the connector is unavailable.
+    /// Nango's template (`provider` in its API); `None` only if the connector is unavailable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provider: Option<String>,
     /// The integration in the Nango environment (`unique_key`, `provider_config_key`): the slug,
     /// unless the manifest names another. No two connectors share one.
     pub integration_key: String,
-    /// How the provider authenticates; there whenever `provider` is.
+    /// How the provider authenticates; set if `provider` is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth_mode: Option<AuthMode>,
-    /// Whether the operator offers it.
+    /// `true` if the operator offers it.
     pub enabled: bool,
     /// Human-readable reason why it cannot be connected; `None` if it can.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unavailable: Option<String>,
-    /// What an operator has to know of it.
+    /// A note for operators.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
     /// `true` if a manifest file has it; `false` if it comes from a configured integration.
     #[serde(rename = "listed", skip_serializing_if = "is_true")]
     pub is_listed: bool,
-    /// How the provider says whose account a connection is, where a manifest file says so. See
+    /// The manifest file's rule for reading the account of a connection, if it has one. See
     /// [`account_rule`](Self::account_rule).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub account: Option<AccountRule>,
-    /// What the provider has to know of an account besides its authorization.
+    /// Values that the provider needs of an account besides the authorization.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub parameters: Vec<Parameter>,
 }
 
-/// How a provider authenticates, in Nango's words and spelling (`OAUTH2_CC`).
+/// How a provider authenticates, in Nango's spelling (`OAUTH2_CC`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[expect(missing_docs, reason = "Nango's names, which Nango documents")]
@@ -107,7 +107,7 @@ impl fmt::Display for AuthMode {
 /// Whether a connector can be connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Availability<'a> {
-    /// It can, once the Nango environment has its integration.
+    /// It can, as soon as the Nango environment has its integration.
     Available,
     /// The operator has turned it off.
     Disabled,
@@ -116,13 +116,13 @@ pub enum Availability<'a> {
 }
 
 impl Connector {
-    /// The id of the connector with this slug, whether or not there is one.
+    /// Returns the id of the connector with this slug, whether or not the connector exists.
     #[must_use]
     pub fn id_of(slug: &str) -> Uuid {
         Uuid::new_v5(&ID_NAMESPACE, slug.as_bytes())
     }
 
-    /// Whether it can be connected, and if not why.
+    /// Returns whether the connector can be connected, and if not, why.
     #[must_use]
     pub fn availability(&self) -> Availability<'_> {
         match &self.unavailable {
@@ -132,15 +132,14 @@ impl Connector {
         }
     }
 
-    /// Returns how the provider says whose account a connection is: the manifest's rule, or the built-in one of the
-    /// provider.
+    /// Returns the rule that reads the account of a connection: the manifest's, or the provider's built-in one.
     #[must_use]
     pub fn account_rule(&self) -> Option<&AccountRule> {
         let builtin = || AccountRule::of_provider(self.provider.as_deref()?);
         self.account.as_ref().or_else(builtin)
     }
 
-    /// The whole connector without its id, as an object in the fields of the manifest file.
+    /// Returns the connector without its id, as an object with the fields of the manifest file.
     #[must_use]
     pub fn manifest(&self) -> serde_json::Value {
         serde_json::to_value(self).expect("strings and booleans always serialise")
@@ -155,23 +154,23 @@ fn is_true(value: &bool) -> bool {
     *value
 }
 
-/// All connectors, checked, in the order of their names.
+/// All connectors, validated and sorted by name.
 #[derive(Clone, Debug)]
 pub struct Catalog {
     connectors: Vec<Connector>,
 }
 
 impl Catalog {
-    /// The connectors that Patchbay brings.
+    /// Returns the built-in connectors.
     #[must_use]
     pub fn builtin() -> Self {
         load::builtin()
     }
 
-    /// The connectors that Patchbay brings, changed and added to by an operator's file.
+    /// Returns the built-in connectors, changed and extended by an operator's file.
     ///
     /// # Errors
-    /// When the file cannot be read, or with everything that is wrong in it.
+    /// If the file cannot be read; otherwise with all errors of the file.
     pub fn load(override_file: Option<&Path>) -> Result<Self, CatalogError> {
         match override_file {
             Some(path) => load::with_overrides(path),
@@ -188,7 +187,7 @@ impl Catalog {
         load::with_text(path, text)
     }
 
-    /// The same connectors; `rule` replaces the built-in account rules.
+    /// Returns the same connectors, with `rule` in place of the built-in account rules.
     #[must_use]
     pub fn with_default_account_rule(mut self, rule: &AccountRule) -> Self {
         for connector in &mut self.connectors {
@@ -197,7 +196,7 @@ impl Catalog {
         self
     }
 
-    /// The connector with this slug or id.
+    /// Returns the connector with this slug or id.
     #[must_use]
     pub fn get(&self, slug_or_id: &str) -> Option<&Connector> {
         let id = Uuid::parse_str(slug_or_id).ok();
@@ -205,13 +204,13 @@ impl Catalog {
             .find(|connector| connector.slug == slug_or_id || Some(connector.id) == id)
     }
 
-    /// All connectors, in the order of their names.
+    /// Returns all connectors, sorted by name.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Connector> {
         self.connectors.iter()
     }
 
-    /// Returns the connectors of a category (of all, without one) whose name, slug or category contains `query`, or whose
-    /// synonyms start with it, in the order of their names. Case does not matter; an empty query finds all.
+    /// Returns the connectors whose name, slug or category contains `query`, or whose synonyms start with it, sorted by
+    /// name; with `category`, only those of that category. Case does not matter; an empty query finds all.
     pub fn search(&self, query: &str, category: Option<&str>) -> impl Iterator<Item = &Connector> {
         let query = SearchQuery::new(query);
         let category = category.map(str::to_lowercase);

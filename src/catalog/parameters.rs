@@ -1,4 +1,4 @@
-//! What a provider has to know of an account besides its authorization.
+//! Parameters: values that a provider needs of an account besides the authorization.
 
 use std::collections::BTreeMap;
 
@@ -34,7 +34,7 @@ pub struct Parameter {
 }
 
 impl Parameter {
-    /// Returns whether a value has the right form.
+    /// Returns whether a value is valid.
     pub(crate) fn accepts(&self, value: &str) -> bool {
         let pattern = self.pattern.as_deref();
         let matches = |pattern| whole(pattern).is_some_and(|regex| regex.is_match(value));
@@ -44,7 +44,7 @@ impl Parameter {
             && pattern.is_none_or(matches)
     }
 
-    /// Returns what a value has to be.
+    /// Returns a description of the valid values.
     fn expectation(&self) -> String {
         let expected = match &self.pattern {
             Some(pattern) => format!("match `{pattern}`"),
@@ -57,7 +57,7 @@ impl Parameter {
     }
 }
 
-/// Returns the regular expression for a whole value; `None` if the pattern is not one.
+/// Returns the regular expression for a whole value; `None` if the pattern is not valid.
 pub(crate) fn whole(pattern: &str) -> Option<Regex> {
     Regex::new(&format!("^(?:{pattern})$")).ok()
 }
@@ -66,7 +66,7 @@ impl Connector {
     /// Checks the parameters that a user gives.
     ///
     /// # Errors
-    /// If the connector has no such parameter, or its value has not the right form; the text names both.
+    /// If the connector has no such parameter or the value is not valid; the text names both.
     pub fn check_parameters(&self, given: &BTreeMap<String, String>) -> Result<(), String> {
         for (name, value) in given {
             let Some(parameter) = self.parameters.iter().find(|it| it.name == *name) else {
@@ -88,7 +88,7 @@ impl Connector {
         Ok(())
     }
 
-    /// Removes the parameters that the connector no longer has, or whose values no longer have the right form.
+    /// Removes parameters that the connector no longer has, or whose values are no longer valid.
     pub fn retain_parameters(&self, stored: &mut BTreeMap<String, String>) {
         stored.retain(|name, value| {
             let mut parameters = self.parameters.iter();
@@ -96,7 +96,7 @@ impl Connector {
         });
     }
 
-    /// Returns whether all required parameters are there.
+    /// Returns whether all required parameters are given.
     #[must_use]
     pub fn has_required_parameters(&self, given: &BTreeMap<String, String>) -> bool {
         let mut required = self.parameters.iter().filter(|it| it.required);

@@ -1,7 +1,6 @@
-//! A manifest file, read into entries that know where they stand.
+//! Parses a manifest file into entries with their positions.
 //!
-//! Nothing stops at the first mistake: each is noted with its place, and
-//! reading goes on, so that an operator sees all of them at once.
+//! Parsing continues after an error, so that an operator sees all errors together.
 
 use std::fmt;
 use std::ops::Range;
@@ -78,16 +77,16 @@ const PARAMETER_FIELDS: [&str; 8] = [
     "suffix",
 ];
 
-/// A mistake in a manifest file, shown as `path:line:column: message`.
+/// An error in a manifest file, displayed as `path:line:column: message`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManifestError {
-    /// The file.
+    /// The file's path.
     pub path: PathBuf,
-    /// Its line, the first being 1.
+    /// The line, starting at 1.
     pub line: usize,
-    /// The character in that line, the first being 1.
+    /// The character in the line, starting at 1.
     pub column: usize,
-    /// What is wrong.
+    /// The description of the error.
     pub message: String,
 }
 
@@ -98,7 +97,7 @@ impl fmt::Display for ManifestError {
     }
 }
 
-/// The mistakes found so far in one file.
+/// The errors found so far in one file.
 pub(crate) struct ManifestErrors<'a> {
     path: &'a Path,
     text: &'a str,
@@ -114,12 +113,12 @@ impl<'a> ManifestErrors<'a> {
         }
     }
 
-    /// Notes a mistake at a place in the file.
+    /// Records an error at a position in the file.
     pub(crate) fn add(&mut self, at: &Range<usize>, message: impl Into<String>) {
         self.found.push((at.start, message.into()));
     }
 
-    /// All mistakes in the order of the file.
+    /// Returns all errors in the order of the file.
     pub(crate) fn into_sorted(mut self) -> Vec<ManifestError> {
         self.found.sort();
         let Self { path, text, found } = self;
@@ -137,9 +136,9 @@ impl<'a> ManifestErrors<'a> {
     }
 }
 
-/// One `[[connector]]`: its slug, and the fields that it names, each of them valid in itself.
+/// One `[[connector]]`: its slug, and the valid fields that it names.
 pub(crate) struct Entry {
-    /// Whether a mistake in it was noted: what it lacks may be what was meant there.
+    /// `true` if the entry has an error. A missing field may then be one with an error.
     pub(crate) flawed: bool,
     pub(crate) slug: Spanned<String>,
     pub(crate) name: Option<String>,
@@ -154,7 +153,7 @@ pub(crate) struct Entry {
     pub(crate) parameters: Option<Vec<Parameter>>,
 }
 
-/// Reads a manifest file. Where its TOML is broken, only that is noted: the rest would be guesses.
+/// Parses a manifest file. If its TOML is malformed, only that is reported, because the rest would be guesses.
 pub(crate) fn entries(text: &str, problems: &mut ManifestErrors<'_>) -> Vec<Entry> {
     let (document, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
@@ -197,7 +196,7 @@ fn entry(value: &Spanned<DeValue<'_>>, problems: &mut ManifestErrors<'_>) -> Opt
         note: fields.shown_text("note"),
         account: fields.account(),
         parameters: fields.parameters(),
-        // Only now, so that all fields have been looked at.
+        // Last, so that the errors of all other fields are recorded.
         slug: slug?,
         flawed: problems.found.len() > noted_before,
     })
@@ -221,7 +220,7 @@ impl<'t> Fields<'t, '_, '_> {
         }
     }
 
-    /// A field of the right type; nothing when it is not there, or noted as wrong.
+    /// Returns a field of the right type; `None` if it is missing. Records an error for another type.
     fn read<T>(
         &mut self,
         key: &str,
@@ -237,7 +236,7 @@ impl<'t> Fields<'t, '_, '_> {
         Some(Spanned::new(value.span(), converted?))
     }
 
-    /// A text with something in it.
+    /// Returns a text that is not empty.
     fn text(&mut self, key: &str) -> Option<Spanned<String>> {
         self.read(key, "a text that is not empty", |value| {
             let text = value.as_str()?;
@@ -245,7 +244,7 @@ impl<'t> Fields<'t, '_, '_> {
         })
     }
 
-    /// A text that people read.
+    /// Returns a text without characters that cannot be displayed.
     fn shown_text(&mut self, key: &str) -> Option<String> {
         let text = self.text(key)?;
         Some(displayable(text.get_ref()).collect())

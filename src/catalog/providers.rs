@@ -1,28 +1,29 @@
-//! Facts of Nango's providers, for connectors of configured integrations.
+//! Data about Nango's providers, for connectors of configured integrations.
 
 use serde::Deserialize;
 use serde::de::value::{Error as ValueError, StrDeserializer};
 
 use super::{AuthMode, Parameter};
 
-/// One provider a line; the first lines describe the format. It is searched as it is: nothing is parsed at the start.
+/// One provider per line; the first lines describe the format. The text itself is searched, so that startup parses
+/// nothing.
 const PROVIDERS: &str = include_str!("providers.tsv");
 
-/// What Nango knows of a provider.
+/// The data about a provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Provider {
-    /// Nango's name for people.
+    /// Nango's display name.
     pub display_name: &'static str,
     /// How it authenticates.
     pub auth_mode: Option<AuthMode>,
     /// Nango's categories, separated by spaces.
     pub categories: &'static str,
-    /// What a user has to give besides the authorization.
+    /// The parameters that a user has to give besides the authorization.
     pub parameters: Vec<Parameter>,
 }
 
 impl Provider {
-    /// Returns the facts of a provider; `None` if it is newer than this list.
+    /// Returns the data about a provider; `None` if it is newer than this list.
     #[must_use]
     pub fn find(provider: &str) -> Option<Self> {
         let mut lines = PROVIDERS.lines().filter(|line| !line.starts_with('#'));
@@ -39,7 +40,7 @@ impl Provider {
     }
 }
 
-/// Reads a parameter: `name`, `name?`, `name=default`, each with `:format` after it.
+/// Parses a parameter: `name`, `name?` or `name=default`, optionally followed by `:format`.
 fn parameter(text: &str) -> Parameter {
     let (text, format) = match text.rsplit_once(':') {
         Some((text, format)) => (text, format),
@@ -75,7 +76,7 @@ fn pattern(format: &str) -> Option<&'static str> {
     }
 }
 
-/// Makes words of a parameter's name: `accountName` and `account_name` are both "Account name".
+/// Converts a parameter's name to words: `accountName` and `account_name` become "Account name".
 fn title(name: &str) -> String {
     let mut title = String::with_capacity(name.len() + 4);
     for c in name.chars() {

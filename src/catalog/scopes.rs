@@ -1,8 +1,8 @@
-//! Scopes that a provider granted, compared with those that were asked for.
+//! Compares the scopes that a provider granted with the requested ones.
 
 use serde_json::Value;
 
-/// Scopes that providers answer with another name, and the name that is compared.
+/// Scopes that providers return under another name, and the name used in the comparison.
 const ALIASES: [(&str, &str); 2] = [
     ("https://www.googleapis.com/auth/userinfo.email", "email"),
     (
@@ -11,16 +11,17 @@ const ALIASES: [(&str, &str); 2] = [
     ),
 ];
 
-/// Prefixes that a provider's answer may lack: Microsoft names Graph's scopes without their resource.
+/// Prefixes that a provider's response may omit: Microsoft returns Graph's scopes without their resource.
 const RESOURCES: [&str; 2] = [
     "https://graph.microsoft.com/",
     "https://outlook.office.com/",
 ];
 
-/// Scopes that never come back: Microsoft answers with a refresh token instead, and with what `.default` stands for.
+/// Scopes that no response contains: Microsoft returns a refresh token instead of the first, and the scopes that it
+/// stands for instead of the second.
 const NEVER_ANSWERED: [&str; 2] = ["offline_access", ".default"];
 
-/// Scopes of GitHub that include others, of which its answer then names only the first.
+/// Scopes of GitHub that include others. GitHub's response then contains only the first.
 const INCLUDED: [(&str, &[&str]); 10] = [
     (
         "repo",
@@ -46,7 +47,7 @@ const INCLUDED: [(&str, &[&str]); 10] = [
     ("project", &["read:project"]),
 ];
 
-/// Reads scopes from a text with spaces or commas between, or from a list. `None` if it is neither.
+/// Parses scopes from a text separated by spaces or commas, or from a list. `None` for anything else.
 #[must_use]
 pub fn read(value: &Value) -> Option<Vec<String>> {
     match value {
@@ -68,7 +69,7 @@ pub fn split(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Returns the scopes that were asked for and not granted, as they were asked for.
+/// Returns the requested scopes that were not granted, as they were requested.
 #[must_use]
 pub fn missing(asked: &[String], granted: &[String]) -> Vec<String> {
     let granted: Vec<String> = granted.iter().map(|scope| comparable(scope)).collect();
@@ -96,7 +97,7 @@ fn comparable(scope: &str) -> String {
     let resource = RESOURCES
         .iter()
         .find_map(|resource| scope.strip_prefix(resource));
-    // Microsoft's names have no case, and Google's are lower case anyway.
+    // Microsoft's scopes are case-insensitive, and Google's are lower case anyway.
     match resource {
         Some(name) => name.to_lowercase(),
         None => scope.to_lowercase(),

@@ -1,4 +1,4 @@
-//! Search: connectors by name, and by the words that people use for them.
+//! Search for connectors by name and by search terms.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -7,10 +7,10 @@ use serde::Deserialize;
 
 use super::Connector;
 
-/// How short the start of a term may be that is looked for, in characters.
+/// The minimum length of a query that is compared with the starts of terms, in characters.
 const MIN_PREFIX: usize = 2;
 
-/// The category of a connector of which Nango says none.
+/// The category of a connector for which Nango names none.
 const OTHER: &str = "Other";
 
 #[derive(Deserialize)]
@@ -40,7 +40,7 @@ pub(crate) fn category_of(nango: &str) -> &'static str {
     found.map_or(OTHER, |(_, category)| category)
 }
 
-/// What a user looks for.
+/// A normalized search text.
 pub(crate) struct SearchQuery {
     text: String,
     simplified: String,
@@ -83,7 +83,8 @@ impl SearchQuery {
     }
 }
 
-/// Returns the letters and digits of a text, in lower case and without accents: "Google-Mail" and "google mail" are one.
+/// Returns the letters and digits of a text, in lower case and without accents: "Google-Mail" and "google mail" become
+/// equal.
 fn simplified(text: &str) -> String {
     let letters = text.chars().flat_map(char::to_lowercase);
     letters

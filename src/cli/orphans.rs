@@ -14,8 +14,8 @@ use crate::nango::Nango;
 use crate::service::orphans::Orphan;
 use crate::service::{Connections, Settings};
 
-/// What is done with orphans: connections of this installation at Nango that belong to no row. It needs the service's
-/// variables.
+/// Manages orphans: connections of this installation at Nango that belong to no row. Requires the variables of the
+/// service.
 #[derive(Subcommand)]
 pub(crate) enum OrphansCommand {
     /// List all orphans with user, connector and age.
@@ -26,13 +26,13 @@ pub(crate) enum OrphansCommand {
     Delete(Chosen),
 }
 
-/// Which orphans are meant.
+/// The selected orphans.
 #[derive(Args)]
 #[group(required = true)]
 pub(crate) struct Chosen {
-    /// Nango's ids of them, as `list` shows them.
+    /// Nango's ids of the orphans, as `list` prints them.
     ids: Vec<String>,
-    /// All of them.
+    /// All orphans.
     #[arg(long, conflicts_with = "ids")]
     all: bool,
 }

@@ -1,4 +1,4 @@
-//! Look-ups of accounts that wait, and what they found.
+//! The queue of account look-ups.
 
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;
@@ -26,7 +26,7 @@ impl AccountLookup {
     }
 }
 
-/// Queues the look-up of a connection's account in `delay` seconds, again if it is queued.
+/// Queues the look-up of a connection's account in `delay` seconds. Restarts a queued look-up.
 pub(crate) async fn queue_account_lookup(
     db: &mut Transaction,
     connection: &Connection,
@@ -48,7 +48,7 @@ pub(crate) async fn queue_account_lookup(
     Ok(())
 }
 
-/// Queues look-ups of connected connections whose account was never looked up, `limit` at the most. Returns how many.
+/// Queues look-ups for at most `limit` connected connections whose account was never looked up. Returns their number.
 pub(crate) async fn queue_unidentified(db: &mut Transaction, limit: i64) -> sqlx::Result<u64> {
     let done = sqlx::query(
         "insert into account_lookup (connection_id, user_id) \
@@ -63,7 +63,7 @@ pub(crate) async fn queue_unidentified(db: &mut Transaction, limit: i64) -> sqlx
     Ok(done.rows_affected())
 }
 
-/// Claims look-ups that are due, for `lease` seconds.
+/// Claims at most `limit` due look-ups for `lease` seconds.
 pub(crate) async fn claim_account_lookups(
     db: &mut Transaction,
     limit: i64,
@@ -128,8 +128,7 @@ pub(super) fn changes_identity(kind: EventKind) -> bool {
     )
 }
 
-/// Writes what is known of a connection's account beside its id and name, and of its scopes. The caller has locked the
-/// connection.
+/// Writes the details of a connection's accounts and its scopes. The caller has locked the connection.
 pub(crate) async fn write_identity(
     db: &mut Transaction,
     connection: &Connection,
@@ -160,7 +159,7 @@ pub(crate) async fn write_identity(
     Ok(())
 }
 
-/// Writes the scopes that an attempt asks for instead of the integration's own.
+/// Writes the scopes that an attempt requests instead of the integration's.
 pub(crate) async fn write_attempt_scopes(
     db: &mut Transaction,
     user: &UserId,
@@ -176,7 +175,7 @@ pub(crate) async fn write_attempt_scopes(
     Ok(())
 }
 
-/// Returns the scopes that an attempt asked for instead of the integration's own, if it did.
+/// Returns the scopes that an attempt requested instead of the integration's, if it did.
 pub(crate) async fn attempt_scopes(
     db: &mut Transaction,
     user: &UserId,
@@ -191,7 +190,7 @@ pub(crate) async fn attempt_scopes(
     Ok(found.flatten())
 }
 
-/// Returns the scopes that a connection's last granted attempt asked for instead of the integration's own, if it did.
+/// Returns the scopes that a connection's last granted attempt requested instead of the integration's, if it did.
 pub(crate) async fn granted_attempt_scopes(
     db: &mut Transaction,
     connection: &Connection,
@@ -207,7 +206,7 @@ pub(crate) async fn granted_attempt_scopes(
     Ok(found.flatten())
 }
 
-/// Returns how many connected connections of each connector have no account, by reason.
+/// Returns the number of connected connections without an account, by connector and reason.
 pub(crate) async fn unknown_accounts(
     db: &mut Transaction,
 ) -> sqlx::Result<Vec<(String, String, i64)>> {

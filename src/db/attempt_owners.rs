@@ -1,7 +1,7 @@
-//! Finds the user of an attempt that is named alone, as by Nango's webhooks and by browsers; and the queue of attempts
-//! that expire.
+//! Finds the user of an attempt by its id alone, for Nango's webhooks and for browsers. It is also the queue of
+//! attempts that expire.
 //!
-//! It refers to users' rows without a foreign key: a row may be gone by the time it is looked up.
+//! Its rows have no foreign key to users' rows, which may be deleted before a look-up.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ use super::{invalid_row, note_unreadable_row};
 use crate::auth::BrowserToken;
 use crate::domain::{AttemptKind, UserId};
 
-/// How long an attempt that cannot be read waits until the next try.
+/// The pause before the next read of an attempt that cannot be read.
 const UNREADABLE_RETRY: TimeDelta = TimeDelta::hours(1);
 
 /// An attempt and its owner.
@@ -25,7 +25,7 @@ pub(crate) struct OwnedAttempt {
     pub(crate) user: UserId,
 }
 
-/// An open attempt that is past its time.
+/// An open attempt that has expired.
 #[derive(Clone, Debug)]
 pub(crate) struct DueAttempt {
     pub(crate) attempt_id: Uuid,
@@ -34,12 +34,12 @@ pub(crate) struct DueAttempt {
     pub(crate) created_at: DateTime<Utc>,
 }
 
-/// What is known of an attempt by its id alone.
+/// The owner of an attempt.
 #[derive(Clone, Debug)]
 pub(crate) enum AttemptOwner {
-    /// It is this user's.
+    /// The attempt belongs to this user.
     User(OwnedAttempt),
-    /// Its user was erased while something might still come of it.
+    /// The user was erased while the attempt could still be granted.
     Erased,
 }
 
@@ -66,7 +66,7 @@ impl TryFrom<OwnerRow> for AttemptOwner {
     }
 }
 
-/// The owner of an attempt; `None` if nothing can come of it any more.
+/// Returns the owner of an attempt; `None` if the attempt can no longer be granted.
 pub(crate) async fn attempt_owner(
     db: &mut Transaction,
     attempt: Uuid,
@@ -80,7 +80,7 @@ pub(crate) async fn attempt_owner(
     row.map(AttemptOwner::try_from).transpose()
 }
 
-/// The user of a connection with an attempt that may still be granted.
+/// Returns the owner of a connection that has an attempt which may still be granted.
 pub(crate) async fn owner_of_connection(
     db: &mut Transaction,
     connection: Uuid,
@@ -97,7 +97,7 @@ pub(crate) async fn owner_of_connection(
     }
 }
 
-/// The attempts that a browser started and may still come back with, the newest.
+/// Returns the newest attempts that a browser started and that may still be granted.
 pub(crate) async fn attempts_of_browser(
     db: &mut Transaction,
     browser: &BrowserToken,
@@ -114,7 +114,7 @@ pub(crate) async fn attempts_of_browser(
     Ok(owned(rows).0)
 }
 
-/// The attempts of rows that can be read and whose users still exist, and the ids of the rows that cannot be read.
+/// Returns the attempts that can be read and whose users still exist, and the ids of the rows that cannot be read.
 fn owned(rows: Vec<OwnerRow>) -> (Vec<OwnedAttempt>, Vec<Uuid>) {
     let (mut all, mut unreadable) = (Vec::with_capacity(rows.len()), Vec::new());
     for row in rows {
@@ -131,7 +131,8 @@ fn owned(rows: Vec<OwnerRow>) -> (Vec<OwnedAttempt>, Vec<Uuid>) {
     (all, unreadable)
 }
 
-/// Attempts that are due: to expire if they are open, to be forgotten otherwise. The ids of all, and those that are open.
+/// Returns the ids of all attempts that are due, and those of them that are open. Open attempts expire; the others are
+/// deleted.
 pub(crate) async fn due_attempts(
     db: &mut Transaction,
     now: DateTime<Utc>,
@@ -174,7 +175,7 @@ pub(crate) async fn due_attempts(
         Some(DueAttempt {
             attempt_id: one.attempt_id,
             user: one.user,
-            // A schema constraint admits no other names.
+            // A schema constraint permits no other names.
             kind: kind.parse().unwrap_or(AttemptKind::Reconnect),
             created_at: *created_at,
         })
@@ -196,7 +197,7 @@ pub(crate) async fn postpone_unreadable(
     Ok(())
 }
 
-/// Attempts that have ended: they are forgotten now, or as soon as nothing can come of them any more.
+/// Deletes ended attempts that can no longer be granted. Makes the others due when they can no longer be granted.
 pub(crate) async fn settle_due(
     db: &mut Transaction,
     attempts: &[Uuid],

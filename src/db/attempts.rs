@@ -1,4 +1,4 @@
-//! Attempts.
+//! Authorization attempts.
 //!
 //! A connection's open attempt, if it has one, is its newest, and the connection's row has a copy of it. Queries read
 //! that copy: the plan for an index of all open attempts depends on PostgreSQL's estimate of their number, which
@@ -31,14 +31,14 @@ pub(crate) struct AttemptWithConnection {
     pub(crate) integration: Integration,
 }
 
-/// A user's attempt and its connection, both locked until the transaction ends.
+/// Returns a user's attempt and its connection, both locked until the transaction ends.
 pub(crate) async fn lock_attempt(
     db: &mut Transaction,
     user: &UserId,
     attempt: Uuid,
 ) -> sqlx::Result<Option<AttemptWithConnection>> {
-    // The connection is locked first, as everywhere. Who has waited for a lock is given the row as
-    // it is then; an attempt that were only read would be as it was before.
+    // The connection is locked first, as everywhere. After waiting for a lock, PostgreSQL rereads only locked rows, so
+    // an attempt that was not locked could be stale.
     sqlx::query_as(select_attempts_with_connection!(
         "where a.user_id = $1 and a.id = $2 for no key update of c, a"
     ))
@@ -48,7 +48,7 @@ pub(crate) async fn lock_attempt(
     .await
 }
 
-/// Records what Nango said of an attempt's session: when it expires, and what it became.
+/// Records the expiry, kind and integration of an attempt's session, as reported by Nango.
 pub(crate) async fn update_session(
     db: &mut Transaction,
     user: &UserId,
@@ -87,8 +87,8 @@ pub(crate) struct AttemptEnd<'a> {
     pub(crate) failure: Option<&'a Failure>,
 }
 
-/// The update of a connection together with the end of an attempt of it, in one statement. The success of an older
-/// attempt ends the wait for the one that came after it, too.
+/// The update of a connection and the end of one of its attempts, in one statement. The success of an older attempt
+/// supersedes the open one.
 macro_rules! end_attempt {
     () => {
         concat!(
@@ -132,7 +132,7 @@ pub(crate) fn bind_attempt_end<'q>(
         .bind(granted.map(|upstream| upstream.id.clone()))
 }
 
-/// Records which browser a user's attempt was started in.
+/// Records the browser in which a user's attempt was started.
 pub(crate) async fn bind_attempt(
     db: &mut Transaction,
     connection: &Connection,
@@ -160,8 +160,8 @@ pub(crate) async fn bind_attempt(
     one_row(done.rows_affected(), "connect_attempt", attempt)
 }
 
-/// Records that a browser came back from a provider, in each of these attempts of a user that may still be granted.
-/// Returns whether there is one. `attempts` are the attempts' ids, each with its connection's.
+/// Records that a browser returned from a provider, in those attempts of a user that may still be granted. Returns
+/// whether there is one. `attempts` contains the ids of attempts, each with its connection's.
 pub(crate) async fn record_browser_return(
     db: &mut Transaction,
     user: &UserId,
@@ -193,7 +193,7 @@ pub(crate) async fn record_browser_return(
     Ok(returned > 0)
 }
 
-/// Invalidates the attempts that started before a disconnect: no grant of them connects any more.
+/// Invalidates the attempts that started before a disconnect: a grant of one no longer connects.
 pub(crate) async fn invalidate_attempts(
     db: &mut Transaction,
     user: &UserId,
@@ -217,8 +217,8 @@ pub(crate) async fn invalidate_attempts(
     Ok(())
 }
 
-/// A connection's newest attempt, if it began since then and no grant of it was taken: one may come yet, or be there
-/// unseen, though the attempt is over.
+/// Returns a connection's newest attempt if it started after `since` and no grant of it was applied. A grant may still
+/// arrive or be detected, even if the attempt has ended.
 pub(crate) async fn ungranted_attempt(
     db: &mut Transaction,
     user: &UserId,
@@ -236,7 +236,7 @@ pub(crate) async fn ungranted_attempt(
     .await
 }
 
-/// A user's newest open attempts, so many.
+/// Returns at most `limit` of a user's newest open attempts.
 pub(crate) async fn open_attempts_of(
     db: &mut Transaction,
     user: &UserId,

@@ -1,9 +1,8 @@
 //! Batches concurrent queries into one statement.
 //!
-//! A query that arrives during a statement runs in the next one, together with all that arrived meanwhile. No query
-//! waits for others, no result is older than its query, and the cost per query falls as the load grows. If the
-//! database rejects a batch, or its result is too large, its queries run separately, so that one query cannot fail
-//! another.
+//! A query that arrives during a statement runs in the next one, with all others that arrived meanwhile. No query waits
+//! for others, no result is older than its query, and the cost per query falls as the load grows. If the database
+//! rejects a batch, or its result is too large, its queries run separately, so that one query cannot fail another.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -18,18 +17,18 @@ use super::Database;
 use super::connection_health::{Outage, STATEMENT_TIMEOUT, with_timeout};
 use super::pooled_connection::PooledConnection;
 
-/// How many questions one statement answers at the most.
+/// The maximum number of queries in one statement.
 const MAX_BATCH: usize = 64;
 
-/// How many questions wait before those who ask more have to wait, too.
+/// The maximum number of queued queries. Further callers wait for space in the queue.
 const QUEUE_CAPACITY: usize = 1024;
 
 /// How long a connection is kept for the next queries. Then it returns to the pool, for other tasks that wait for one.
 const HOLD_TIME: Duration = Duration::from_millis(50);
 
-/// The questions together have a larger answer than one statement should read.
+/// The result of a batch is larger than one statement should read.
 #[derive(Debug, thiserror::Error)]
-#[error("the questions have too large an answer together")]
+#[error("the result of the batch is too large")]
 pub(crate) struct TooMuch;
 
 impl From<TooMuch> for sqlx::Error {
@@ -38,7 +37,7 @@ impl From<TooMuch> for sqlx::Error {
     }
 }
 
-/// Whether questions that failed together may succeed apart.
+/// Returns whether queries that failed as a batch may succeed separately.
 fn is_worth_splitting(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Decode(error) => error.is::<TooMuch>(),
@@ -46,34 +45,34 @@ fn is_worth_splitting(error: &sqlx::Error) -> bool {
     }
 }
 
-/// What can be asked many at a time, in one statement. It may be run twice where its connection is lost, so it reads only,
-/// or writes what may be written twice.
+/// A query that can share one statement with others of its kind. The statement may run twice if its connection is lost,
+/// so it must be read-only or idempotent.
 pub(crate) trait BatchQuery: Send + Sync + Sized + 'static {
-    /// What one question is answered with.
+    /// The result of one query.
     type Output: Send + 'static;
 
-    /// The answers, in the order of the questions.
+    /// Runs all queries in one statement. Returns the results in the order of the queries.
     fn load_many<'c>(
         db: impl PgExecutor<'c>,
-        questions: &[Self],
+        queries: &[Self],
     ) -> impl Future<Output = sqlx::Result<Vec<Self::Output>>> + Send;
 }
 
 type LoadResult<Q> = Result<<Q as BatchQuery>::Output, Arc<sqlx::Error>>;
 
 struct PendingQuery<Q: BatchQuery> {
-    question: Q,
+    query: Q,
     reply: oneshot::Sender<LoadResult<Q>>,
 }
 
-/// Where questions of one kind are asked; it ends with the value.
+/// Runs queries of one kind in batches, until the value is dropped.
 #[derive(Debug)]
 pub(crate) struct BatchLoader<Q: BatchQuery> {
     sender: mpsc::Sender<PendingQuery<Q>>,
 }
 
 impl<Q: BatchQuery> BatchLoader<Q> {
-    /// Asks this database, from now on.
+    /// Starts a loader for this database.
     pub(crate) fn new(database: &Database) -> Self {
         let (sender, queue) = mpsc::channel(QUEUE_CAPACITY);
         let reader = BatchReader {
@@ -84,14 +83,14 @@ impl<Q: BatchQuery> BatchLoader<Q> {
         Self { sender }
     }
 
-    /// The answer, read after the question was asked.
+    /// Returns the result of a query, read after this call.
     ///
     /// # Errors
-    /// As the database; where that is lost, for all who asked together.
-    pub(crate) async fn load(&self, question: Q) -> LoadResult<Q> {
+    /// As the database. If the connection is lost, all queries of the batch fail.
+    pub(crate) async fn load(&self, query: Q) -> LoadResult<Q> {
         let (reply, results) = oneshot::channel();
         let ended = || Arc::new(sqlx::Error::PoolClosed);
-        let pending = PendingQuery { question, reply };
+        let pending = PendingQuery { query, reply };
         self.sender.send(pending).await.map_err(|_ended| ended())?;
         results.await.map_err(|_ended| ended())?
     }
@@ -116,41 +115,41 @@ async fn run_loader<Q: BatchQuery>(
         if count == 0 {
             return;
         }
-        let (questions, reply): (Vec<Q>, Vec<_>) = pending
+        let (queries, reply): (Vec<Q>, Vec<_>) = pending
             .drain(..)
             .filter(|pending| !pending.reply.is_closed())
-            .map(|pending| (pending.question, pending.reply))
+            .map(|pending| (pending.query, pending.reply))
             .unzip();
-        let answers = load_batch(&mut reader, &questions, Instant::now() + STATEMENT_TIMEOUT).await;
-        for (reply, answer) in reply.into_iter().zip(answers) {
-            // Who asked may have gone.
-            let _ = reply.send(answer);
+        let results = load_batch(&mut reader, &queries, Instant::now() + STATEMENT_TIMEOUT).await;
+        for (reply, result) in reply.into_iter().zip(results) {
+            // The caller may have been cancelled.
+            let _ = reply.send(result);
         }
     }
 }
 
-/// The answers to these questions, by this time. Of those that are refused together, each half is asked by itself, until
-/// only those are refused that are to blame.
+/// Runs a batch with the deadline `by`. If the database rejects it, runs each half separately, until only the queries
+/// at fault are rejected.
 async fn load_batch<Q: BatchQuery>(
     reader: &mut BatchReader,
-    questions: &[Q],
+    queries: &[Q],
     by: Instant,
 ) -> Vec<LoadResult<Q>> {
     let remaining = by.saturating_duration_since(Instant::now());
-    let error = match catch_panic(with_timeout(remaining, reader.load_many(questions))).await {
-        Ok(answers) => return answers.into_iter().map(Ok).collect(),
+    let error = match catch_panic(with_timeout(remaining, reader.load_many(queries))).await {
+        Ok(results) => return results.into_iter().map(Ok).collect(),
         Err(error) => error,
     };
-    // Whether or not it ever answers, the next are asked on another.
+    // The connection may never answer, so the next batch uses another one.
     reader.held = None;
-    if is_worth_splitting(&error) && questions.len() > 1 {
-        let (some, others) = questions.split_at(questions.len() / 2);
+    if is_worth_splitting(&error) && queries.len() > 1 {
+        let (some, others) = queries.split_at(queries.len() / 2);
         let mut all = Box::pin(load_batch(reader, some, by)).await;
         all.extend(Box::pin(load_batch(reader, others, by)).await);
         return all;
     }
     let error = Arc::new(error);
-    let results = questions.iter().map(|_| Err(Arc::clone(&error)));
+    let results = queries.iter().map(|_| Err(Arc::clone(&error)));
     results.collect()
 }
 
@@ -160,7 +159,7 @@ async fn catch_panic<T>(query: impl Future<Output = sqlx::Result<T>>) -> sqlx::R
     result.unwrap_or(Err(sqlx::Error::WorkerCrashed))
 }
 
-/// A connection of the pool's, kept while there are questions.
+/// A pooled connection that is kept while queries arrive.
 struct BatchReader {
     database: Database,
     held: Option<PooledReader>,
@@ -172,29 +171,29 @@ struct PooledReader {
 }
 
 impl BatchReader {
-    async fn load_many<Q: BatchQuery>(&mut self, questions: &[Q]) -> sqlx::Result<Vec<Q::Output>> {
+    async fn load_many<Q: BatchQuery>(&mut self, queries: &[Q]) -> sqlx::Result<Vec<Q::Output>> {
         if self.database.is_transaction_pooled() {
             let mut tx = self.database.begin().await?;
-            let answers = Q::load_many(&mut tx, questions).await?;
+            let results = Q::load_many(&mut tx, queries).await?;
             tx.commit().await?;
-            return Ok(answers);
+            return Ok(results);
         }
         let now = Instant::now();
         if let Some(stored) = self.held.as_mut().filter(|stored| now < stored.until) {
             stored.connection.set_deadline(now + STATEMENT_TIMEOUT);
-            if let Ok(answers) = Q::load_many(&mut stored.connection, questions).await {
-                return Ok(answers);
+            if let Ok(results) = Q::load_many(&mut stored.connection, queries).await {
+                return Ok(results);
             }
         }
-        // The stored connection has expired or is lost, or the query itself fails: a new connection shows which.
+        // On a new connection: the stored one may have expired or be lost.
         self.held = None;
         let mut connection = self.database.acquire().await?;
-        let answers = Q::load_many(&mut connection, questions).await?;
+        let results = Q::load_many(&mut connection, queries).await?;
         self.held = Some(PooledReader {
             connection,
             until: Instant::now() + HOLD_TIME,
         });
-        Ok(answers)
+        Ok(results)
     }
 }
 
@@ -205,7 +204,7 @@ mod tests {
     #[tokio::test]
     async fn batch_panic_is_returned_to_its_callers() {
         let pending = catch_panic(async { panic!("a value that its reader did not expect") });
-        let answer: sqlx::Result<()> = pending.await;
-        assert!(matches!(answer, Err(sqlx::Error::WorkerCrashed)));
+        let result: sqlx::Result<()> = pending.await;
+        assert!(matches!(result, Err(sqlx::Error::WorkerCrashed)));
     }
 }

@@ -1,4 +1,4 @@
-//! Brakes, and what identifies the database and the installation that it belongs to.
+//! Brakes that limit automatic changes, and the identity of the database and its installation.
 
 use std::collections::BTreeMap;
 
@@ -10,17 +10,17 @@ use uuid::Uuid;
 use super::{Transaction, connection_count};
 use crate::domain::Brake;
 
-/// How many changes of a kind may happen within an hour, whatever the share.
+/// The number of changes of a kind that are allowed within an hour, regardless of the share.
 const MIN_LIMIT: i64 = 10;
 
-/// One in so many connections may change within an hour: 2 %.
+/// The divisor for the share of connections that may change within an hour: 2 %.
 const SHARE: i64 = 50;
 
-/// How far a brake is from being engaged.
+/// The state of a brake.
 #[derive(Clone, Copy, Debug, FromRow)]
 struct BrakeState {
     is_engaged: bool,
-    /// `true` for an hour after an operator released it: until then it is not engaged again.
+    /// `true` for an hour after an operator released the brake, which then does not engage again.
     is_released: bool,
     /// The changes of the current hour.
     count: i64,
@@ -33,8 +33,8 @@ pub(crate) struct EngagedBrake {
     pub(crate) engaged_at: DateTime<Utc>,
 }
 
-/// Returns whether so many changes that no user asked for may be made within the hour. If not, the brake is engaged when
-/// the transaction commits. No other transaction counts changes of the kind until this one ends.
+/// Returns whether this number of automatic changes may be made within the hour. If not, engages the brake when the
+/// transaction commits. Until this transaction ends, no other one counts changes of the kind.
 pub(crate) async fn has_room(
     db: &mut Transaction,
     brake: Brake,
@@ -92,7 +92,7 @@ pub(crate) async fn count_changes(
     Ok(())
 }
 
-/// Releases a brake and lets changes of its kind pass for an hour, however many.
+/// Releases a brake. For an hour, it does not limit changes of its kind.
 pub(crate) async fn release_brake(db: &mut Transaction, brake: Brake) -> sqlx::Result<()> {
     sqlx::query(
         "update brake set engaged_at = null, count = 0, counted_since = now(), \
@@ -110,10 +110,11 @@ pub(crate) async fn engaged_brakes(db: &mut Transaction) -> sqlx::Result<Vec<Eng
         .await
 }
 
-/// What identifies a database and the address it is served at. A restored or copied database differs in one of them.
+/// The identity of a database and the address at which it is served. A restored or copied database differs in at least
+/// one field.
 #[derive(Clone, Debug, Default, PartialEq, Eq, FromRow)]
 pub(crate) struct Identity {
-    /// The database cluster; `None` if the server does not permit to read it.
+    /// The database cluster; `None` if the server does not permit reading it.
     pub(crate) system_identifier: Option<i64>,
     pub(crate) database_oid: Option<i64>,
     pub(crate) database_name: Option<String>,
@@ -123,7 +124,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// Returns what differs from `recorded`, in words; `None` if nothing does.
+    /// Returns a description of the difference from `recorded`; `None` if there is none.
     pub(crate) fn differs_from(&self, recorded: &Self) -> Option<String> {
         let show = |value: Option<i64>| value.map_or("unknown".to_owned(), |it| it.to_string());
         let mut differences = Vec::new();
@@ -151,7 +152,7 @@ impl Identity {
     }
 }
 
-/// Returns the identity that the installation had last; `None` before the first start.
+/// Returns the last recorded identity; `None` before the first start.
 pub(crate) async fn recorded_identity(db: &mut Transaction) -> sqlx::Result<Option<Identity>> {
     let recorded: Identity = sqlx::query_as(
         "select system_identifier, database_oid, database_name, table_oid, public_url from installation",
@@ -161,7 +162,7 @@ pub(crate) async fn recorded_identity(db: &mut Transaction) -> sqlx::Result<Opti
     Ok(recorded.public_url.is_some().then_some(recorded))
 }
 
-/// Returns the identity of this database, served at this address.
+/// Returns the current identity of this database at this address.
 pub(crate) async fn actual_identity(
     db: &mut Transaction,
     public_url: &str,
@@ -207,7 +208,7 @@ pub(crate) async fn record_identity(db: &mut Transaction, identity: &Identity) -
     Ok(())
 }
 
-/// Makes another installation of this database, which sends no webhooks: nothing at Nango is its own.
+/// Makes this database another installation, which sends no webhooks and owns no connection at Nango.
 pub(crate) async fn become_copy(db: &mut Transaction) -> sqlx::Result<Uuid> {
     sqlx::query("delete from webhook_endpoint")
         .execute(&mut *db)
@@ -219,7 +220,7 @@ pub(crate) async fn become_copy(db: &mut Transaction) -> sqlx::Result<Uuid> {
     .await
 }
 
-/// Records that an operator confirmed the Nango environment: connections from before are no evidence against it.
+/// Records that an operator confirmed the Nango environment. Older connections are then no evidence against it.
 pub(crate) async fn confirm_environment(
     db: &mut Transaction,
     now: DateTime<Utc>,
@@ -260,7 +261,7 @@ pub(crate) async fn record_integrations(
     Ok(())
 }
 
-/// Returns Nango's ids of the connections that became connected last, without `except`.
+/// Returns Nango's ids of the most recently connected connections, except `except`.
 pub(crate) async fn confirmed_lately(
     db: &mut Transaction,
     except: Option<&str>,
@@ -278,7 +279,7 @@ pub(crate) async fn confirmed_lately(
     .await
 }
 
-/// Records how many connections of this installation at Nango belong to no row. Returns whether the number has changed.
+/// Records how many of this installation's connections at Nango have no row. Returns whether the number has changed.
 pub(crate) async fn record_orphans(db: &mut Transaction, count: i64) -> sqlx::Result<bool> {
     let done = sqlx::query("update installation set orphans = $1 where orphans <> $1")
         .bind(count)

@@ -1,4 +1,4 @@
-//! How the database is reached.
+//! Database settings.
 
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use super::database_url::DatabaseUrl;
 use crate::encryption::Encryption;
 use crate::environment::Environment;
 
-/// What a `DATABASE_URL` looks like.
+/// An example of a `DATABASE_URL`.
 const DATABASE_URL_EXAMPLE: &str = "postgres://user:password@host:5432/database";
 
-/// The database.
+/// The settings of the database.
 #[derive(Clone, Debug)]
 pub struct DatabaseConfig {
     /// `DATABASE_URL`.
     pub url: SecretString,
-    /// `DATABASE_POOL_SIZE`: connections a replica opens at the most.
+    /// `DATABASE_POOL_SIZE`: the maximum number of connections of a replica.
     pub pool_size: u32,
     /// `DATABASE_STARTUP_TIMEOUT_SECONDS`: how long a starting replica waits for the database.
     pub startup_timeout: Duration,
@@ -35,14 +35,14 @@ impl Environment<'_> {
         })
     }
 
-    /// What the secrets in the database are encrypted with. `None` where a problem was noted.
+    /// Reads the keys that encrypt secrets in the database. `None` if a problem was recorded.
     pub(crate) fn encryption(&mut self) -> Option<Encryption> {
         let keys = Encryption::new(&self.rotatable_secrets("ENCRYPTION_KEY"));
         keys.map_err(|error| self.problems.push(format!("ENCRYPTION_KEY {error}")))
             .ok()
     }
 
-    /// No message contains the address, because it includes the password: an error describes only the problem.
+    /// The message omits the URL, because it contains the password.
     fn database_url(&mut self, text: String) -> Option<SecretString> {
         match text.parse::<DatabaseUrl>() {
             Ok(_) => Some(text.into()),

@@ -1,4 +1,4 @@
-//! Finds the server that accepts writes, and what stands in front of it.
+//! Finds the server that accepts writes, and detects a pooler in front of it.
 
 use std::io;
 use std::time::Duration;
@@ -15,19 +15,19 @@ use super::connection_health::{Outage, timed_out, with_timeout};
 use super::database_url::DatabaseUrl;
 use super::{DatabaseError, session};
 
-/// How long a server may take to answer at the start before it counts as not there.
+/// The timeout of a connection to a server at startup.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The oldest server that is supported, as its own number.
+/// The oldest supported server version, as in `server_version_num`.
 pub(crate) const MIN_SERVER_VERSION: u32 = 130_000;
 
 /// The servers of a `DATABASE_URL`, and which of them is the primary.
 pub(crate) struct Server {
-    /// All of them, the primary first.
+    /// All servers, the primary first.
     pub(crate) servers: Vec<PgConnectOptions>,
     /// The settings of each session, by name.
     pub(crate) settings: Vec<(String, String)>,
-    /// Whether connections change their server between transactions.
+    /// `true` if connections change their server process between transactions.
     pub(crate) switches_servers: bool,
 }
 
@@ -47,7 +47,7 @@ impl Server {
             String::new()
         };
         let options = |server: &PgConnectOptions| {
-            // No column is a float, and poolers refuse parameters that they do not know.
+            // No column is a float, and poolers reject unknown parameters.
             let options = server
                 .clone()
                 .application_name("patchbay")
@@ -71,7 +71,7 @@ impl Server {
                         switches_servers: pooled || url.declares_pooler,
                     });
                 }
-                // What waiting may remedy counts more: another server may have to be promoted first.
+                // An error that may pass takes precedence: waiting helps if another server is still to be promoted.
                 Err(error) if refused.as_ref().is_none_or(|_| error.may_pass()) => {
                     refused = Some(error);
                 }
@@ -82,8 +82,8 @@ impl Server {
     }
 }
 
-/// Returns the certificates of the system's authorities in PEM, without those that TLS cannot use. sqlx adds them to those of
-/// public authorities.
+/// Returns the CA certificates of the system in PEM, without those that TLS cannot use. sqlx adds them to its public CA
+/// certificates.
 fn system_roots() -> String {
     let mut pem = String::new();
     for certificate in rustls_native_certs::load_native_certs().certs {
@@ -100,7 +100,7 @@ fn system_roots() -> String {
     pem
 }
 
-/// Returns the options with which this server was reached, and whether a transaction-mode pooler is in front of it.
+/// Returns the options that reached this server, and whether a transaction-mode pooler is in front of it.
 ///
 /// With `sslmode=prefer`, the default, a failed TLS handshake is followed by an attempt without TLS, as libpq does.
 async fn probe(server: &PgConnectOptions) -> Result<(PgConnectOptions, bool), DatabaseError> {
@@ -148,7 +148,7 @@ fn connect_error(error: sqlx::Error, options: &PgConnectOptions) -> DatabaseErro
         sqlx::Error::Configuration(error) => DatabaseError::Url(error.to_string()),
         sqlx::Error::Tls(_) => DatabaseError::Tls(error),
         sqlx::Error::Io(io) => match io.kind() {
-            // How a handshake fails.
+            // The error kind of a failed TLS handshake.
             io::ErrorKind::InvalidData => DatabaseError::Tls(error),
             // Over TCP, the only files are certificates and keys.
             io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
@@ -159,7 +159,7 @@ fn connect_error(error: sqlx::Error, options: &PgConnectOptions) -> DatabaseErro
             _ => DatabaseError::Unreachable(error),
         },
         sqlx::Error::Database(database) => match database.code().as_deref() {
-            // Class 28 is a refused authorization, 3D000 a database that does not exist.
+            // Class 28 is a rejected authentication, 3D000 a database that does not exist.
             Some(code) if code.starts_with("28") || code == "3D000" => {
                 DatabaseError::AccessDenied(error)
             }

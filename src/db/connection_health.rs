@@ -1,5 +1,5 @@
-//! Detection of dead database connections: a firewall drops their state, or their server is gone. TCP reports that
-//! after a quarter of an hour, and never to a connection that only listens; timeouts and pings report it earlier.
+//! Detects dead database connections, whose state a firewall has dropped or whose server is gone. TCP reports them only
+//! after a quarter of an hour, and never if the connection only listens; timeouts and pings detect them earlier.
 
 use std::io;
 use std::time::Duration;
@@ -10,49 +10,49 @@ use sqlx::postgres::{
 };
 use tokio::time::timeout;
 
-/// How long a transaction may take, from its beginning to its commit, and how long a shared read may.
+/// The maximum duration of a transaction, from begin to commit, and of a batched read.
 pub(crate) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a server may take to answer what costs it nothing.
+/// The timeout of a ping.
 pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a listener receives nothing before it pings the server.
 const IDLE_PING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What is answered within this time; then it counts as lost.
+/// Runs a query with a timeout, after which the connection counts as lost.
 ///
 /// # Errors
-/// As what is waited for, and when it takes too long.
+/// As the query, and on timeout.
 pub(crate) async fn with_timeout<T>(
     within: Duration,
-    asked: impl Future<Output = sqlx::Result<T>>,
+    query: impl Future<Output = sqlx::Result<T>>,
 ) -> sqlx::Result<T> {
-    timeout(within, asked)
+    timeout(within, query)
         .await
         .unwrap_or_else(|_elapsed| Err(timed_out()))
 }
 
-/// The error of an answer that did not come in time.
+/// Returns the error of a timeout.
 pub(crate) fn timed_out() -> sqlx::Error {
     io::Error::from(io::ErrorKind::TimedOut).into()
 }
 
-/// A kind of failure that is none of the statement's: the same one may succeed later.
+/// A kind of failure that the statement did not cause: the same statement may succeed later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outage {
-    /// The server does not answer, has no room, or an operator has intervened.
+    /// The server does not respond, lacks resources, or was shut down by an operator.
     Unreachable,
-    /// The server accepts no writes: it is a standby, or was one's primary.
+    /// The server accepts no writes: it is a standby or a former primary.
     ReadOnly,
-    /// Another transaction is in the way.
+    /// Another transaction holds a lock or conflicts.
     Busy,
 }
 
 impl Outage {
-    /// `None` if the statement itself or its values were refused.
+    /// Classifies an error; `None` if the statement itself or its values were rejected.
     pub(crate) fn of(error: &sqlx::Error) -> Option<Self> {
         let code = match error {
-            // A balancer without a server closes the connection that it accepted: to sqlx, that is another protocol.
+            // A load balancer without a server closes accepted connections, which sqlx reports as a protocol error.
             sqlx::Error::Io(_)
             | sqlx::Error::Protocol(_)
             | sqlx::Error::Tls(_)
@@ -68,14 +68,14 @@ impl Outage {
             ("55P03" | "57014" | "40001" | "40P01", _) => Some(Self::Busy),
             // idle_in_transaction_session_timeout
             ("25P03", _) => Some(Self::Unreachable),
-            // No connection, no resources, an operator's intervention, an error of the system.
+            // No connection, insufficient resources, operator intervention, system error.
             (_, "08" | "53" | "57" | "58") => Some(Self::Unreachable),
             _ => None,
         }
     }
 }
 
-/// Whether a connection can be used again after this error of a statement.
+/// Returns whether a connection can be reused after this error of a statement.
 pub(crate) fn is_connection_usable(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Encode(_) => true,
@@ -90,11 +90,11 @@ pub(crate) fn is_connection_usable(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Listens to what the database announces, on a connection of its own.
+/// Receives the notifications of the database on its own connection.
 pub(crate) struct Listener(PgListener);
 
 impl Listener {
-    /// Listens to a channel from now on.
+    /// Starts to listen to a channel.
     ///
     /// # Errors
     /// When the server does not answer.
@@ -111,7 +111,7 @@ impl Listener {
         with_timeout(STATEMENT_TIMEOUT, listening).await
     }
 
-    /// The next announcement; `None` if some may have been missed.
+    /// Waits for the next notification; `None` if some may have been missed.
     ///
     /// # Errors
     /// When the server does not answer.

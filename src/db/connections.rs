@@ -20,19 +20,19 @@ use super::rows::{
 use super::writes::{bind_connection, mutable_columns, mutable_values, update_connection};
 use super::{RowError, insert_event, one_row, queue_deletion};
 
-/// Which of a user's connections are meant.
+/// A filter of a user's connections.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Filter {
     pub(crate) connector_id: Option<Uuid>,
     pub(crate) status: Option<Status>,
-    /// Only those made before this one.
+    /// Only connections that were created before this one.
     pub(crate) before: Option<Uuid>,
-    /// Only those that their user has not removed.
+    /// `true` to omit connections that their user has removed.
     pub(crate) listed: bool,
 }
 
-/// All of a user's connections that the filter lets through, newest first. Where they begin is never null: a condition that may be
-/// null would be tested row by row.
+/// Returns all of a user's connections that match the filter, newest first. The upper bound of the id is never null,
+/// because PostgreSQL would evaluate a nullable condition row by row.
 pub(crate) async fn list(
     db: &mut Transaction,
     user: &UserId,
@@ -57,8 +57,8 @@ pub(crate) async fn list(
         .collect()
 }
 
-/// One page of a user's connections, newest first, and whether there are more. The page ends after `limit` connections,
-/// or after the one with which the configs reach this number of bytes.
+/// Returns one page of a user's connections, newest first, and whether there are more. The page ends after `limit`
+/// connections, or with the connection at which the configs reach `bytes`.
 pub(crate) async fn page(
     db: &mut Transaction,
     user: &UserId,
@@ -100,7 +100,7 @@ pub(crate) async fn page(
     Ok((rows?, more))
 }
 
-/// How many connections the filter lets through, on all pages.
+/// Returns the number of connections that match the filter, on all pages.
 pub(crate) async fn count(
     db: &mut Transaction,
     user: &UserId,
@@ -119,7 +119,7 @@ pub(crate) async fn count(
     .await
 }
 
-/// The accounts that a user's connections are known to be of.
+/// Returns the known accounts of a user's connections.
 pub(crate) async fn accounts_of(
     db: &mut Transaction,
     user: &UserId,
@@ -151,7 +151,7 @@ pub(crate) async fn find_by_nango_id(
         .await
 }
 
-/// Writes a change: the connection under its next version, its event, the attempt's end and what is to be deleted.
+/// Writes a change: the connection with its next version, its event, the attempt's end and the queued deletions.
 pub(crate) async fn apply(
     db: &mut Transaction,
     transition: &Transition,
@@ -188,7 +188,8 @@ pub(crate) async fn apply(
     Ok(connection)
 }
 
-/// Writes a connection that an operator restores, and its event. `None` if its user has another one in its place.
+/// Writes a connection that an operator restores, and its event. `None` if the user already has another one in its
+/// place.
 pub(crate) async fn insert_restored(
     db: &mut Transaction,
     transition: &Transition,
@@ -260,8 +261,8 @@ async fn queue_message(
     })
 }
 
-/// What the update of a connection returns: how many attempts it ended, whether an endpoint that wants a message of the
-/// type `$message` asks for configs (null if no endpoint wants it), and the newest attempt.
+/// The `returning` clause of a connection's update: the number of ended attempts, whether an endpoint that wants a
+/// message of the type `$message` requests configs (null if no endpoint wants it), and the newest attempt.
 macro_rules! returning {
     (ended $ended:literal, message $message:literal) => {
         concat!(
@@ -279,7 +280,7 @@ macro_rules! returning {
 }
 
 /// Writes a connection, and the end of an attempt if one ended. Returns its newest attempt, if it has one; and, if an
-/// endpoint exists that wants a message of this type, whether one of them asks for configs.
+/// endpoint wants a message of this type, whether one of them requests configs.
 async fn update(
     db: &mut Transaction,
     connection: &Connection,

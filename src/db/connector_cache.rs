@@ -1,4 +1,4 @@
-//! What connections' connectors are called.
+//! A cache of the names of connectors.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -9,8 +9,8 @@ use super::Database;
 use crate::db;
 use crate::domain::ConnectorRef;
 
-/// Every connector that the database has, those that have left the catalog, too. Kept in memory:
-/// they change when a replica starts, and when Nango's integrations change.
+/// A cache of all connectors in the database, including those that have left the catalog. They change only when a
+/// replica starts, and when Nango's integrations change.
 #[derive(Debug)]
 pub(crate) struct ConnectorCache {
     database: Database,
@@ -27,12 +27,12 @@ impl ConnectorCache {
         connectors
     }
 
-    /// The connector that a row refers to; `None` if it was deleted since.
+    /// Returns the connector of a row; `None` if it was deleted meanwhile.
     pub(crate) async fn get(&self, id: Uuid) -> sqlx::Result<Option<Arc<ConnectorRef>>> {
         self.find(|known| known.get(&id)).await
     }
 
-    /// The connector with this slug or id.
+    /// Returns the connector with this slug or id.
     pub(crate) async fn by_reference(
         &self,
         reference: &str,
@@ -49,12 +49,12 @@ impl ConnectorCache {
         if let Some(connector) = find() {
             return Ok(Some(connector));
         }
-        // A newer replica may have brought it.
+        // A newer replica may have added it.
         self.reload().await?;
         Ok(find())
     }
 
-    /// Reads all connectors again.
+    /// Reloads all connectors.
     pub(crate) async fn reload(&self) -> sqlx::Result<()> {
         let mut tx = self.database.begin_single().await?;
         let all = db::connectors(&mut tx).await?;

@@ -12,14 +12,14 @@ use super::rows::readable;
 use crate::catalog::{Catalog, Connector};
 use crate::domain::ConnectorRef;
 
-/// All connectors, whether or not the catalog still has them.
+/// Returns all connectors, including those that have left the catalog.
 pub(crate) async fn connectors(db: &mut Transaction) -> sqlx::Result<Vec<ConnectorRef>> {
     sqlx::query_as("select id, slug, name from connector")
         .fetch_all(db)
         .await
 }
 
-/// The connectors with this slug, or, without one, with this integration.
+/// Returns the connectors with this slug or, without a slug, with this integration.
 pub(crate) async fn connectors_of(
     db: &mut Transaction,
     slug: Option<&str>,
@@ -34,7 +34,7 @@ pub(crate) async fn connectors_of(
     .await
 }
 
-/// When each connector was first in the catalog.
+/// Returns when each connector was first in the catalog.
 pub(crate) async fn connector_creation_times(
     db: &mut Transaction,
 ) -> sqlx::Result<HashMap<Uuid, DateTime<Utc>>> {
@@ -45,12 +45,12 @@ pub(crate) async fn connector_creation_times(
     Ok(times.into_iter().collect())
 }
 
-/// Writes the catalog to the `connector` table. Connectors that left it stay, disabled.
+/// Writes the catalog to the `connector` table. Connectors that have left it are disabled.
 pub(crate) async fn seed_connectors(db: &mut Transaction, catalog: &Catalog) -> sqlx::Result<()> {
     let all: Vec<&Connector> = catalog.iter().collect();
     write_connectors(db, &all).await?;
     let ids: Vec<Uuid> = catalog.iter().map(|connector| connector.id).collect();
-    // Those of configured integrations are written when Nango has listed them.
+    // Connectors of configured integrations are written after Nango has listed these.
     sqlx::query(
         "update connector set enabled = false, updated_at = now() \
          where enabled and manifest->'listed' is distinct from 'false'::jsonb and not id = any($1)",
@@ -61,7 +61,7 @@ pub(crate) async fn seed_connectors(db: &mut Transaction, catalog: &Catalog) -> 
     Ok(())
 }
 
-/// Writes connectors, over those of the same id.
+/// Inserts connectors, or updates those with the same id.
 pub(crate) async fn write_connectors(
     db: &mut Transaction,
     connectors: &[&Connector],
@@ -82,7 +82,7 @@ pub(crate) async fn write_connectors(
             })
         })
         .collect();
-    // In one order, so that two starting replicas do not lock each other out.
+    // In a fixed order, so that two starting replicas do not deadlock.
     sqlx::query(
         "insert into connector (id, slug, name, category, provider, integration_key, auth_mode, enabled, manifest) \
          select id, slug, name, category, provider, integration_key, auth_mode, enabled, manifest \

@@ -1,4 +1,4 @@
-//! The pool, right behind a transaction-mode pooler too.
+//! The connection pool, which also works behind a transaction-mode pooler.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,13 +24,13 @@ use crate::telemetry::metrics;
 /// How long a request waits for a free connection before it fails with a retryable error.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// For how long an unused connection is taken to be still there.
+/// How long an idle connection is reused without a check.
 const IDLE_CHECK_AFTER: Duration = Duration::from_secs(1);
 
-/// How long an unused connection may take to answer; then another one is made.
+/// The timeout of the check of an idle connection. After it, the pool opens another one.
 const IDLE_CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A pool of connections to the primary of one PostgreSQL.
+/// A pool of connections to the primary PostgreSQL server.
 #[derive(Clone)]
 pub struct Database {
     pool: PgPool,
@@ -40,7 +40,7 @@ pub struct Database {
     switches_servers: bool,
 }
 
-/// What is counted of the pool. Clones count together.
+/// The metrics of the pool, which clones share.
 #[derive(Clone, Debug)]
 struct PoolMetrics {
     waits: Histogram,
@@ -49,16 +49,16 @@ struct PoolMetrics {
 
 impl std::fmt::Debug for Database {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The pool's options have the password.
+        // The options of the pool contain the password.
         f.debug_struct("Database").finish_non_exhaustive()
     }
 }
 
 impl Database {
-    /// Connects to the server that accepts writes, and finds out whether a transaction-mode pooler stands between.
+    /// Connects to the server that accepts writes, and detects a transaction-mode pooler in front of it.
     ///
     /// # Errors
-    /// What [`may_pass`](DatabaseError::may_pass) may pass if tried again; the others do not.
+    /// An error for which [`may_pass`](DatabaseError::may_pass) returns `true` may disappear on retry; others do not.
     pub async fn connect(config: &DatabaseConfig) -> Result<Self, DatabaseError> {
         let Server {
             servers,
@@ -94,8 +94,8 @@ impl Database {
         })
     }
 
-    /// Whether a connection has another server in each transaction, as behind a pooler in
-    /// transaction mode. Then nothing that belongs to a session works: no `listen`, no session locks.
+    /// Returns whether each transaction may run on another server connection, as behind a transaction-mode pooler.
+    /// Features of a session do not work then: no `listen`, no session locks.
     #[must_use]
     pub fn is_transaction_pooled(&self) -> bool {
         self.switches_servers
@@ -104,13 +104,13 @@ impl Database {
     /// Begins a transaction.
     ///
     /// # Errors
-    /// When no connection is free in time, or the server does not answer.
+    /// If no connection is free in time, or the server does not answer.
     pub async fn begin(&self) -> sqlx::Result<Transaction> {
         self.begin_with(self.setup.begin()).await
     }
 
-    /// Begins a transaction of one statement, which is committed when it has run: dropping it takes nothing back. It needs
-    /// no rounds of its own, but where servers are switched.
+    /// Begins a transaction of one statement, which commits when the statement has run: dropping the transaction does
+    /// not roll it back. It needs no additional round trips, except behind a transaction-mode pooler.
     ///
     /// # Errors
     /// As [`begin`](Self::begin).
@@ -118,13 +118,13 @@ impl Database {
         if self.switches_servers {
             return self.begin().await;
         }
-        // Apart, for it is large, and each caller's own future would have room for it.
+        // Boxed, because this future is large and would be part of each caller's future.
         let connection = Box::pin(self.acquire()).await?;
         Ok(Transaction::single(connection))
     }
 
-    /// A connection for reads of one statement each, straight to PostgreSQL. Behind a pooler that
-    /// switches servers a statement alone is not safe: there, [`begin`](Self::begin) is the only way.
+    /// Returns a connection for single-statement reads directly from PostgreSQL. Behind a transaction-mode pooler, a
+    /// single statement is not safe; use [`begin`](Self::begin).
     ///
     /// # Errors
     /// As [`begin`](Self::begin).
@@ -132,7 +132,7 @@ impl Database {
         self.timed_acquire(self.connection()).await
     }
 
-    /// Begins a transaction that reads only, and sees one moment however many statements it has.
+    /// Begins a read-only transaction, whose statements all see the same snapshot.
     ///
     /// # Errors
     /// As [`begin`](Self::begin).
@@ -154,7 +154,7 @@ impl Database {
         Ok(PooledConnection::new(connection, self.primary.clone()))
     }
 
-    /// Counts how long the pool lets one wait.
+    /// Waits for a connection, and records the duration and outcome.
     async fn timed_acquire<T>(
         &self,
         waits: impl Future<Output = sqlx::Result<T>>,
@@ -179,17 +179,17 @@ impl Database {
         (u64::from(self.pool.size()), self.pool.num_idle() as u64)
     }
 
-    /// The most connections that the pool opens.
+    /// Returns the maximum number of connections.
     #[must_use]
     pub(crate) fn max_connections(&self) -> u32 {
         self.pool.options().get_max_connections()
     }
 
-    /// Makes what is counted of the pool part of what a scrape reads.
+    /// Registers the pool's metrics.
     pub fn register_metrics(&self, registry: &mut Registry) {
         registry.register(
             "database_begin_seconds",
-            "How long a transaction waited for its connection and its beginning",
+            "Time until a transaction had a connection and had started",
             self.counts.waits.clone(),
         );
         registry.register(
@@ -199,7 +199,8 @@ impl Database {
         );
     }
 
-    /// Listens to a channel on a connection of its own; `None` behind a pooler that passes no announcements on.
+    /// Listens to a channel on its own connection; `None` behind a transaction-mode pooler, which does not forward
+    /// notifications.
     ///
     /// # Errors
     /// When the server does not answer.
@@ -207,13 +208,13 @@ impl Database {
         if self.switches_servers {
             return Ok(None);
         }
-        // Not those of the start: the primary may be another server by now.
+        // The current options of the pool, because the primary may have changed since startup.
         let options = (*self.pool.connect_options()).clone();
         let listener = Listener::new(options, channel).await?;
         Ok(Some(listener))
     }
 
-    /// Closes every connection, once those in use are back.
+    /// Closes all connections, after those in use have been returned.
     pub async fn close(&self) {
         self.pool.close().await;
     }
@@ -235,7 +236,7 @@ fn pool_options(
             Box::pin(async move {
                 let is_writable = setup.apply(connection).await?;
                 if has_other_servers && !is_writable {
-                    // The pool tries again in a moment; by then it may know the primary.
+                    // The pool retries shortly, and may know the primary by then.
                     primary.suspect();
                     return Err(sqlx::Error::InvalidArgument(
                         "the server is read-only, looking for the primary".to_owned(),
@@ -244,7 +245,7 @@ fn pool_options(
                 Ok(())
             })
         })
-        // One that was used a moment ago is there: asking would cost each request a round.
+        // A recently used connection is assumed to be alive, because a check would cost each request a round trip.
         .test_before_acquire(false)
         .before_acquire(move |connection, about| {
             let is_tested = about.idle_for > IDLE_CHECK_AFTER || tested.is_suspect();

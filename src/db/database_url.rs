@@ -1,6 +1,7 @@
 //! Reads `DATABASE_URL` as libpq, SQLAlchemy, Prisma and hosting providers write it.
 //!
-//! Passwords may contain `@`, `/`, `#`, `?` and `%` as they are. No message contains a value, for any part may be a secret.
+//! Passwords may contain unencoded `@`, `/`, `#`, `?` and `%`. No message contains a value, because any part may be a
+//! secret.
 
 mod parameters;
 
@@ -13,11 +14,11 @@ use sqlx::postgres::PgConnectOptions;
 
 use parameters::Parameters;
 
-/// The port of a host that has none.
+/// The default port.
 const DEFAULT_PORT: u16 = 5432;
 
-/// Everything after the `@` that ends the user's name and password: hosts, the database's name, parameters. Neither hosts nor
-/// the name contain an `@`, so that an `@` of a password is not taken for that one.
+/// Everything after the `@` that ends the credentials: hosts, the database's name, parameters. Neither hosts nor the
+/// name contain an `@`, so an `@` in a password is not mistaken for that one.
 static LOCATION: LazyLock<Regex> = LazyLock::new(|| {
     const HOST: &str = r"(?:\[[0-9A-Fa-f:.%]+\]|[\w.%-]*)(?::\d+)?";
     let pattern = format!(
@@ -26,23 +27,23 @@ static LOCATION: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(&pattern).expect("the pattern is a constant")
 });
 
-/// The servers that a `DATABASE_URL` names, and how connections to them are set up.
+/// The servers of a `DATABASE_URL`, and the settings of connections to them.
 #[derive(Clone)]
 pub(crate) struct DatabaseUrl {
-    /// One or more servers, of which one accepts writes.
+    /// One or more servers, one of which accepts writes.
     pub(crate) servers: Vec<PgConnectOptions>,
     /// The settings of each session, by name: those of `options`, and `search_path` for `schema`.
     pub(crate) settings: Vec<(String, String)>,
     /// `true` if the server's certificate is verified and no file names the authorities.
     pub(crate) trusts_system: bool,
-    /// `true` if `pgbouncer=true` says that a transaction-mode pooler is in front.
+    /// `true` if `pgbouncer=true` declares a transaction-mode pooler.
     pub(crate) declares_pooler: bool,
-    /// The names of parameters that have no effect here.
+    /// The names of parameters that have no effect.
     pub(crate) ignored: Vec<String>,
 }
 
 impl FromStr for DatabaseUrl {
-    /// A sentence without any value of the URL.
+    /// An error message without any value of the URL.
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -89,7 +90,8 @@ impl FromStr for DatabaseUrl {
     }
 }
 
-/// Returns what follows `postgres://`, `postgresql://` or the same with a driver's name, such as `postgresql+asyncpg://`.
+/// Returns the text after `postgres://`, `postgresql://`, or such a scheme with a driver's name, as in
+/// `postgresql+asyncpg://`.
 fn after_scheme(text: &str) -> Result<&str, String> {
     let Some((scheme, rest)) = text.trim().split_once("://") else {
         return Err("it has no scheme, such as postgres://".to_owned());
@@ -108,7 +110,7 @@ fn after_scheme(text: &str) -> Result<&str, String> {
 
 type Credentials<'a> = Option<(&'a str, Option<&'a str>)>;
 
-/// Splits user and password from the rest at the first `@` that a location follows.
+/// Splits the credentials from the rest at the first `@` that a location follows.
 fn split_credentials(rest: &str) -> Result<(Credentials<'_>, regex::Captures<'_>), String> {
     for (at, _) in rest.match_indices('@') {
         if let Some(location) = LOCATION.captures(&rest[at + 1..]) {
@@ -128,7 +130,7 @@ fn split_credentials(rest: &str) -> Result<(Credentials<'_>, regex::Captures<'_>
     }
 }
 
-/// Decodes `%40` and the like. A `%` that no two hexadecimal digits follow is itself.
+/// Decodes percent-encoding. A `%` that is not followed by two hexadecimal digits stays unchanged.
 fn decode(text: &str) -> Result<String, String> {
     let decoded = percent_decode_str(text).decode_utf8();
     decoded
@@ -145,7 +147,7 @@ mod tests {
             .unwrap_or_else(|error| panic!("{text}: {error}"))
     }
 
-    /// The host, port, user, database and socket of the first server.
+    /// Returns the host, port, user, database and socket of the first server.
     fn parts(text: &str) -> (String, u16, String, String, String) {
         let options = &parse(text).servers[0];
         (

@@ -1,4 +1,4 @@
-//! What still has to be deleted at Nango.
+//! The queue of deletions at Nango.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{Transaction, count_changes, has_room};
 use crate::domain::{Brake, DeletionReason, NangoConnectionRef, UserId};
 
-/// A connection at Nango that is to be deleted there.
+/// A pending deletion of a connection at Nango.
 #[derive(Clone, Debug, FromRow)]
 pub(crate) struct Deletion {
     pub(crate) nango_connection_id: String,
@@ -23,7 +23,7 @@ pub(crate) struct Deletion {
 /// Queues the deletion of a connection at Nango, for a reason that the caller has read in this transaction. Returns
 /// `false` if it is queued already, or if a row uses the connection.
 ///
-/// `user` and `connection_id` are those whose it was, as far as they are known. Of an erased user, a digest is stored.
+/// `user` and `connection_id` identify the former owner and row, if known. For an erased user, a digest is stored.
 pub(crate) async fn queue_deletion(
     db: &mut Transaction,
     upstream: &NangoConnectionRef,
@@ -58,15 +58,15 @@ pub(crate) async fn queue_deletion(
     .await?;
     let is_new = queued.rows_affected() > 0;
     if is_new && reason.is_automatic() {
-        // A full brake keeps the entry in the queue until an operator releases it.
+        // With the brake engaged, the entry stays in the queue until an operator releases the brake.
         has_room(db, Brake::Deletions, 1).await?;
         count_changes(db, Brake::Deletions, 1).await?;
     }
     Ok(is_new)
 }
 
-/// Queues the deletions of what Nango has of erased connections: each with its id, Nango's id and the integration's key.
-/// What waits to be deleted of them already is deleted for the same reason. A connection that a row uses is left alone.
+/// Queues the deletion of erased connections at Nango: each with its id, Nango's id and the integration's key. Pending
+/// deletions of these connections get the same reason. Skips connections that a row uses.
 pub(crate) async fn queue_erased(
     db: &mut Transaction,
     user: &UserId,
@@ -116,7 +116,7 @@ pub(crate) async fn is_in_use(db: &mut Transaction, nango_id: &str) -> sqlx::Res
     .await
 }
 
-/// The user ends a connection: what was to be deleted of it later is deleted now, for this reason.
+/// Makes the pending deletions of a connection due now, with a new reason, because the user disconnected it.
 pub(crate) async fn hasten_deletions(
     db: &mut Transaction,
     connection_id: Uuid,
@@ -135,7 +135,7 @@ pub(crate) async fn hasten_deletions(
     Ok(())
 }
 
-/// The number of an erased user's connections that Nango has not confirmed to be deleted.
+/// Returns the number of an erased user's connections whose deletion Nango has not confirmed.
 pub(crate) async fn count_pending_erasures(
     db: &mut Transaction,
     user: &UserId,
@@ -148,7 +148,7 @@ pub(crate) async fn count_pending_erasures(
     .await
 }
 
-/// Which of Nango's connections wait to be deleted.
+/// Returns which of these connections at Nango have a pending deletion.
 pub(crate) async fn find_queued_deletions(
     db: &mut Transaction,
     nango_ids: &[&str],
@@ -162,12 +162,12 @@ pub(crate) async fn find_queued_deletions(
     Ok(ids.into_iter().collect())
 }
 
-/// A statement that claims deletions of which `$condition` is true. Each condition has its own: one that asks
-/// which of several is meant goes by the index of none.
+/// A statement that claims deletions that match `$condition`. Each condition has its own statement: for one that
+/// combines them, PostgreSQL would use no index.
 macro_rules! claim {
     ($condition:literal) => {
         concat!(
-            // By the rows' places: joined by their keys, the update would scan the whole queue.
+            // By `ctid`: a join by key would scan the whole queue.
             "update upstream_deletion set leased_until = now() + make_interval(secs => $2), attempts = attempts + 1 \
              where ctid = any(array( \
                select ctid from upstream_deletion where ",
@@ -201,7 +201,7 @@ pub(crate) async fn claim_deletions(
     claim.bind(lease).bind(limit).fetch_all(db).await
 }
 
-/// Cancels the deletion of a connection that was granted. Returns `false` while a worker is deleting it.
+/// Cancels the deletion of a connection that was granted again. Returns `false` while a worker is deleting it.
 pub(crate) async fn cancel_deletion(db: &mut Transaction, nango_id: &str) -> sqlx::Result<bool> {
     // Locks the row, so that no worker claims it meanwhile. After waiting for the lock, the query reads the current
     // lease.
@@ -218,9 +218,9 @@ pub(crate) async fn cancel_deletion(db: &mut Transaction, nango_id: &str) -> sql
     Ok(deleting != Some(true))
 }
 
-/// Nango has confirmed a deletion.
+/// Removes a deletion that Nango has confirmed.
 pub(crate) async fn complete_deletion(db: &mut Transaction, nango_id: &str) -> sqlx::Result<()> {
-    // Another replica whose lease had run out may have finished it before: no row is fine.
+    // No row is not an error: another replica whose lease had expired may have completed the deletion.
     sqlx::query("delete from upstream_deletion where nango_connection_id = $1")
         .bind(nango_id)
         .execute(db)
@@ -228,7 +228,7 @@ pub(crate) async fn complete_deletion(db: &mut Transaction, nango_id: &str) -> s
     Ok(())
 }
 
-/// A deletion did not work and is tried again later.
+/// Schedules the retry of a failed deletion.
 pub(crate) async fn reschedule_deletion(
     db: &mut Transaction,
     nango_id: &str,
@@ -247,7 +247,7 @@ pub(crate) async fn reschedule_deletion(
     Ok(())
 }
 
-/// Whether anything of a connection still has to be deleted at Nango.
+/// Returns whether a connection has a pending deletion at Nango.
 pub(crate) async fn has_pending_deletion(
     db: &mut Transaction,
     connection_id: Uuid,

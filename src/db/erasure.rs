@@ -7,7 +7,8 @@ use super::deletions::queue_erased;
 use super::{RowError, Transaction};
 use crate::domain::UserId;
 
-/// What is read of a connection that is erased: not more, so that a row is erased too whose other columns cannot be read.
+/// The columns that are read of an erased connection: as few as possible, so that other unreadable columns do not
+/// prevent erasure.
 #[derive(sqlx::FromRow)]
 struct ErasedRow {
     user_id: String,
@@ -16,15 +17,14 @@ struct ErasedRow {
     integration_key: String,
 }
 
-/// Deletes these connections of a user with their history, and queues the deletion of what Nango has of them. Returns how
-/// many there were.
+/// Deletes these connections of a user with their history, and queues their deletion at Nango. Returns their number.
 pub(crate) async fn erase_connections(
     db: &mut Transaction,
     user: &UserId,
     ids: &[Uuid],
     now: DateTime<Utc>,
 ) -> sqlx::Result<usize> {
-    // Locked for update: no row that refers to them is written meanwhile.
+    // Locked for update, so that no transaction writes rows that refer to them.
     let rows: Vec<ErasedRow> = sqlx::query_as(
         "select user_id, id, nango_connection_id, coalesce(integration_key, '') as integration_key \
          from user_connector_connection where user_id = $1 and id = any($2) order by id for update",
@@ -46,7 +46,7 @@ pub(crate) async fn erase_connections(
     .bind(&ids)
     .execute(&mut *db)
     .await?;
-    // Before the messages in them, in the order in which deliveries lock them.
+    // Before the messages in them: deliveries acquire locks in this order.
     sqlx::query("delete from webhook_queue where user_id = $1 and connection_id = any($2)")
         .bind(user.as_str())
         .bind(&ids)

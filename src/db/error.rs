@@ -1,17 +1,17 @@
-//! Why the database cannot be used.
+//! The reason for which the database cannot be used.
 
 use super::connection_health::Outage;
 
-/// Why the database cannot be used.
+/// The reason for which the database cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
-    /// `DATABASE_URL` is not one.
+    /// `DATABASE_URL` is malformed.
     #[error("DATABASE_URL cannot be read: {0}")]
     Url(String),
-    /// The server refuses this user, password or database: waiting does not help.
+    /// The server rejects this user, password or database: a retry does not help.
     #[error("the database refuses the user, password or database of DATABASE_URL: {0}")]
     AccessDenied(#[source] sqlx::Error),
-    /// The server is not the one that `sslmode` asks for, or has no TLS: waiting does not help.
+    /// The server fails the verification that `sslmode` requires, or has no TLS: a retry does not help.
     #[error(
         "no TLS connection to the database of DATABASE_URL: {0}. sslmode=verify-ca and verify-full need a certificate that a public authority, \
          one of this system's, or one in the file of sslrootcert has signed; certificates of X.509 version 1 are not \
@@ -24,10 +24,10 @@ pub enum DatabaseError {
          let DATABASE_URL name the primary, or all servers as host1:5432,host2:5432"
     )]
     ReadOnly,
-    /// The server's major version is older than what is supported.
+    /// The server's major version is not supported.
     #[error("the database is PostgreSQL {0}: update it to PostgreSQL 13 or newer")]
     TooOld(u32),
-    /// The role may not do what is needed.
+    /// The role lacks a required privilege.
     #[error("the role of DATABASE_URL lacks a privilege: {0}. {1}")]
     Privilege(#[source] sqlx::Error, &'static str),
     /// `search_path` names no schema that exists.
@@ -36,7 +36,7 @@ pub enum DatabaseError {
          parameter `schema`"
     )]
     NoSchema(String),
-    /// The schema is not what this program has made of it.
+    /// The schema differs from the one that the migrations created.
     #[error("the database's schema is damaged: {}", .0.join("; "))]
     Damaged(Vec<String>),
     /// The server cannot be reached.
@@ -47,10 +47,10 @@ pub enum DatabaseError {
     Migration {
         /// The migration's number.
         version: i64,
-        /// What the server said.
+        /// The server's error.
         source: sqlx::Error,
     },
-    /// A newer version's migration has removed what this program needs.
+    /// A newer version's migration has removed something that this program needs.
     #[error(
         "a newer Patchbay has removed from the database what this version needs (migration {0}): run that version, or a newer one"
     )]
@@ -60,7 +60,7 @@ pub enum DatabaseError {
         "migration {0} is not what it was when the database was migrated: this program and the database do not fit together"
     )]
     MigrationChanged(i64),
-    /// The tables of the service that Patchbay succeeds cannot be taken over; nothing has changed.
+    /// The original service's tables cannot be imported; nothing has changed.
     #[error(
         "the database has the original service's tables, which cannot be imported; nothing was changed:\n  {}",
         .0.join("\n  ")
@@ -72,7 +72,7 @@ pub enum DatabaseError {
 }
 
 impl DatabaseError {
-    /// Whether waiting may remedy it: the server is not there, accepts no writes yet, or is busy.
+    /// Returns whether a retry may help: the server is unreachable, does not accept writes yet, or is busy.
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {

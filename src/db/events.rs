@@ -19,13 +19,13 @@ use crate::domain::UserId;
 use crate::domain::state_machine::Transition;
 use crate::views::Message;
 
-/// The channel on which each change is announced, with the user's id.
+/// The channel that announces each change; the payload is the user's id.
 pub(crate) const EVENT_CHANNEL: &str = "patchbay_event";
 
-/// How a statement writes the event of a changed connection, which it has the row of.
+/// The part of a statement that writes the event of a changed connection from the connection's row.
 ///
-/// One user's events get their positions in the order of their commits, so that a reader who continues after a
-/// position misses none: the lock is acquired before the row, and its position, are made.
+/// The positions of a user's events follow the order of their commits, so that a reader that continues after a position
+/// misses none: the statement acquires a lock before it creates the row and its position.
 macro_rules! insert_event_cte {
     (
         id $id:literal, of $connection:literal, kind $kind:literal, attempt $attempt:literal, detail $detail:literal,
@@ -70,8 +70,7 @@ pub(crate) async fn insert_event(
 ) -> sqlx::Result<()> {
     let body = message.map(serde_json::to_string).transpose();
     let body = body.map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
-    // An endpoint, switched off or not, is locked before its queues, as everywhere: neither waits for
-    // the other in a circle.
+    // An endpoint, enabled or not, is locked before its queues, as everywhere, so that no deadlock occurs.
     let done = sqlx::query(concat!(
         "with ",
         insert_event_cte!(
@@ -97,7 +96,7 @@ pub(crate) async fn insert_event(
     .bind(connection.id)
     .bind(transition.event.as_str())
     .bind(attempt)
-    // As text, which keeps its fields in order.
+    // As text, which preserves the order of its fields.
     .bind(body)
     .bind(message.map(|message| message.kind.as_str()))
     .bind(EVENT_CHANNEL)
@@ -158,19 +157,19 @@ pub(crate) async fn merge_update(
     Ok(done.rows_affected() > 0)
 }
 
-/// A user's next events after this position, in order: [`MOST`](Self::MOST) at the most.
+/// Queries a user's next events after this position, in order: at most [`MOST`](Self::MOST).
 #[derive(Clone, Debug)]
 pub(crate) struct EventsAfter(pub(crate) UserId, pub(crate) i64);
 
-/// The rows of some events, as they came.
+/// The unparsed rows of some events.
 #[derive(Default)]
 pub(crate) struct EventRows(Vec<PgRow>);
 
 impl EventRows {
-    /// How the selects of [`EventsAfter`] begin: with the question that a row answers.
+    /// The number of columns before the event: the user and position of the query.
     const FIRST: usize = 2;
 
-    /// The events of the rows that can be read, in order.
+    /// Returns the events of the rows that can be read, in order.
     pub(crate) fn events(&self) -> Vec<Event> {
         let event = |row| {
             let read = RowReader::of(row, Self::FIRST).event();
@@ -187,8 +186,8 @@ impl EventRows {
 impl EventsAfter {
     const MOST: usize = 100;
 
-    /// More rows than these do not come together. One reader who is far behind does not cost the others anything:
-    /// the questions are then asked apart.
+    /// The maximum number of rows of a batch. Beyond it, the queries run separately, so that a reader that is far
+    /// behind does not slow down the others.
     const MOST_TOGETHER: usize = 1000;
 }
 
@@ -218,12 +217,12 @@ impl BatchQuery for EventsAfter {
         for row in rows {
             // Group the rows by their owner, not by the query, so that no user receives another user's event.
             let mut columns = RowReader::of(&row, 0);
-            let question = (columns.next()?, columns.next()?);
-            found.entry(question).or_default().0.push(row);
+            let key = (columns.next()?, columns.next()?);
+            found.entry(key).or_default().0.push(row);
         }
         let found: HashMap<_, Arc<EventRows>> = found
             .into_iter()
-            .map(|(question, rows)| (question, Arc::new(rows)))
+            .map(|(key, rows)| (key, Arc::new(rows)))
             .collect();
         let answer = |Self(user, after): &Self| {
             let rows = found.get(&(user.as_str().to_owned(), *after));
@@ -234,7 +233,7 @@ impl BatchQuery for EventsAfter {
 }
 
 impl EventsAfter {
-    /// The rows of several questions.
+    /// Returns the rows of several queries.
     async fn together<'c>(db: impl PgExecutor<'c>, queries: &[Self]) -> sqlx::Result<Vec<PgRow>> {
         let (users, positions): (Vec<&str>, Vec<i64>) = queries
             .iter()
@@ -284,7 +283,7 @@ pub(crate) async fn last_event(
     .await
 }
 
-/// The positions of these users' last events, where they are beyond these.
+/// Returns the position of each user's last event, for users whose last event is after the given position.
 pub(crate) async fn last_events(
     db: &mut Transaction,
     users: &[(String, i64)],
@@ -303,7 +302,7 @@ pub(crate) async fn last_events(
     .await
 }
 
-/// A connection's events before this version, the newest first.
+/// Returns a connection's events before this version, newest first.
 pub(crate) async fn history(
     db: &mut Transaction,
     user: &UserId,
@@ -320,7 +319,7 @@ pub(crate) async fn history(
     ))
     .bind(user.as_str())
     .bind(connection)
-    // A condition that may be null would be tested row by row.
+    // Never null, because PostgreSQL would evaluate a nullable condition row by row.
     .bind(before_version.unwrap_or(i64::MAX))
     .bind(limit)
     .fetch_all(db)

@@ -1,4 +1,4 @@
-//! Answers that are kept for a request's Idempotency-Key.
+//! The stored answers for Idempotency-Keys.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -6,16 +6,16 @@ use serde_json::Value;
 use super::Transaction;
 use crate::domain::UserId;
 
-/// What is known of a key.
+/// The state of a key.
 #[derive(Debug)]
 pub(crate) enum KeyState {
     /// The key was unused: this request has claimed it.
     Acquired,
     /// Another request with the key is in progress.
     InProgress,
-    /// It was used for something else.
+    /// The key was used for another request.
     Mismatch,
-    /// It was answered with this.
+    /// The stored answer.
     Completed(Value),
 }
 
@@ -55,14 +55,14 @@ pub(crate) async fn claim_key(
     .fetch_optional(db)
     .await?;
     Ok(match found {
-        Some((whose, same, _)) if !same || whose != user.as_str() => KeyState::Mismatch,
+        Some((owner, same, _)) if !same || owner != user.as_str() => KeyState::Mismatch,
         Some((_, _, Some(answer))) => KeyState::Completed(answer),
-        // Also where it was deleted just now: the next try finds it free.
+        // The key may have been deleted just now; then a retry acquires it.
         Some((_, _, None)) | None => KeyState::InProgress,
     })
 }
 
-/// Keeps the answer for a key, until then if its session ends.
+/// Stores the answer for a key. `until` is the time at which the answer expires, if it does.
 pub(crate) async fn store_answer(
     db: &mut Transaction,
     user: &UserId,
@@ -82,7 +82,7 @@ pub(crate) async fn store_answer(
     Ok(())
 }
 
-/// Lets a key go whose request came to nothing: the same may be tried again.
+/// Releases a key without an answer, so that the request can be retried.
 pub(crate) async fn release_key(
     db: &mut Transaction,
     user: &UserId,
@@ -96,7 +96,7 @@ pub(crate) async fn release_key(
     Ok(())
 }
 
-/// Forgets a user's keys.
+/// Deletes a user's keys.
 pub(crate) async fn delete_keys_of(db: &mut Transaction, user: &UserId) -> sqlx::Result<()> {
     sqlx::query("delete from idempotency_key where user_id = $1")
         .bind(user.as_str())
@@ -105,7 +105,7 @@ pub(crate) async fn delete_keys_of(db: &mut Transaction, user: &UserId) -> sqlx:
     Ok(())
 }
 
-/// Deletes keys older than this many seconds, and those whose answer is over, some of each at a time.
+/// Deletes keys older than `age` seconds and keys whose answer has expired, at most `limit` of each.
 pub(crate) async fn delete_expired_keys(
     db: &mut Transaction,
     age: f64,

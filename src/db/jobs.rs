@@ -1,4 +1,4 @@
-//! Jobs that one replica at a time does, and this installation's name.
+//! Jobs that run on one replica at a time, and the installation's id.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -6,9 +6,10 @@ use uuid::Uuid;
 use super::{Database, Transaction};
 use crate::clock::Clock;
 
-/// Claims a job, for `lease` seconds of the database's time, unless another has it or it was done
-/// less than `every` seconds ago. A lease or a finish that the clock has been set back behind is over: compared with
-/// `clock_timestamp()`, because another replica's lease may be newer than this transaction's `now()`.
+/// Claims a job for `lease` seconds of the database's time, unless another replica has it or it was completed less than
+/// `every` seconds ago. A lease or completion that lies too far in the future, because the clock was set back, is
+/// ignored. It is compared with `clock_timestamp()`, because another replica's lease may be newer than this
+/// transaction's `now()`.
 pub(crate) async fn claim_job(
     db: &mut Transaction,
     name: &str,
@@ -33,7 +34,7 @@ pub(crate) async fn claim_job(
     Ok(done.rows_affected() == 1)
 }
 
-/// Keeps a claimed job for another `lease` seconds.
+/// Extends the lease of a claimed job to `lease` seconds from now.
 pub(crate) async fn renew_job(db: &mut Transaction, name: &str, lease: f64) -> sqlx::Result<()> {
     sqlx::query("update job set leased_until = now() + make_interval(secs => $2) where name = $1")
         .bind(name)
@@ -43,7 +44,7 @@ pub(crate) async fn renew_job(db: &mut Transaction, name: &str, lease: f64) -> s
     Ok(())
 }
 
-/// Gives a job back; `finished` if it was done to its end.
+/// Releases a job; `finished` if it was completed.
 pub(crate) async fn release_job(
     db: &mut Transaction,
     name: &str,
@@ -60,7 +61,7 @@ pub(crate) async fn release_job(
     Ok(())
 }
 
-/// Records that a job without a lease was done.
+/// Records the completion of a job without a lease.
 pub(crate) async fn record_job(db: &mut Transaction, name: &str) -> sqlx::Result<()> {
     sqlx::query(
         "insert into job (name, finished_at) values ($1, now()) \
@@ -72,7 +73,7 @@ pub(crate) async fn record_job(db: &mut Transaction, name: &str) -> sqlx::Result
     Ok(())
 }
 
-/// The id that marks this installation's connections at Nango, and whether its database is a copy of another's.
+/// Returns the id that marks this installation's connections at Nango, and whether its database is a copy of another's.
 pub(crate) async fn installation(db: &mut Transaction) -> sqlx::Result<(Uuid, bool)> {
     sqlx::query_as("select id, is_copy from installation")
         .fetch_one(db)
@@ -80,10 +81,10 @@ pub(crate) async fn installation(db: &mut Transaction) -> sqlx::Result<(Uuid, bo
 }
 
 impl Database {
-    /// A clock that goes by the database's time from now on.
+    /// Returns a clock that follows the database's time.
     ///
     /// # Errors
-    /// When the server does not answer.
+    /// If the server does not answer.
     pub async fn clock(&self) -> sqlx::Result<Clock> {
         let mut tx = self.begin_single().await?;
         let clock = Clock::database();
@@ -93,7 +94,7 @@ impl Database {
     }
 }
 
-/// The database's time.
+/// Returns the database's time.
 pub(crate) async fn database_time(db: &mut Transaction) -> sqlx::Result<DateTime<Utc>> {
     sqlx::query_scalar("select clock_timestamp()")
         .fetch_one(db)

@@ -12,20 +12,20 @@ use super::schema_status::damage;
 use super::{Database, DatabaseError, Transaction};
 use crate::catalog::Catalog;
 
-/// Every migration, embedded.
+/// All migrations, embedded.
 pub static MIGRATOR: Migrator = sqlx::migrate!();
 
 /// The key of the advisory lock under which replicas migrate, one after the other.
 const MIGRATION_LOCK: i64 = 0x7061_7463_6862_6179;
 
-/// How the description of a migration begins that removes or changes what older programs use. Such
-/// a one comes a version later than the last program that needs what it removes; all others only add.
+/// The prefix of the description of a migration that removes or changes something that older programs use. Such a
+/// migration ships one version after the last program that needs it; all others only add.
 pub(crate) const CONTRACT_PREFIX: &str = "contract";
 
-/// How long migrations and the import of the legacy tables may take, waiting for other replicas included.
+/// The timeout of migrations and of the import of the legacy tables, including the wait for other replicas.
 const MIGRATION_TIMEOUT: Duration = Duration::from_hours(1);
 
-/// What a role needs to migrate.
+/// How to grant the privileges that a migration needs.
 const CREATE_REMEDY: &str = "Let its owner run: grant usage, create on schema public to the role (or the schema of search_path), \
      or run `patchbay migrate` as the owner and grant the role select, insert, update and delete on all tables";
 
@@ -46,7 +46,7 @@ impl Database {
         let mut tx = self.begin_migration().await?;
         if legacy_import::exists(&mut tx).await? {
             return Err(DatabaseError::LegacyTables(vec![
-                "`patchbay migrate` takes them over, as does the service when it starts".to_owned(),
+                "`patchbay migrate` imports them, as does the service when it starts".to_owned(),
             ]));
         }
         apply_migrations(&mut tx).await?;
@@ -79,14 +79,15 @@ impl Database {
         Ok(imported)
     }
 
-    /// Waits for other replicas that migrate. What has been applied is noted as sqlx's own tools do.
+    /// Begins a transaction after all other replicas' migrations. Creates the table in which sqlx's own tools record
+    /// migrations.
     async fn begin_migration(&self) -> Result<Transaction, DatabaseError> {
         let mut tx = self.begin().await?;
         tx.set_deadline(Instant::now() + MIGRATION_TIMEOUT);
         sqlx::raw_sql("set local statement_timeout = 0; set local lock_timeout = 0")
             .execute(&mut tx)
             .await?;
-        // Held until the transaction's end, so it works through poolers that switch servers between transactions.
+        // The lock ends with the transaction, so it works behind a transaction-mode pooler.
         sqlx::query("select pg_advisory_xact_lock($1)")
             .bind(MIGRATION_LOCK)
             .execute(&mut tx)
@@ -103,7 +104,7 @@ impl Database {
         if schema.is_none() {
             return Err(DatabaseError::NoSchema(search_path));
         }
-        // A role that may not create tables works on a schema that is up to date.
+        // A role that may not create tables can use a schema that is up to date.
         if !exists {
             let created = sqlx::raw_sql(
                 "create table _sqlx_migrations (
@@ -121,7 +122,7 @@ impl Database {
     }
 }
 
-/// A migration that was applied, as sqlx's own tools note it.
+/// An applied migration, as recorded by sqlx's own tools.
 pub(crate) struct AppliedMigration {
     pub(crate) description: String,
     pub(crate) checksum: Vec<u8>,
@@ -166,13 +167,13 @@ fn privilege_error(error: sqlx::Error) -> DatabaseError {
     }
 }
 
-/// Applies what is missing, and checks that the schema is what the migrations have made.
+/// Applies missing migrations, and checks that the schema matches the migrations.
 ///
-/// sqlx's runner is not used: it takes a session's lock, which behind a pooler would stay with a
-/// server that another client gets, and its statements have names.
+/// sqlx's runner is not used. It acquires a session lock, which behind a pooler would stay with a server connection
+/// that another client gets, and its statements are named.
 async fn apply_migrations(tx: &mut Transaction) -> Result<(), DatabaseError> {
     let mut applied = applied_migrations(tx).await?;
-    // Before the columns are compared: a newer version has removed some.
+    // Before the comparison of columns, because a newer version has removed some.
     let is_newer_contract = |version: &i64, migration: &AppliedMigration| {
         !MIGRATOR.version_exists(*version) && migration.description.starts_with(CONTRACT_PREFIX)
     };

@@ -1,6 +1,6 @@
 //! PostgreSQL: the pool, transactions, migrations, and a repository for each table.
 //!
-//! Every SQL statement stands here. A repository's functions take the [`Transaction`] that a service owns.
+//! This module contains every SQL statement. A repository's functions take the [`Transaction`] that a service owns.
 
 pub(crate) mod account_lookups;
 pub(crate) mod attempt_owners;
@@ -81,7 +81,7 @@ pub(crate) use sweep::*;
 pub(crate) use token_accesses::*;
 pub(crate) use user_scoped::*;
 
-/// A row that the domain does not know, or a write that did not find its row.
+/// A row with a value that the domain does not know, or a write that did not find its row.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RowError {
     #[error("{table} {id} holds what the domain does not know: {detail}")]

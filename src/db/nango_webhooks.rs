@@ -1,15 +1,15 @@
-//! Which of Nango's webhooks arrive.
+//! The arrival of Nango's webhooks.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Database, Transaction};
 
-/// When webhooks last arrived, and when what they are about last happened.
+/// When webhooks last arrived, and when their causes last happened.
 #[derive(Clone, Copy, Debug, sqlx::FromRow)]
 pub(crate) struct WebhookActivity {
-    /// When a new connection's webhook last arrived.
+    /// When a webhook of a new connection last arrived.
     pub(crate) creation: Option<DateTime<Utc>>,
-    /// When a deletion's webhook last arrived.
+    /// When a webhook of a deletion last arrived.
     pub(crate) deletion: Option<DateTime<Utc>>,
     /// When an account was last connected.
     pub(crate) last_connect: Option<DateTime<Utc>>,
@@ -35,7 +35,7 @@ pub(crate) async fn record_webhook(db: &mut Transaction, operation: &str) -> sql
 }
 
 impl Database {
-    /// Returns which webhooks have arrived, beside what has happened.
+    /// Returns when webhooks last arrived, and when their causes last happened.
     ///
     /// # Errors
     /// When the database does not answer, or has no current schema.

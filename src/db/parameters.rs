@@ -1,4 +1,4 @@
-//! What a connection's provider has to know of its account.
+//! The parameters that a provider needs of a connection's account.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,8 @@ use sqlx::types::Json;
 use super::Transaction;
 use crate::domain::Connection;
 
-/// Writes the parameters that a user gave, over the stored ones or in their place. Returns all that are stored then.
+/// Stores the parameters that a user gave. Merges them into the stored ones, or replaces these. Returns all stored
+/// parameters.
 pub(crate) async fn write_parameters(
     db: &mut Transaction,
     connection: &Connection,

@@ -1,4 +1,4 @@
-//! A connection of the pool, with the one deadline that bounds all that is done with it.
+//! A connection of the pool, with one deadline for everything that uses it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::primary::Primary;
 /// again, and ends the statement.
 #[derive(Debug)]
 pub(crate) struct PooledConnection {
-    /// `None` once it was given back.
+    /// `None` after the return to the pool.
     connection: Option<PoolConnection<Postgres>>,
     /// `false` while a statement is in progress, and after one that leaves the connection in an unknown state.
     reusable: bool,
@@ -40,13 +40,13 @@ impl PooledConnection {
         }
     }
 
-    /// Moves the deadline: whatever is not answered by then fails.
+    /// Sets the deadline. Statements that have not completed by then fail.
     pub(crate) fn set_deadline(&mut self, deadline: Instant) {
         self.deadline = deadline;
     }
 
     pub(crate) async fn begin(&mut self, statement: SqlStr) -> sqlx::Result<()> {
-        // Also if the statement fails: a transaction may have started.
+        // Even if the statement fails, because a transaction may have started.
         self.in_transaction = true;
         sqlx::raw_sql(statement).execute(self).await?;
         Ok(())
@@ -68,14 +68,14 @@ impl Drop for PooledConnection {
             return;
         };
         if !self.reusable {
-            // Not closed politely: nothing is waited for.
+            // Dropped without a terminate message, which could block.
             drop(connection.detach());
         } else if self.in_transaction {
             let mut open = Self::new(connection, self.primary.clone());
             open.set_deadline(Instant::now() + PING_TIMEOUT);
             tokio::spawn(async move { sqlx::raw_sql("rollback").execute(&mut open).await });
         } else {
-            // As sqlx gives it back, which first asks whether it still works, and waits for as long as that takes.
+            // sqlx's `return_to_pool` first pings the server, without a timeout of its own.
             tokio::spawn(timeout(PING_TIMEOUT, connection.return_to_pool()));
         }
     }
@@ -114,7 +114,7 @@ impl<'c> Executor<'c> for &'c mut PooledConnection {
         let mut rows = self.fetch_many(query);
         Box::pin(async move {
             let mut first = None;
-            // To the end, where errors of deferred constraints are reported.
+            // Read to the end, because errors of deferred constraints are reported there.
             while let Some(next) = rows.try_next().await? {
                 if let Either::Right(row) = next {
                     first.get_or_insert(row);
@@ -143,12 +143,12 @@ impl<'c> Executor<'c> for &'c mut PooledConnection {
     }
 }
 
-/// sqlx would give the statement a name, also behind a pooler that switches servers.
+/// Returns the error of a prepared statement, which sqlx would name even behind a transaction-mode pooler.
 pub(crate) fn unsupported() -> sqlx::Error {
     sqlx::Error::InvalidArgument("statements are run, not prepared".to_owned())
 }
 
-/// A statement's rows until the deadline. The connection is reusable again when all have been read.
+/// The rows of a statement, with a deadline. The connection is reusable after all rows have been read.
 struct BoundedRows<'e, Row> {
     rows: BoxStream<'e, sqlx::Result<Row>>,
     reusable: &'e mut bool,

@@ -1,4 +1,4 @@
-//! Which of the servers accepts writes, and when to doubt it.
+//! Tracks which of the servers accepts writes.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use tokio::time::Instant;
 use super::connection_health::with_timeout;
 use super::session;
 
-/// For how long every connection is tested before use after one of them has failed.
+/// How long every connection is tested before use after one has failed.
 const SUSPICION_TIME: Duration = Duration::from_secs(30);
 
-/// How long a server may take to say that it accepts writes.
+/// The timeout of the check whether a server accepts writes.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The pause between two searches for the primary.
@@ -28,7 +28,7 @@ pub(crate) struct Primary {
 }
 
 impl Primary {
-    /// Notes that a connection has failed or found its server read-only.
+    /// Records that a connection has failed or that its server is read-only.
     pub(crate) fn suspect(&self) {
         *self
             .suspect_until
@@ -38,12 +38,12 @@ impl Primary {
         self.search();
     }
 
-    /// Has the primary searched for where there are several servers.
+    /// Starts a search for the primary, if there are several servers.
     pub(crate) fn search(&self) {
         self.suspected.notify_one();
     }
 
-    /// `true` for a while after [`suspect`](Self::suspect).
+    /// Returns `true` for a while after [`suspect`](Self::suspect).
     pub(crate) fn is_suspect(&self) -> bool {
         let until = *self
             .suspect_until
@@ -52,8 +52,8 @@ impl Primary {
         until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// Switches the pool to another of these servers whenever the one it uses may not accept writes any more, until the
-    /// pool is closed.
+    /// Switches the pool to another of these servers when the current one may no longer accept writes, until the pool
+    /// is closed.
     pub(crate) async fn follow(&self, servers: Vec<PgConnectOptions>, pool: PgPool) {
         let search = async {
             loop {

@@ -1,9 +1,9 @@
 //! The most frequent reads, batched.
 //!
-//! Rows are returned as they come: each caller parses its own.
+//! Rows are returned unparsed: each caller parses its own.
 //!
-//! The query's parameters stand in a sub-select, so that PostgreSQL cannot see their number: it would plan each
-//! statement again for that, and planning takes longer than reading.
+//! The query's parameters are in a sub-select, which hides their number from PostgreSQL. Otherwise PostgreSQL would
+//! plan each statement again, which takes longer than reading.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,19 +25,19 @@ use crate::views::MAX_SAME_ACCOUNT;
 /// A connection with the newest attempt to authorize it.
 pub(crate) type ConnectionWithAttempt = (Connection, Option<Attempt>);
 
-/// A user's newest connections, the newest first: [`LIMIT`](Self::LIMIT) of them.
+/// A query for a user's newest connections, newest first: at most [`LIMIT`](Self::LIMIT).
 #[derive(Clone, Debug)]
 pub(crate) struct NewestConnections(pub(crate) UserId);
 
 impl NewestConnections {
-    /// One more than a user is expected to have: with fewer, there are no others.
+    /// One more than a user is expected to have: a shorter result contains all connections.
     pub(crate) const LIMIT: usize = 101;
 
-    /// More rows than these do not come together: the users are then asked about apart.
+    /// The maximum number of rows of a batch. Beyond it, the queries run separately.
     const MOST_TOGETHER: usize = 6500;
 }
 
-/// One connection of a user.
+/// A query for one connection of a user.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionById(pub(crate) UserId, pub(crate) Uuid);
 
@@ -136,7 +136,7 @@ impl BatchQuery for ConnectionById {
     }
 }
 
-/// A user's connection of a connector and instance, if there is one.
+/// A query for a user's connection of a connector and instance.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionByInstance {
     pub(crate) user: UserId,
@@ -182,7 +182,7 @@ impl BatchQuery for ConnectionByInstance {
     }
 }
 
-/// The version of a connection of a user: by it is known whether what is held of it still holds.
+/// A query for the version of a user's connection, which shows whether cached data is still valid.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionVersion(pub(crate) UserId, pub(crate) Uuid);
 
@@ -218,7 +218,7 @@ impl BatchQuery for ConnectionVersion {
     }
 }
 
-/// A user's attempt, with the connection that it is to authorize.
+/// A query for a user's attempt, with the connection that it is to authorize.
 #[derive(Clone, Debug)]
 pub(crate) struct AttemptById(pub(crate) UserId, pub(crate) Uuid);
 
@@ -261,7 +261,7 @@ impl BatchQuery for AttemptById {
 pub(crate) struct AttemptWithConnectionRow(PgRow);
 
 impl AttemptWithConnectionRow {
-    /// What the row holds.
+    /// Parses the row.
     pub(crate) fn with_connection(&self) -> sqlx::Result<AttemptWithConnection> {
         AttemptWithConnection::from_row(&self.0)
     }
@@ -283,12 +283,12 @@ impl AsRef<PgRow> for ConnectionWithAttemptRow {
 }
 
 impl ConnectionWithAttemptRow {
-    /// Its own id.
+    /// Returns the connection's id.
     pub(crate) fn id(&self) -> sqlx::Result<Uuid> {
         self.0.try_get(0)
     }
 
-    /// Returns the id of its connector. The caller resolves it for [`with_attempt`](Self::with_attempt).
+    /// Returns the connector's id. The caller resolves it for [`with_attempt`](Self::with_attempt).
     pub(crate) fn connector(&self) -> sqlx::Result<Uuid> {
         self.0.try_get(1)
     }
@@ -301,7 +301,7 @@ impl ConnectionWithAttemptRow {
         self.0.try_get(3)
     }
 
-    /// The number of bytes of all its columns.
+    /// Returns the size of all columns, in bytes.
     pub(crate) fn size(&self) -> usize {
         let bytes = |column| {
             self.0
@@ -314,14 +314,14 @@ impl ConnectionWithAttemptRow {
         (0..self.0.len()).filter_map(bytes).sum()
     }
 
-    /// The user's other connections to the same account, in a row of [`ConnectionById`].
+    /// Returns the user's other connections to the same account, from a row of [`ConnectionById`].
     pub(crate) fn same_account(&self) -> sqlx::Result<Vec<Uuid>> {
         let ids: Option<Vec<Uuid>> = self.0.try_get("same_account")?;
         Ok(ids.unwrap_or_default())
     }
 
-    /// A row that was read for this user. That it is theirs stands in every statement; this is the
-    /// second wall, as [`owned`](crate::db::user_scoped::owned) is.
+    /// Returns a row that was read for this user. Every statement filters by user; this check is a second defence, like
+    /// [`ensure_owned`](crate::db::user_scoped::ensure_owned).
     pub(crate) fn owned(row: PgRow, user: &UserId) -> sqlx::Result<Self> {
         let row = Self(row);
         if row.user()? == user.as_str() {
@@ -335,7 +335,7 @@ impl ConnectionWithAttemptRow {
         .into())
     }
 
-    /// What the row holds.
+    /// Parses the row.
     pub(crate) fn with_attempt(
         &self,
         connector: Arc<ConnectorRef>,

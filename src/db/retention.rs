@@ -1,4 +1,4 @@
-//! What is too old to be kept, some rows at a time.
+//! Deletes old rows, in batches.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -45,7 +45,7 @@ macro_rules! prune_batch {
     };
 }
 
-/// Deletes uses of tokens from before this time.
+/// Deletes token accesses from before this time.
 pub(crate) async fn prune_token_accesses(
     db: &mut Transaction,
     before: DateTime<Utc>,
@@ -58,7 +58,8 @@ pub(crate) async fn prune_token_accesses(
         .await
 }
 
-/// Deletes attempts that ended before this time. A connection's newest stays, which its row shows.
+/// Deletes attempts that ended before this time. Keeps a connection's newest attempt, of which the connection's row has
+/// a copy.
 pub(crate) async fn prune_attempts(
     db: &mut Transaction,
     before: DateTime<Utc>,

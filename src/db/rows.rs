@@ -1,7 +1,7 @@
-//! Rows as the domain's types.
+//! Converts rows to the domain's types.
 //!
-//! Columns are read in the order in which the selects of this module name them: looking each up by
-//! its name cost a list as much as what is in it.
+//! Columns are read by position, in the order of the selects of this module: in a list, look-ups by name took as long
+//! as the rest.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
@@ -21,10 +21,10 @@ use crate::domain::{
     Integration, NangoConnectionRef, State, Status,
 };
 
-/// What a connection, `c`, is read from.
+/// The columns of a connection, `c`.
 ///
-/// Columns are named, here and wherever rows are read: a prepared statement that asks for all
-/// there are breaks in a running replica when a newer version's migration adds one.
+/// All selects name their columns. A prepared `select *` fails in a running replica when a newer version's migration
+/// adds a column.
 macro_rules! connection_columns {
     () => {
         "c.id, c.connector_id, c.user_id, c.instance_id, c.label, c.nango_connection_id, \
@@ -36,7 +36,7 @@ macro_rules! connection_columns {
     };
 }
 
-/// The same after what its connector, `k`, is called.
+/// The columns of a connection after those of its connector, `k`.
 macro_rules! named_connection_columns {
     () => {
         concat!(
@@ -46,7 +46,7 @@ macro_rules! named_connection_columns {
     };
 }
 
-/// A select of connections with what their connector is called; the caller adds the rest.
+/// A select of connections with the names of their connectors; the caller appends the rest.
 macro_rules! select_connections {
     ($rest:literal) => {
         concat!(
@@ -58,7 +58,7 @@ macro_rules! select_connections {
     };
 }
 
-/// What an attempt, `a`, is read from.
+/// The columns of an attempt, `a`.
 macro_rules! attempt_columns {
     () => {
         "a.connection_id, a.id, a.kind, a.expires_at, a.outcome, a.error_code, a.error_message, a.invalidated, \
@@ -66,7 +66,7 @@ macro_rules! attempt_columns {
     };
 }
 
-/// A select of attempts, each after the connection that it is to authorize; the caller adds the rest.
+/// A select of attempts, each after the connection that it is to authorize; the caller appends the rest.
 macro_rules! select_attempts_with_connection {
     ($rest:literal) => {
         concat!(
@@ -82,11 +82,11 @@ macro_rules! select_attempts_with_connection {
     };
 }
 
-/// Where [`select_attempted`] has the user's id and the attempt's.
+/// The positions of the user's id and the attempt's id in [`select_attempts_with_connection`].
 pub(crate) const ATTEMPTED_USER: usize = 5;
 pub(crate) const ATTEMPT_ID: usize = 38;
 
-/// The newest attempt as the row of its connection, `c`, shows it.
+/// The columns of the newest attempt, as copied in the row of its connection, `c`.
 macro_rules! newest_attempt_columns {
     () => {
         "c.attempt_id, c.attempt_kind, c.attempt_expires_at, c.attempt_outcome, c.attempt_error_code, \
@@ -94,7 +94,7 @@ macro_rules! newest_attempt_columns {
     };
 }
 
-/// A select of connections with their newest attempt, of what `$from` calls `c`.
+/// A select of connections with their newest attempt, from `$from`, which defines `c`.
 macro_rules! select_with_attempt {
     ($from:literal) => {
         concat!(
@@ -108,7 +108,7 @@ macro_rules! select_with_attempt {
     };
 }
 
-/// What an event, `e`, is read from.
+/// The columns of an event, `e`.
 macro_rules! event_columns {
     () => {
         "e.id, e.position, e.connection_id, e.version, e.kind, e.status, e.status_reason, e.attempt_id, \
@@ -122,14 +122,14 @@ pub(crate) use {
     select_with_attempt,
 };
 
-/// A row's columns, one after the other.
+/// Reads the columns of a row in order.
 pub(crate) struct RowReader<'r> {
     row: &'r PgRow,
     next: usize,
 }
 
 impl<'r> RowReader<'r> {
-    /// Those from this one on.
+    /// Starts at this column.
     pub(crate) fn of(row: &'r PgRow, first: usize) -> Self {
         Self { row, next: first }
     }
@@ -143,7 +143,7 @@ impl<'r> RowReader<'r> {
         Ok(value)
     }
 
-    /// The name of one of the domain's own values.
+    /// Parses a column with the name of a domain value.
     fn parse_column<T>(&mut self, table: &'static str, id: Uuid) -> sqlx::Result<T>
     where
         T: FromStr,
@@ -168,7 +168,7 @@ impl<'r> RowReader<'r> {
         }))
     }
 
-    /// A connection from [`connection_columns`], whose connector its caller knows.
+    /// Reads a connection from [`connection_columns`]. The caller supplies its connector.
     pub(crate) fn connection(&mut self, connector: Arc<ConnectorRef>) -> sqlx::Result<Connection> {
         const TABLE: &str = "user_connector_connection";
         let id = self.next()?;
@@ -218,7 +218,7 @@ impl<'r> RowReader<'r> {
         Ok(connection)
     }
 
-    /// The columns about the account and the scopes, after the others.
+    /// Reads the columns of the accounts and the scopes, which follow the others.
     fn identity(&mut self, connection: &mut Connection) -> sqlx::Result<()> {
         for account in [&mut connection.account, &mut connection.pending_account] {
             let details: Option<Json<AccountDetails>> = self.next()?;
@@ -233,7 +233,7 @@ impl<'r> RowReader<'r> {
         Ok(())
     }
 
-    /// What Nango holds of a connection, if anything.
+    /// Reads the reference to the connection at Nango, if there is one.
     fn upstream(
         &mut self,
         wrong: &impl Fn(&dyn ToString) -> RowError,
@@ -248,7 +248,7 @@ impl<'r> RowReader<'r> {
                 integration,
             })),
             (None, None, None) => Ok(None),
-            _ => Err(wrong(&"half of what Nango holds").into()),
+            _ => Err(wrong(&"an incomplete reference to Nango").into()),
         }
     }
 
@@ -257,7 +257,7 @@ impl<'r> RowReader<'r> {
         Ok(key.map(|key| Integration { key, provider }))
     }
 
-    /// A connection from [`select_connections`].
+    /// Reads a connection from [`select_connections`].
     fn named_connection(&mut self) -> sqlx::Result<Connection> {
         let connector = ConnectorRef {
             id: self.next()?,
@@ -267,14 +267,14 @@ impl<'r> RowReader<'r> {
         self.connection(Arc::new(connector))
     }
 
-    /// An attempt from [`attempt_columns`], or a connection's id and [`newest_attempt_columns`].
+    /// Reads an attempt from [`attempt_columns`], or from a connection's id and [`newest_attempt_columns`].
     fn attempt(&mut self) -> sqlx::Result<Attempt> {
         let connection_id = self.next()?;
         let id = self.next()?;
         self.attempt_fields(connection_id, id)
     }
 
-    /// A connection's newest attempt from [`newest_attempt_columns`], if it has one.
+    /// Reads a connection's newest attempt from [`newest_attempt_columns`], if it has one.
     pub(crate) fn newest_attempt(&mut self, connection_id: Uuid) -> sqlx::Result<Option<Attempt>> {
         let id: Option<Uuid> = self.next()?;
         id.map(|id| self.attempt_fields(connection_id, id))
@@ -305,7 +305,7 @@ impl<'r> RowReader<'r> {
         })
     }
 
-    /// An event from [`event_columns`].
+    /// Reads an event from [`event_columns`].
     pub(crate) fn event(&mut self) -> sqlx::Result<Event> {
         const TABLE: &str = "connection_event";
         let (id, position) = (self.next()?, self.next()?);
@@ -341,7 +341,7 @@ pub(crate) fn catch_decode_panic<T>(decode: impl FnOnce() -> sqlx::Result<T>) ->
     decoded.unwrap_or_else(|_panic| Err(sqlx::Error::Decode("a value is out of range".into())))
 }
 
-/// How many rows were skipped because they cannot be read.
+/// The number of rows that were skipped because they cannot be read.
 static UNREADABLE_ROWS: AtomicU64 = AtomicU64::new(0);
 
 /// Returns how many rows this process has skipped because they cannot be read.
@@ -355,7 +355,7 @@ pub(crate) fn note_unreadable_row(table: &str, id: &str, error: &sqlx::Error) {
     tracing::error!(table, id, %error, "skipped a row that cannot be read: correct or delete it");
 }
 
-/// A row among many, which may be unreadable: the others are read all the same.
+/// A row that may be unreadable. The other rows are read nevertheless.
 pub(crate) struct Readable<T>(Result<T, (String, sqlx::Error)>);
 
 impl<'r, T: FromRow<'r, PgRow>> FromRow<'r, PgRow> for Readable<T> {
@@ -365,7 +365,7 @@ impl<'r, T: FromRow<'r, PgRow>> FromRow<'r, PgRow> for Readable<T> {
     }
 }
 
-/// The first column that names a row in a log.
+/// Returns the first column that identifies a row in a log.
 pub(crate) fn name_of(row: &PgRow) -> String {
     let uuid = |column| row.try_get::<Uuid, _>(column).map(|id| id.to_string());
     let text = |column| row.try_get::<String, _>(column);
@@ -396,21 +396,21 @@ where
     Ok(word.parse().map_err(unknown)?)
 }
 
-/// A row of [`select_connections`].
+/// Reads a row of [`select_connections`].
 impl FromRow<'_, PgRow> for Connection {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
         RowReader::of(row, 0).named_connection()
     }
 }
 
-/// A row of a connection's id and [`newest_attempt_columns`].
+/// Reads a row of a connection's id and [`newest_attempt_columns`].
 impl FromRow<'_, PgRow> for Attempt {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
         RowReader::of(row, 0).attempt()
     }
 }
 
-/// A row of [`select_attempted`].
+/// Reads a row of [`select_attempts_with_connection`].
 impl FromRow<'_, PgRow> for AttemptWithConnection {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
         let mut columns = RowReader::of(row, 0);
@@ -426,7 +426,7 @@ impl FromRow<'_, PgRow> for AttemptWithConnection {
     }
 }
 
-/// A row of [`event_columns`].
+/// Reads a row of [`event_columns`].
 impl FromRow<'_, PgRow> for Event {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
         RowReader::of(row, 0).event()

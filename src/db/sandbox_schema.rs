@@ -1,4 +1,4 @@
-//! The schema of a database that `patchbay sandbox` empties at each start.
+//! The schema that `patchbay sandbox` empties at each start.
 
 use sqlx::{Connection, PgConnection};
 
@@ -7,16 +7,16 @@ use super::database_url::DatabaseUrl;
 /// The comment on the schema that marks it as the sandbox's.
 const MARK: &str = "The sandbox of Patchbay empties this schema when it starts";
 
-/// Why a database cannot be emptied.
+/// The reason for which a database cannot be emptied.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EmptyError {
-    /// `DATABASE_URL` is not one.
+    /// `DATABASE_URL` is malformed.
     #[error("DATABASE_URL cannot be read: {0}")]
     Url(String),
     /// The server cannot be reached.
     #[error("the database of DATABASE_URL cannot be reached: {0}")]
     Unreachable(#[source] sqlx::Error),
-    /// The schema has tables and no mark.
+    /// The schema has tables but no mark.
     #[error(
         "the database of DATABASE_URL has tables that are not the sandbox's: name an empty one, or none"
     )]

@@ -1,4 +1,4 @@
-//! What a database is like, without changing it: for readiness and for `doctor`.
+//! Reads the state of a database without changing it, for readiness and for `doctor`.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::{Database, DatabaseError, MIGRATOR, Transaction};
 /// Every column of the current schema: a table and a column on each line. A test compares it with a migrated database.
 pub const COLUMNS: &str = include_str!("columns.txt");
 
-/// Selects the columns that are missing of those that `$1` (tables) and `$2` (columns) name.
+/// Selects the missing columns among those that `$1` (tables) and `$2` (columns) name.
 macro_rules! missing_columns {
     () => {
         "select e.t || '.' || e.c from unnest($1::text[], $2::text[]) e (t, c) \
@@ -18,36 +18,36 @@ macro_rules! missing_columns {
          where a.attname is null order by 1"
     };
 }
-/// What a database is like.
+/// The state of a database.
 #[derive(Clone, Debug)]
 pub struct SchemaStatus {
-    /// What the server calls its version, such as `15.4`.
+    /// The server's version, such as `15.4`.
     pub version: String,
     /// The server's time.
     pub now: DateTime<Utc>,
-    /// Whether its tables are those of the service that Patchbay succeeds, not taken over yet.
+    /// `true` if the original service's tables exist and have not been imported.
     pub has_legacy_tables: bool,
     /// The schema in which tables are created; `None` if no schema of `search_path` exists.
     pub schema: Option<String>,
     /// The setting `search_path`.
     pub search_path: String,
-    /// The role that is connected.
+    /// The connected role.
     pub role: String,
     /// Migrations of this program that have not been applied.
     pub pending: Vec<i64>,
-    /// Applied migrations that are not what this program knows under their number.
+    /// Applied migrations that differ from this program's under the same number.
     pub changed: Vec<i64>,
     /// Applied migrations that this program does not know, with their descriptions.
     pub newer: Vec<(i64, String)>,
-    /// What is missing of a schema that is up to date, a sentence each.
+    /// What is missing in a schema that is up to date, one sentence each.
     pub damage: Vec<String>,
 }
 
 impl Database {
-    /// Looks at the server and at the schema, and changes nothing.
+    /// Reads the state of the server and the schema.
     ///
     /// # Errors
-    /// When the server does not answer.
+    /// If the server does not answer.
     pub async fn schema_status(&self) -> Result<SchemaStatus, DatabaseError> {
         let mut tx = self.begin_snapshot().await?;
         let (version, now, schema, search_path, role, migrated, tables): (
@@ -101,10 +101,10 @@ impl Database {
         Ok(status)
     }
 
-    /// Checks that requests can be served: the server accepts writes, and the schema is as the migrations made it.
+    /// Checks that requests can be served: the server accepts writes, and the schema matches the migrations.
     ///
     /// # Errors
-    /// When it does not, or the server does not answer.
+    /// If requests cannot be served, or the server does not answer.
     pub async fn check_ready(&self) -> Result<(), DatabaseError> {
         let (tables, columns) = expected_columns();
         let mut tx = self.begin_single().await?;
@@ -132,10 +132,10 @@ impl Database {
         }
     }
 
-    /// Writes a row, or creates a table where there are none yet, in a transaction that is rolled back.
+    /// Writes a row, or creates a table if none exist, in a transaction that is rolled back.
     ///
     /// # Errors
-    /// What a service would meet that starts on this database.
+    /// The error that a service would encounter with this database.
     pub async fn test_write(&self) -> sqlx::Result<()> {
         let mut tx = self.begin().await?;
         let (is_migrated,): (bool,) = sqlx::query_as("select to_regclass('job') is not null")
@@ -156,7 +156,7 @@ fn expected_columns() -> (Vec<&'static str>, Vec<&'static str>) {
     pairs.unzip()
 }
 
-/// Returns what is missing of a schema to which all of these migrations were applied, a sentence each.
+/// Returns what is missing in a schema with these migrations applied, one sentence each.
 pub(crate) async fn damage(
     tx: &mut Transaction,
     applied: &BTreeMap<i64, AppliedMigration>,

@@ -1,4 +1,4 @@
-//! The keys' SQL.
+//! The SQL of service keys.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -24,7 +24,7 @@ struct KeyRow {
 }
 
 impl KeyRow {
-    /// A scope that this version does not know allows nothing.
+    /// Returns the scopes, without those that this version does not know.
     fn scopes(&self) -> BTreeSet<Scope> {
         self.scopes
             .iter()
@@ -44,13 +44,13 @@ impl KeyRow {
     }
 }
 
-/// A key in use, with what its text is compared to.
+/// A key in use, with the digest for its verification.
 pub(crate) struct StoredKey {
     pub(crate) service: Service,
     pub(crate) digest: Vec<u8>,
 }
 
-/// Asks for the key in use with this prefix, at this time.
+/// A query for the key in use with this prefix, at this time.
 #[derive(Debug)]
 pub(crate) struct ActiveKey {
     pub(crate) prefix: String,
@@ -119,7 +119,7 @@ pub(crate) async fn list(db: &mut Transaction) -> sqlx::Result<Vec<KeyInfo>> {
     Ok(rows.into_iter().map(KeyRow::info).collect())
 }
 
-/// The keys in use with this prefix or name.
+/// Returns the keys in use with this prefix or name.
 pub(crate) async fn in_use(
     db: &mut Transaction,
     which: &str,
@@ -166,7 +166,7 @@ pub(crate) async fn revoke(
     .await
 }
 
-/// Replaces what a key allows; of a name, also that of the keys which it was rotated from, while they are in use.
+/// Replaces the scopes of a key. For a name, also replaces those of its rotated keys that are still in use.
 pub(crate) async fn set_scopes(
     db: &mut Transaction,
     which: &str,

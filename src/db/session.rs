@@ -1,4 +1,4 @@
-//! What each session and each transaction is set to, whatever the server's, the database's or the role's defaults are.
+//! The settings of sessions and transactions, which do not depend on defaults of the server, the database or the role.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -6,19 +6,19 @@ use std::sync::Arc;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Row, SqlSafeStr, SqlStr};
 
-/// How long a statement waits for another transaction's lock, in milliseconds.
+/// The lock timeout, in milliseconds.
 const LOCK_TIMEOUT_MS: u32 = 4_000;
 
-/// How long the server works on a statement, in milliseconds: less than [`super::connection_health::STATEMENT_TIMEOUT`], so that
-/// its error arrives and the connection remains usable.
+/// The statement timeout of the server, in milliseconds: less than [`super::connection_health::STATEMENT_TIMEOUT`], so
+/// that its error arrives and the connection remains usable.
 const STATEMENT_TIMEOUT_MS: u32 = 8_000;
 
-/// How long the server keeps a transaction in which no statement runs, in milliseconds. A replica that is frozen or cut off
-/// then loses its locks.
+/// The timeout of a transaction in which no statement runs, in milliseconds. A frozen or disconnected replica then
+/// loses its locks.
 const IDLE_TRANSACTION_TIMEOUT_MS: u32 = 15_000;
 
-/// How soon the server notices that its client is gone: while a statement runs, and while it waits for the next. Older
-/// servers do not have all of these.
+/// How soon the server detects a disconnected client, during a statement and while waiting for the next. Older servers
+/// lack some of these settings.
 const GONE_CLIENT_SETTINGS: [(&str, &str); 5] = [
     ("client_connection_check_interval", "2000"),
     ("tcp_keepalives_count", "3"),
@@ -36,8 +36,8 @@ pub(crate) struct SessionSetup {
 }
 
 impl SessionSetup {
-    /// Behind a pooler that switches servers, transactions are set up instead of sessions. `settings` are those of the
-    /// database's URL, by name.
+    /// Builds the statements. Behind a transaction-mode pooler (`per_transaction`), they set up transactions instead of
+    /// sessions. `settings` are those of the database's URL, by name.
     pub(crate) fn new(settings: &[(String, String)], per_transaction: bool) -> Self {
         let timeouts = [
             ("lock_timeout", LOCK_TIMEOUT_MS.to_string()),
@@ -88,7 +88,7 @@ impl SessionSetup {
         AssertSqlSafe(self.begin.clone()).into_sql_str()
     }
 
-    /// Begins a transaction that reads only, and sees one moment however many statements it has.
+    /// Begins a read-only transaction, whose statements all see the same snapshot.
     pub(crate) fn begin_snapshot(&self) -> SqlStr {
         AssertSqlSafe(self.begin_snapshot.clone()).into_sql_str()
     }
@@ -96,7 +96,7 @@ impl SessionSetup {
     /// Sets up a new session. Returns whether it can write.
     ///
     /// # Errors
-    /// When the server does not answer, or refuses a setting of the database's URL.
+    /// If the server does not answer, or rejects a setting of the database's URL.
     pub(crate) async fn apply(&self, connection: &mut PgConnection) -> sqlx::Result<bool> {
         is_on(
             connection,
@@ -106,22 +106,23 @@ impl SessionSetup {
     }
 }
 
-/// Returns whether a session can write: its server is no standby, and its default is not to read only.
+/// Returns whether a session can write: its server is not a standby, and sessions are not read-only by default.
 ///
 /// # Errors
-/// When the server does not answer.
+/// If the server does not answer.
 pub(crate) async fn can_write(connection: &mut PgConnection) -> sqlx::Result<bool> {
     is_on(connection, "show transaction_read_only".into_sql_str()).await
 }
 
-/// Runs statements by the simple protocol, of which the last says `off` where the session can write.
+/// Runs statements by the simple protocol. Returns whether the last one returned `off`, which means that the session
+/// can write.
 async fn is_on(connection: &mut PgConnection, statements: SqlStr) -> sqlx::Result<bool> {
     let rows = sqlx::raw_sql(statements).fetch_all(connection).await?;
     let last = rows.last().ok_or(sqlx::Error::RowNotFound)?;
     Ok(last.try_get::<&str, _>(0)? == "off")
 }
 
-/// The calls that set these, with commas between.
+/// Returns the `set_config` calls of these settings, separated by commas.
 fn set_config(settings: &[(&str, &str)], local: bool) -> String {
     let calls: Vec<String> = settings
         .iter()
@@ -130,7 +131,7 @@ fn set_config(settings: &[(&str, &str)], local: bool) -> String {
     calls.join(", ")
 }
 
-/// A string constant, whatever `standard_conforming_strings` is.
+/// Returns a string constant that is valid for any `standard_conforming_strings`.
 fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
 }

@@ -1,4 +1,4 @@
-//! Beginning to authorize a connection, in one statement.
+//! Starts an attempt to authorize a connection, in one statement.
 
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;
@@ -13,9 +13,9 @@ use crate::domain::{Attempt, Connection, Integration, MessageType};
 
 /// A statement that writes a connection, its new attempt and its event.
 ///
-/// The connection comes first: a transaction that writes an attempt has its connection locked. The connection's row
-/// gets a copy of the attempt. Then an open attempt is superseded, because a connection has one at a time; a count
-/// makes each step wait for the one before.
+/// The connection comes first, because a transaction that writes an attempt must have locked its connection. The
+/// connection's row gets a copy of the attempt. An open attempt is superseded before the new one is inserted, because a
+/// connection has at most one; a count makes each step wait for the one before.
 macro_rules! insert_attempt {
     ($written:expr, context $context:literal) => {
         concat!(
@@ -44,7 +44,7 @@ macro_rules! insert_attempt {
     };
 }
 
-/// The copy of the new attempt in its connection's row.
+/// The columns of the new attempt's copy in its connection's row.
 macro_rules! attempt_copy {
     () => {
         ", attempt_id, attempt_kind, attempt_expires_at, attempt_outcome, attempt_error_code, \
@@ -59,18 +59,18 @@ macro_rules! attempt_copy_values {
     };
 }
 
-/// An attempt that starts.
+/// A new attempt.
 pub(crate) struct NewAttempt<'a> {
     pub(crate) attempt: &'a Attempt,
-    /// The integration of its session.
+    /// The integration of the attempt's session.
     pub(crate) integration: &'a Integration,
-    /// Until when something may come of it.
+    /// Until when the attempt may be granted.
     pub(crate) kept_until: DateTime<Utc>,
-    /// The connection's open attempt as it was read, which the new one supersedes.
+    /// The open attempt of the connection that was read. The new one supersedes it.
     pub(crate) supersedes: Option<Uuid>,
 }
 
-/// How many connections a user may have, those that have ended included. Whatever reads all of a user's reads no more.
+/// The maximum number of connections of a user, including ended ones. It bounds all reads of a user's connections.
 pub(crate) const MAX_CONNECTIONS_PER_USER: i64 = 500;
 
 /// Starts an attempt, if the connection is unchanged since it was read: it has the previous version and was last

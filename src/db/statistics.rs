@@ -1,4 +1,4 @@
-//! What an operator wants to see of the tables, each figure by one statement of bounded cost.
+//! Statistics for operators, each read by one statement of bounded cost.
 
 use chrono::{DateTime, Utc};
 use sqlx::FromRow;
@@ -6,21 +6,21 @@ use sqlx::FromRow;
 use super::Transaction;
 use super::rows::note_unreadable_row;
 
-/// How many rows are counted exactly; beyond, the planner's statistics estimate. A scan of as
-/// many takes some ten milliseconds.
+/// The number of rows up to which tables are counted exactly; beyond it, the planner's statistics provide an estimate.
+/// A scan of this size takes about ten milliseconds.
 const EXACT_COUNT_LIMIT: i64 = 50_000;
 
-/// How many rows of a queue are counted.
+/// The number of rows up to which a queue is counted.
 const QUEUE_COUNT_LIMIT: i64 = 10_000;
 
-/// How much waits, and since when its oldest does.
+/// The length of a queue, and the creation time of its oldest entry.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct QueueStats {
     pub(crate) waiting: i64,
     pub(crate) oldest: Option<DateTime<Utc>>,
 }
 
-/// Bounds what any of these may take, whatever has become of the tables.
+/// Limits the duration of each statement, for any size of the tables.
 pub(crate) async fn set_statement_timeout(db: &mut Transaction) -> sqlx::Result<()> {
     sqlx::raw_sql("set local statement_timeout = '2s'")
         .execute(db)
@@ -65,7 +65,7 @@ pub(crate) async fn connections_by_status(
     Ok((!estimated.is_empty()).then_some(estimated))
 }
 
-/// How many connections there are at least.
+/// Returns the number of connections, or a lower bound if it is not known.
 pub(crate) async fn connection_count(db: &mut Transaction) -> sqlx::Result<i64> {
     let by_status = connections_by_status(db).await?;
     Ok(by_status.map_or(EXACT_COUNT_LIMIT, |counts| {
@@ -108,7 +108,7 @@ async fn queue_stats(
     Ok(QueueStats { waiting, oldest })
 }
 
-/// What still has to be deleted at Nango.
+/// Returns the statistics of pending deletions at Nango.
 pub(crate) async fn deletion_queue(db: &mut Transaction) -> sqlx::Result<QueueStats> {
     let statement = queue_stats!(
         "nango_connection_id",
@@ -117,19 +117,19 @@ pub(crate) async fn deletion_queue(db: &mut Transaction) -> sqlx::Result<QueueSt
     queue_stats(db, "upstream_deletion", statement).await
 }
 
-/// Attempts that are open.
+/// Returns the statistics of open attempts.
 pub(crate) async fn attempt_queue(db: &mut Transaction) -> sqlx::Result<QueueStats> {
     let statement = queue_stats!("id", "connect_attempt where outcome is null");
     queue_stats(db, "connect_attempt", statement).await
 }
 
-/// Messages to the product that have not arrived yet.
+/// Returns the statistics of webhook messages that have not been delivered.
 pub(crate) async fn delivery_queue(db: &mut Transaction) -> sqlx::Result<QueueStats> {
     let statement = queue_stats!("id", "webhook_delivery where ended_at is null");
     queue_stats(db, "webhook_delivery", statement).await
 }
 
-/// How many seconds ago a job was last done to its end; `None` if it never was.
+/// Returns the number of seconds since a job was last completed; `None` if it never was.
 pub(crate) async fn job_age(db: &mut Transaction, name: &str) -> sqlx::Result<Option<f64>> {
     let age: Option<Option<f64>> = sqlx::query_scalar(
         "select greatest(0, extract(epoch from now() - finished_at))::float8 from job \
@@ -141,7 +141,7 @@ pub(crate) async fn job_age(db: &mut Transaction, name: &str) -> sqlx::Result<Op
     Ok(age.flatten())
 }
 
-/// How many webhook endpoints are enabled, failing and disabled.
+/// The numbers of enabled, failing and disabled webhook endpoints.
 #[derive(Clone, Copy, Debug, Default, FromRow)]
 pub(crate) struct EndpointStats {
     pub(crate) enabled: i64,

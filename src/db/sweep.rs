@@ -1,4 +1,4 @@
-//! What the sweep compares with Nango.
+//! The rows that the sweep compares with Nango.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use super::Transaction;
 use super::rows::{readable, select_connections};
 use crate::domain::Connection;
 
-/// A connection that Nango should hold.
+/// A connection that should exist at Nango.
 #[derive(Clone, Debug, FromRow)]
 pub(crate) struct SweepRow {
     pub(crate) user_id: String,
@@ -26,7 +26,7 @@ pub(crate) struct SweepRow {
     pub(crate) last_checked_at: Option<DateTime<Utc>>,
 }
 
-/// Those of Nango's connections that are ours.
+/// Returns the rows of these connections at Nango.
 pub(crate) async fn find_by_nango_ids(
     db: &mut Transaction,
     nango_ids: &[&str],
@@ -41,7 +41,7 @@ pub(crate) async fn find_by_nango_ids(
     Ok(readable("user_connector_connection", rows))
 }
 
-/// A part of Nango's list, by the creation times of its connections.
+/// A range of Nango's list, by creation time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CreationRange {
     /// Exclusive; `None` for the oldest.
@@ -50,7 +50,8 @@ pub(crate) struct CreationRange {
     pub(crate) until: Option<DateTime<Utc>>,
 }
 
-/// Connections that Nango made in this range and has held since before `since`, after this one, by creation.
+/// Returns connections that Nango created in this range and that have not changed since `since`, after `after`, by
+/// creation time.
 pub(crate) async fn list_at_nango_since(
     db: &mut Transaction,
     since: DateTime<Utc>,
@@ -79,7 +80,7 @@ pub(crate) async fn list_at_nango_since(
     Ok(readable("user_connector_connection", rows))
 }
 
-/// Corrects when Nango made connections: imported ones came with another time. That is no change of them.
+/// Corrects the creation times of connections at Nango: imported rows have other times. Writes no new version.
 pub(crate) async fn correct_creation_times(
     db: &mut Transaction,
     corrected: &[(&SweepRow, DateTime<Utc>)],
@@ -94,7 +95,7 @@ pub(crate) async fn correct_creation_times(
         .map(|(row, _)| row.nango_connection_id.as_str())
         .collect();
     let times: Vec<DateTime<Utc>> = corrected.iter().map(|(_, time)| *time).collect();
-    // A row that is locked is left to the next sweep, so that no two transactions wait for each other.
+    // Locked rows are left for the next sweep, so that no deadlock occurs.
     sqlx::query(
         "update user_connector_connection c set nango_created_at = found.created_at from ( \
            select l.user_id, l.id, u.created_at \
@@ -112,7 +113,7 @@ pub(crate) async fn correct_creation_times(
     Ok(())
 }
 
-/// How far a sweep of all connections has come.
+/// The progress of a sweep of all connections.
 #[derive(Clone, Copy, Debug, FromRow)]
 pub(crate) struct SweepPass {
     pub(crate) started_at: DateTime<Utc>,
@@ -123,14 +124,14 @@ pub(crate) struct SweepPass {
     pub(crate) orphans: i64,
 }
 
-/// The sweep that was interrupted, if there is one.
+/// Returns the progress of an interrupted sweep, if there is one.
 pub(crate) async fn interrupted_sweep(db: &mut Transaction) -> sqlx::Result<Option<SweepPass>> {
     sqlx::query_as("select started_at, page, before, orphans from sweep_pass")
         .fetch_optional(db)
         .await
 }
 
-/// Records how far a sweep has come.
+/// Records the progress of a sweep.
 pub(crate) async fn record_sweep(db: &mut Transaction, pass: &SweepPass) -> sqlx::Result<()> {
     sqlx::query(
         "insert into sweep_pass (started_at, page, before, orphans) values ($1, $2, $3, $4) \
@@ -146,7 +147,7 @@ pub(crate) async fn record_sweep(db: &mut Transaction, pass: &SweepPass) -> sqlx
     Ok(())
 }
 
-/// Forgets the sweep that was in progress: it has ended.
+/// Deletes the progress of a sweep that has ended.
 pub(crate) async fn end_sweep(db: &mut Transaction) -> sqlx::Result<()> {
     sqlx::query("delete from sweep_pass").execute(db).await?;
     Ok(())
@@ -170,13 +171,13 @@ pub(crate) async fn siblings(
     Ok(readable("user_connector_connection", rows))
 }
 
-/// Notes when Nango was asked about a connection, which is no change of it.
+/// Records when Nango was queried about a connection. Writes no new version.
 pub(crate) async fn record_check(
     db: &mut Transaction,
     connection: &Connection,
     at: Option<DateTime<Utc>>,
 ) -> sqlx::Result<()> {
-    // A connection that was deleted meanwhile has nothing to be noted.
+    // A connection that was deleted meanwhile is ignored.
     sqlx::query(
         "update user_connector_connection set last_checked_at = $3 where user_id = $1 and id = $2",
     )
@@ -188,7 +189,7 @@ pub(crate) async fn record_check(
     Ok(())
 }
 
-/// Records when the provider refused to refresh a connection's credentials, which is no change of it.
+/// Records when the provider refused to refresh a connection's credentials. Writes no new version.
 pub(crate) async fn record_refusals(
     db: &mut Transaction,
     connection: &Connection,
@@ -275,7 +276,7 @@ pub(crate) async fn count_absent(db: &mut Transaction, until: DateTime<Utc>) -> 
     .await
 }
 
-/// Those of these attempts that are known: `true` for one whose user was erased.
+/// Returns those of these attempts that are known: `true` for one whose user was erased.
 pub(crate) async fn known_attempts(
     db: &mut Transaction,
     attempts: &[Uuid],

@@ -11,17 +11,17 @@ use super::batch::BatchQuery;
 use super::rows::readable;
 use crate::domain::UserId;
 
-/// What a token was used for.
+/// The purpose of a token access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Purpose {
-    /// It was issued.
+    /// The token was issued.
     Token,
-    /// A call was made with it.
+    /// A call was made with the token.
     Proxy,
 }
 
 impl Purpose {
-    /// The name in the database.
+    /// Returns the name in the database.
     #[must_use]
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -31,22 +31,22 @@ impl Purpose {
     }
 }
 
-/// A use that was written down.
+/// A recorded access.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct RecordedAccess {
-    /// Grows with each use.
+    /// An id that increases with each access.
     pub id: i64,
-    /// Who used the connection.
+    /// The service that used the connection.
     pub service: String,
     /// `token` or `proxy`.
     pub purpose: String,
-    /// How often, within that second.
+    /// The number of accesses within the same second.
     pub count: i32,
-    /// When, the last time.
+    /// The time of the last one.
     pub used_at: DateTime<Utc>,
 }
 
-/// A use to be written down.
+/// An access to record.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Used {
     pub(crate) user: UserId,
@@ -57,10 +57,10 @@ pub(crate) struct Used {
 }
 
 impl BatchQuery for Used {
-    /// Whether it was written: not if the connection is gone.
+    /// `true` if the access was recorded: not if the connection was deleted.
     type Output = bool;
 
-    /// Writes token accesses, and when each connection was last used.
+    /// Writes token accesses, and the last use of each connection.
     ///
     /// Accesses of the same connection, service and purpose within a second are one row, and a connection's row shows
     /// the first of a second: a workflow with a hundred requests a second does not write a hundred rows. The statement
@@ -124,7 +124,7 @@ impl BatchQuery for Used {
     }
 }
 
-/// A connection's uses before this one, the newest first.
+/// Returns a connection's accesses before `before`, newest first.
 pub(crate) async fn token_accesses(
     db: &mut Transaction,
     user: &UserId,
@@ -138,7 +138,7 @@ pub(crate) async fn token_accesses(
     )
     .bind(user.as_str())
     .bind(connection)
-    // A condition that may be null would be tested row by row.
+    // Never null, because PostgreSQL would evaluate a nullable condition row by row.
     .bind(before.unwrap_or(i64::MAX))
     .bind(limit)
     .fetch_all(db)

@@ -14,22 +14,22 @@ use tracing::{Instrument, Span};
 use super::pooled_connection::{PooledConnection, unsupported};
 use crate::telemetry;
 
-/// A transaction; dropped without [`commit`](Self::commit), it is rolled back.
+/// A transaction, which is rolled back if it is dropped without [`commit`](Self::commit).
 ///
-/// One of a single statement, which PostgreSQL begins and commits by itself, is not: what its statement has
-/// written is durable before `commit`, and stays without it. So it takes no second statement.
+/// A transaction of a single statement cannot be rolled back: PostgreSQL begins and commits it automatically, so the
+/// statement's writes are durable before `commit`, and remain without it. It therefore accepts no second statement.
 ///
-/// Behind a pooler that switches servers between transactions its statements
-/// have no name. A name would outlive the transaction on a server that serves
-/// another client next, whose statements have the same names: sqlx numbers
-/// them, and names them even where its cache is off.
+/// Behind a transaction-mode pooler, its statements are unnamed. A name would outlive the transaction on a server
+/// connection that serves another client next, whose statements have the same names: sqlx numbers them, and names them
+/// even if its cache is off.
 ///
-/// All of it has one deadline. What has not been answered by then fails, and the connection is closed.
+/// The whole transaction has one deadline. Statements that have not completed by then fail, and the connection is
+/// closed.
 #[derive(Debug)]
 pub struct Transaction {
     connection: PooledConnection,
     unnamed: bool,
-    /// Whether a transaction of one statement has run it; `None` for others.
+    /// Whether a transaction of one statement has run it; `None` for other transactions.
     used: Option<bool>,
 }
 
@@ -50,23 +50,23 @@ impl Transaction {
         }
     }
 
-    /// Lets the transaction take longer than a request may: until this time.
+    /// Sets the deadline, for transactions that may take longer than a request.
     pub(crate) fn set_deadline(&mut self, deadline: Instant) {
         self.connection.set_deadline(deadline);
     }
 
-    /// Makes what was done durable and visible.
+    /// Commits: makes the writes durable and visible.
     ///
     /// # Errors
-    /// When the server does not confirm: then it is not known whether it happened.
+    /// If the server does not confirm the commit. Its outcome is then unknown.
     pub async fn commit(mut self) -> sqlx::Result<()> {
         self.connection.commit().await
     }
 
-    /// Where the next statement runs.
+    /// Returns the connection for the next statement.
     fn connection(&mut self) -> &mut PooledConnection {
         if let Some(used) = &mut self.used {
-            debug_assert!(!*used, "a transaction of one statement was given another");
+            debug_assert!(!*used, "a transaction of one statement cannot run another");
             *used = true;
         }
         &mut self.connection
@@ -138,14 +138,14 @@ impl<'c> Executor<'c> for &'c mut Transaction {
     }
 }
 
-/// A statement that is not kept on the server where it must not be.
+/// A statement that the server does not store if that is unsafe.
 struct UnnamedStatement<E> {
     query: E,
     unnamed: bool,
     span: Span,
 }
 
-/// A statement's rows, whose time is its span's.
+/// The rows of a statement, which are timed in its span.
 struct TracedRows<'e, Row> {
     rows: BoxStream<'e, Row>,
     span: Span,

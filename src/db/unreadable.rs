@@ -1,4 +1,4 @@
-//! Finds rows that the program cannot read, before a user's request or a job meets them.
+//! Finds rows that the program cannot read, before a user's request or a job reads them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,29 +11,29 @@ use super::rows::{attempt_columns, catch_decode_panic, name_of, select_with_atte
 use super::{ConnectionWithAttemptRow, Database, Transaction, webhook_endpoints};
 use crate::domain::{Attempt, ConnectorRef};
 
-/// How many rows are read at once.
+/// The number of rows of a batch.
 const BATCH: i64 = 1000;
 
-/// How long the search may take: a large table is searched in part.
+/// The maximum duration of the search. A large table is searched in part.
 const MAX_TIME: Duration = Duration::from_secs(10);
 
 /// A row that cannot be read.
 #[derive(Clone, Debug)]
 pub(crate) struct UnreadableRow {
     pub(crate) table: &'static str,
-    /// What names the row.
+    /// The identifier of the row.
     pub(crate) id: String,
-    /// Why it cannot be read.
+    /// The error of the read.
     pub(crate) error: String,
 }
 
 /// The result of a search.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RowSearch {
-    /// How many rows were read.
+    /// The number of rows that were read.
     pub(crate) rows: usize,
     pub(crate) unreadable: Vec<UnreadableRow>,
-    /// `true` if time ended before all rows were read.
+    /// `true` if the time ran out before all rows were read.
     pub(crate) is_partial: bool,
 }
 
@@ -51,7 +51,7 @@ impl Database {
     /// Reads all connections, open attempts and webhook endpoints as the service does.
     ///
     /// # Errors
-    /// When the server does not answer.
+    /// If the server does not answer.
     pub(crate) async fn find_unreadable_rows(&self) -> sqlx::Result<RowSearch> {
         let end = Instant::now() + MAX_TIME;
         let mut search = RowSearch::default();

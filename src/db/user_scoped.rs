@@ -7,8 +7,8 @@ use super::Transaction;
 use super::rows::select_connections;
 use crate::domain::{Connection, UserId};
 
-/// A connection that was read for a user. That it is theirs stands in every statement; this is the
-/// second wall, for a statement that lost its condition and a database that takes one user for another.
+/// Returns a connection that was read for a user. Every statement filters by user; this check is a second defence,
+/// against a statement without that filter or a wrong result of the database.
 pub(crate) fn ensure_owned(user: &UserId, connection: Connection) -> Result<Connection, RowError> {
     if connection.user_id == *user {
         Ok(connection)
@@ -20,7 +20,7 @@ pub(crate) fn ensure_owned(user: &UserId, connection: Connection) -> Result<Conn
     }
 }
 
-/// The same where there may be none.
+/// Does the same for an optional connection.
 fn ensure_owned_if_any(
     user: &UserId,
     connection: Option<Connection>,
@@ -29,7 +29,7 @@ fn ensure_owned_if_any(
     Ok(own.transpose()?)
 }
 
-/// A user's connection by our id.
+/// Returns a user's connection by our id.
 pub(crate) async fn find_own(
     db: &mut Transaction,
     user: &UserId,
@@ -43,7 +43,7 @@ pub(crate) async fn find_own(
     ensure_owned_if_any(user, connection)
 }
 
-/// A user's connection by Nango's id of it.
+/// Returns a user's connection by its Nango id.
 pub(crate) async fn find_own_by_nango_id(
     db: &mut Transaction,
     user: &UserId,
@@ -76,7 +76,7 @@ pub(crate) async fn lock_own(
     ensure_owned_if_any(user, connection)
 }
 
-/// The ids of all connections of a user.
+/// Returns the ids of all connections of a user.
 pub(crate) async fn connection_ids(db: &mut Transaction, user: &UserId) -> sqlx::Result<Vec<Uuid>> {
     sqlx::query_scalar("select id from user_connector_connection where user_id = $1")
         .bind(user.as_str())

@@ -1,6 +1,6 @@
-//! The queues' SQL: what is claimed, and what came of it.
+//! The SQL of the webhook queues: claims and their outcomes.
 //!
-//! Locks are taken in the order that the store's are.
+//! Locks are acquired in the order that `webhook_endpoints` describes.
 
 use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
@@ -12,27 +12,27 @@ use super::Transaction;
 use super::rows::{Readable, note_unreadable_row, readable};
 use super::webhook_endpoints::{Target, TargetRow, message_id};
 
-/// The first message of a queue that was claimed.
+/// The first message of a claimed queue.
 #[derive(Debug)]
 pub(crate) struct ClaimedDelivery {
     pub(crate) endpoint: String,
     pub(crate) user: String,
     pub(crate) connection: Uuid,
-    /// Whose lease it is: another claim has another.
+    /// The end of the lease, which identifies the claim.
     pub(crate) leased_until: DateTime<Utc>,
     pub(crate) target: Target,
     pub(crate) delivery: i64,
-    /// The number of attempts before, without those that the endpoint postponed.
+    /// The number of previous attempts, without those that the endpoint postponed.
     pub(crate) attempts: i32,
     /// When the message was queued.
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) message: String,
     pub(crate) body: Box<RawValue>,
-    /// Whether the endpoint was failing when the queue was claimed.
+    /// `true` if the endpoint was failing when the queue was claimed.
     pub(crate) is_failing: bool,
 }
 
-/// How many queues may be claimed.
+/// The number of queues that may be claimed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Capacity {
     /// Of one working endpoint, by all replicas together.
@@ -45,7 +45,7 @@ pub(crate) struct Capacity {
     pub(crate) failing: i64,
 }
 
-/// A queue that was claimed, and where its messages go.
+/// A claimed queue, and the target of its messages.
 #[derive(FromRow)]
 struct Lease {
     endpoint_id: String,
@@ -70,8 +70,8 @@ struct FirstMessage {
     body: Json<Box<RawValue>>,
 }
 
-/// The rows of the queues that are due at endpoints of which `$condition` is true, locked: `$each` of one endpoint at most, with those
-/// that are leased already, and `$all` in total. Endpoints take turns by chance.
+/// Locks the due queues of endpoints that match `$condition`, in random order of endpoints: at most `$each` for one
+/// endpoint, including queues that are leased already, and at most `$all` in total.
 macro_rules! due_queues {
     ($condition:literal, each $each:literal, all $all:literal) => {
         concat!(
@@ -96,7 +96,7 @@ macro_rules! due_queues {
     };
 }
 
-/// Claims queues that are due, for `lease` seconds of the database's time, as far as the capacity allows.
+/// Claims due queues for `lease` seconds of the database's time, up to the capacity.
 pub(crate) async fn claim(
     db: &mut Transaction,
     now: DateTime<Utc>,
@@ -148,14 +148,14 @@ pub(crate) async fn claim(
     Ok(claimed)
 }
 
-/// Leases queues that are due, as far as the capacity allows. One that cannot be read is due again when its lease ends.
+/// Leases due queues, up to the capacity. A queue that cannot be read is due again when its lease ends.
 async fn lease_due(
     db: &mut Transaction,
     now: DateTime<Utc>,
     lease: f64,
     capacity: Capacity,
 ) -> sqlx::Result<Vec<Lease>> {
-    // By the rows' places: joined by their keys, the update would scan the whole queue.
+    // By `ctid`: a join by key would scan the whole queue.
     let leases = sqlx::query_as(concat!(
         "update webhook_queue q set leased_until = now() + make_interval(secs => $2) \
          from webhook_endpoint e \
@@ -177,7 +177,7 @@ async fn lease_due(
     Ok(readable("webhook_queue", leases))
 }
 
-/// The first message of each of these queues, if anything waits in it; and whether all of them can be read.
+/// Returns the first waiting message of each queue, and whether all of them can be read.
 async fn first_messages(
     db: &mut Transaction,
     leases: &[Lease],
@@ -212,8 +212,8 @@ async fn first_messages(
     Ok((messages, all_readable))
 }
 
-/// Removes claimed queues that are empty: their messages were too old, or their user was erased. A transaction that
-/// adds a message meanwhile waits for the claim, and then creates the queue again.
+/// Removes claimed queues that are empty, because their messages were too old or their user was erased. A concurrent
+/// transaction that adds a message waits for the claim, and then creates the queue again.
 async fn remove_empty(db: &mut Transaction, empty: &[Lease]) -> sqlx::Result<()> {
     if empty.is_empty() {
         return Ok(());
@@ -234,7 +234,7 @@ async fn remove_empty(db: &mut Transaction, empty: &[Lease]) -> sqlx::Result<()>
     Ok(())
 }
 
-/// Something has arrived at an endpoint.
+/// Records a successful delivery to an endpoint.
 pub(crate) async fn mark_endpoint_working(db: &mut Transaction, id: &str) -> sqlx::Result<()> {
     sqlx::query(
         "update webhook_endpoint set failing_since = null where id = $1 and failing_since is not null",
@@ -245,8 +245,8 @@ pub(crate) async fn mark_endpoint_working(db: &mut Transaction, id: &str) -> sql
     Ok(())
 }
 
-/// Records that an endpoint fails. Returns since when; `None` if it is off or gone. An endpoint that is known to fail is not
-/// written again, or every attempt would wait for the others.
+/// Records that an endpoint fails. Returns the start of the failure; `None` if the endpoint is disabled or removed. A
+/// row that is already marked is not updated: concurrent deliveries would wait for each other's row lock.
 pub(crate) async fn mark_endpoint_failing(
     db: &mut Transaction,
     id: &str,
@@ -267,7 +267,7 @@ pub(crate) async fn mark_endpoint_failing(
     .await
 }
 
-/// Locks a claimed queue, if the lease is still the claim's own.
+/// Locks a claimed queue, unless another claim has leased it since.
 pub(crate) async fn lock_if_leased(
     db: &mut Transaction,
     claimed: &ClaimedDelivery,
@@ -285,11 +285,11 @@ pub(crate) async fn lock_if_leased(
     Ok(row.is_some())
 }
 
-/// What came of sending a message once.
+/// The result of one attempt to send a message.
 pub(crate) struct AttemptResult<'a> {
     pub(crate) status: Option<u16>,
     pub(crate) error: Option<&'a str>,
-    /// Whether it is over, and how.
+    /// The final outcome; `None` if further attempts follow.
     pub(crate) outcome: Option<&'static str>,
     /// `false` if the endpoint postponed the message. The attempt then does not count.
     pub(crate) counts: bool,
@@ -318,7 +318,7 @@ pub(crate) async fn record_attempt(
     Ok(())
 }
 
-/// Gives a queue back: its first message is due then. A queue in which nothing waits goes.
+/// Releases a queue, and makes it due at `due`. Deletes it if no message waits in it.
 pub(crate) async fn release(
     db: &mut Transaction,
     claimed: &ClaimedDelivery,

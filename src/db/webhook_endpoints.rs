@@ -1,7 +1,7 @@
-//! The webhooks' SQL.
+//! The SQL of webhook endpoints.
 //!
-//! Locks are taken in one order everywhere, so that no deadlock occurs: a connection, an endpoint, a queue, a message
-//! in it.
+//! Locks are acquired in the same order everywhere, so that no deadlock occurs: a connection, an endpoint, a queue, a
+//! message in it.
 
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
@@ -16,21 +16,21 @@ use crate::domain::MessageType;
 /// An endpoint that receives the product's webhooks.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// Its name in commands and logs: `whe_` and twelve hexadecimal digits.
+    /// The id in commands and logs: `whe_` and twelve hexadecimal digits.
     pub id: String,
-    /// Where messages are sent.
+    /// The URL to which messages are sent.
     pub url: Url,
-    /// The event types that it receives; empty for all.
+    /// The event types that the endpoint receives; empty for all.
     pub events: Vec<MessageType>,
-    /// Whether messages to it carry the connection's config.
+    /// `true` if messages to it contain the connection's config.
     pub with_config: bool,
-    /// Since when nothing has arrived there.
+    /// The start of the current failure: no delivery has succeeded since. `None` if the endpoint works.
     pub failing_since: Option<DateTime<Utc>>,
-    /// Since when it is switched off, and why.
+    /// When and why the endpoint was disabled; `None` if it is enabled.
     pub off: Option<(DateTime<Utc>, String)>,
-    /// How many messages wait.
+    /// The number of waiting messages.
     pub waiting: i64,
-    /// When it was added.
+    /// When the endpoint was added.
     pub created_at: DateTime<Utc>,
 }
 
@@ -136,7 +136,7 @@ pub(crate) async fn rotate(
     Ok(done.rows_affected() == 1)
 }
 
-/// An endpoint's secrets, as they are stored.
+/// The stored secrets of an endpoint.
 #[derive(Clone, Debug, FromRow)]
 pub(crate) struct StoredSecrets {
     pub(crate) id: String,
@@ -144,7 +144,7 @@ pub(crate) struct StoredSecrets {
     pub(crate) old_secret: Option<String>,
 }
 
-/// The next endpoints after this one, of whose secrets one does not begin so; by id.
+/// Returns the next endpoints after `after`, by id, that have a secret without this prefix.
 pub(crate) async fn secrets_without(
     db: &mut Transaction,
     prefix: &str,
@@ -163,7 +163,8 @@ pub(crate) async fn secrets_without(
     .await
 }
 
-/// Replaces an endpoint's secrets, unless they were rotated since they were read. Answers how many endpoints have changed.
+/// Replaces an endpoint's secrets, unless they were rotated since they were read. Returns the number of changed
+/// endpoints.
 pub(crate) async fn replace_secrets(
     db: &mut Transaction,
     read: &StoredSecrets,
@@ -183,7 +184,7 @@ pub(crate) async fn replace_secrets(
     Ok(done.rows_affected())
 }
 
-/// Removes the secrets of before a rotation that sign no more. Answers how many.
+/// Deletes rotated secrets that no longer sign. Returns their number.
 pub(crate) async fn delete_old_secrets(
     db: &mut Transaction,
     now: DateTime<Utc>,
@@ -197,7 +198,7 @@ pub(crate) async fn delete_old_secrets(
     Ok(done.rows_affected())
 }
 
-/// Switches an endpoint on.
+/// Enables an endpoint. Returns `false` if there is none.
 pub(crate) async fn enable(db: &mut Transaction, id: &str) -> sqlx::Result<bool> {
     let done = sqlx::query(
         "update webhook_endpoint set off_since = null, off_reason = null, failing_since = null where id = $1",
@@ -208,17 +209,17 @@ pub(crate) async fn enable(db: &mut Transaction, id: &str) -> sqlx::Result<bool>
     Ok(done.rows_affected() == 1)
 }
 
-/// Which queues of an endpoint [`make_due`] takes.
+/// The queues of an endpoint that [`make_due`] changes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Queues {
-    /// Those that are due later.
+    /// Queues that are due later.
     Later,
-    /// Those that were due before.
+    /// Queues that were due before.
     Earlier,
 }
 
-/// Makes some queues of an endpoint due now, and lets the messages in them have all their attempts. Returns how many there were,
-/// but those that another transaction has locked.
+/// Makes some queues of an endpoint due now, and resets the attempts of their messages. Returns the number of queues,
+/// without those that another transaction has locked.
 pub(crate) async fn make_due(
     db: &mut Transaction,
     id: &str,
@@ -226,7 +227,7 @@ pub(crate) async fn make_due(
     now: DateTime<Utc>,
     limit: i64,
 ) -> sqlx::Result<u64> {
-    /// The statement, for the queues of which this is true.
+    /// The statement for queues that match `$condition`.
     macro_rules! make_due {
         ($condition:literal) => {
             concat!(
@@ -258,7 +259,7 @@ pub(crate) async fn make_due(
     Ok(count.unsigned_abs())
 }
 
-/// Switches an endpoint off, unless it is.
+/// Disables an endpoint; a disabled one keeps its time and reason. Returns `false` if there is none.
 pub(crate) async fn disable(
     db: &mut Transaction,
     id: &str,
@@ -277,7 +278,7 @@ pub(crate) async fn disable(
     Ok(done.rows_affected() == 1)
 }
 
-/// Locks an endpoint until the transaction ends, so that no message is queued for it. `false` if there is none.
+/// Locks an endpoint until the transaction ends, so that no message is queued for it. Returns `false` if there is none.
 pub(crate) async fn lock_to_remove(db: &mut Transaction, id: &str) -> sqlx::Result<bool> {
     let row: Option<String> =
         sqlx::query_scalar("select id from webhook_endpoint where id = $1 for update")
@@ -287,7 +288,7 @@ pub(crate) async fn lock_to_remove(db: &mut Transaction, id: &str) -> sqlx::Resu
     Ok(row.is_some())
 }
 
-/// Removes an endpoint that the caller has locked, with what is queued for it: queues first, as everywhere.
+/// Removes an endpoint that the caller has locked, with its queued messages: queues first, as everywhere.
 pub(crate) async fn remove(db: &mut Transaction, id: &str) -> sqlx::Result<()> {
     for statement in [
         "delete from webhook_queue where endpoint_id = $1",
@@ -299,7 +300,7 @@ pub(crate) async fn remove(db: &mut Transaction, id: &str) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// Keeps an endpoint from being removed until the transaction ends. `false` if there is none.
+/// Prevents the removal of an endpoint until the transaction ends. Returns `false` if there is none.
 pub(crate) async fn lock(db: &mut Transaction, id: &str) -> sqlx::Result<bool> {
     let row: Option<String> =
         sqlx::query_scalar("select id from webhook_endpoint where id = $1 for key share")
@@ -309,7 +310,7 @@ pub(crate) async fn lock(db: &mut Transaction, id: &str) -> sqlx::Result<bool> {
     Ok(row.is_some())
 }
 
-/// The `webhook-id` of an event: the event's own id, so that every attempt has the same and no other message ever has it.
+/// The `webhook-id` of an event: derived from the event's id, so that it is unique and the same for every attempt.
 macro_rules! message_id {
     () => {
         "'evt_' || replace(v.id::text, '-', '')"
@@ -318,12 +319,12 @@ macro_rules! message_id {
 
 pub(crate) use message_id;
 
-/// Where a message is sent, and what signs it, as it is stored.
+/// The URL of an endpoint and its stored secrets.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     pub(crate) url: Url,
     pub(crate) secret: SecretString,
-    /// The one before, and until when it signs, too.
+    /// The previous secret, and until when it also signs.
     pub(crate) old_secret: Option<(SecretString, DateTime<Utc>)>,
 }
 
@@ -350,14 +351,14 @@ impl TryFrom<TargetRow> for Target {
     }
 }
 
-/// All endpoints, as rows for [`read_target`].
+/// Returns all endpoints, as rows for [`read_target`].
 pub(crate) async fn targets(db: &mut Transaction) -> sqlx::Result<Vec<PgRow>> {
     sqlx::query("select id, url, secret, old_secret, old_secret_until from webhook_endpoint")
         .fetch_all(db)
         .await
 }
 
-/// Reads a row of [`targets`].
+/// Parses a row of [`targets`].
 pub(crate) fn read_target(row: &PgRow) -> sqlx::Result<Target> {
     TargetRow::from_row(row)?.try_into()
 }

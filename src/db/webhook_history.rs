@@ -1,4 +1,4 @@
-//! The history of messages: what became of each, and sending them again.
+//! The history of webhook messages, and their replay.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -7,7 +7,7 @@ use super::Transaction;
 use super::rows::readable;
 use super::webhook_endpoints::message_id;
 
-/// One message for one endpoint, and what has become of it.
+/// A message for one endpoint, and its outcome.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct Delivery {
     /// The endpoint's id.
@@ -19,28 +19,28 @@ pub struct Delivery {
     pub kind: String,
     /// The number of attempts, without those that the endpoint postponed.
     pub attempts: i32,
-    /// `delivered` or `given_up`; `None` while it waits.
+    /// `delivered` or `given_up`; `None` while the message waits.
     pub outcome: Option<String>,
-    /// The status of the last answer.
+    /// The status of the last response.
     pub last_status: Option<i16>,
-    /// Why the last attempt did not count, for a person to read.
+    /// Human-readable reason why the last attempt failed.
     pub last_error: Option<String>,
-    /// When it was put into the queue.
+    /// When the message was queued.
     pub created_at: DateTime<Utc>,
-    /// When it was last sent.
+    /// When the message was last sent.
     pub last_attempt_at: Option<DateTime<Utc>>,
 }
 
-/// Which deliveries are shown.
+/// A filter of deliveries.
 #[derive(Clone, Debug, Default)]
 pub struct DeliveryFilter {
-    /// Only this endpoint's.
+    /// Only deliveries to this endpoint.
     pub endpoint: Option<String>,
-    /// Only this connection's.
+    /// Only deliveries of this connection.
     pub connection: Option<Uuid>,
-    /// Only those that have not arrived.
+    /// `true` for only deliveries that failed and have not succeeded since.
     pub failed: bool,
-    /// How many at the most.
+    /// The maximum number of deliveries.
     pub limit: i64,
 }
 
@@ -56,7 +56,7 @@ macro_rules! delivery_columns {
     };
 }
 
-/// A select of deliveries with their events, of what `$from` calls `d`, newest first.
+/// A select of deliveries with their events, newest first, from `$from`, which defines `d`.
 macro_rules! select_deliveries {
     ($from:expr) => {
         concat!(
@@ -70,7 +70,7 @@ macro_rules! select_deliveries {
     };
 }
 
-/// The newest deliveries of which `$condition` is true.
+/// The newest deliveries that match `$condition`.
 macro_rules! newest_deliveries {
     ($condition:literal) => {
         concat!(
@@ -81,7 +81,8 @@ macro_rules! newest_deliveries {
     };
 }
 
-/// The deliveries that fit, newest first. Each combination has a statement of its own, which an index serves.
+/// Returns the deliveries that match the filter, newest first. Each combination has its own statement, so that an index
+/// serves it.
 pub(crate) async fn deliveries(
     db: &mut Transaction,
     filter: &DeliveryFilter,
@@ -110,7 +111,7 @@ pub(crate) async fn deliveries(
     Ok(readable("webhook_delivery", rows))
 }
 
-/// The deliveries of one connection that fit, newest first.
+/// Returns the deliveries of one connection that match the filter, newest first.
 async fn deliveries_of(
     db: &mut Transaction,
     connection: Uuid,
@@ -135,12 +136,12 @@ async fn deliveries_of(
     Ok(readable("webhook_delivery", rows))
 }
 
-/// How much later than its event's time a position may be assigned: a transaction is shorter, and so is the time in which
-/// changes are one event.
+/// The maximum delay between an event's time and the assignment of its position. Transactions are shorter, and so is
+/// the time in which changes are merged into one event.
 const POSITION_DELAY_SECONDS: f64 = 600.0;
 
-/// The position before the first event since then. Positions follow the events' times but for a few minutes, so that a binary
-/// search finds it, in one look-up for each doubling of the number of events.
+/// Returns the position before the first event since `since`. Positions follow the events' times within a few minutes,
+/// so a binary search finds it, with one look-up for each doubling of the number of events.
 pub(crate) async fn position_before(
     db: &mut Transaction,
     since: DateTime<Utc>,
@@ -170,7 +171,7 @@ pub(crate) async fn position_before(
     Ok(low - 1)
 }
 
-/// The user of a connection, by the connection's id alone.
+/// Returns the owner of a connection, by the connection's id alone.
 pub(crate) async fn user_of_connection(
     db: &mut Transaction,
     connection: Uuid,
@@ -181,18 +182,19 @@ pub(crate) async fn user_of_connection(
         .await
 }
 
-/// Which events are sent again, and to which endpoint.
+/// The events of a replay, and their endpoint.
 #[derive(Debug)]
 pub(crate) struct Replay<'a> {
     pub(crate) endpoint: &'a str,
     pub(crate) since: DateTime<Utc>,
-    /// Only this connection's, with its user.
+    /// Only events of this connection, with its user.
     pub(crate) connection: Option<(String, Uuid)>,
-    /// How many events one step reads.
+    /// The number of events that are read in one batch.
     pub(crate) limit: i64,
 }
 
-/// The next events, those of `$users`, each with whether the endpoint wants it. Their number is bounded, however few it wants.
+/// Selects the next events of `$users`, each with whether the endpoint wants it. The limit applies to all events, not
+/// only to wanted ones.
 macro_rules! next_events {
     ($users:literal, $connections:literal) => {
         concat!(
@@ -207,7 +209,7 @@ macro_rules! next_events {
     };
 }
 
-/// An event that may be sent again.
+/// An event that may be replayed.
 #[derive(sqlx::FromRow)]
 struct NextEvent {
     user_id: String,
@@ -216,8 +218,8 @@ struct NextEvent {
     wanted: bool,
 }
 
-/// Queues the next events after the position `after` for an endpoint once more. Returns how many it wants, and the position of the
-/// last that was read.
+/// Queues the next events after the position `after` for an endpoint again. Returns the number of wanted events, and
+/// the position of the last event that was read.
 pub(crate) async fn replay(
     db: &mut Transaction,
     replay: &Replay<'_>,
@@ -246,7 +248,7 @@ pub(crate) async fn replay(
     if ids.is_empty() {
         return Ok((0, last));
     }
-    // What is being erased is erased first; what is not cannot be before this is done.
+    // Waits for an erasure in progress, and delays later erasures until this transaction ends.
     sqlx::query(
         "select 1 from user_connector_connection where (user_id, id) in ( \
            select v.user_id, v.connection_id from unnest($1::text[], $2::uuid[]) asked (user_id, id) \
@@ -278,13 +280,14 @@ pub(crate) async fn replay(
     Ok((ids.len(), last))
 }
 
-/// Deletes some deliveries to an endpoint, and what is queued for it, but what another transaction has locked. Returns how many.
+/// Deletes at most `limit` deliveries to an endpoint and at most `limit` of its queues, without those that another
+/// transaction has locked. Returns the number of rows.
 pub(crate) async fn delete_of_endpoint(
     db: &mut Transaction,
     endpoint: &str,
     limit: i64,
 ) -> sqlx::Result<u64> {
-    // Queues before the messages in them, as everywhere.
+    // Queues before their messages, as everywhere.
     let queues = sqlx::query(
         "delete from webhook_queue where ctid = any(array( \
            select ctid from webhook_queue where endpoint_id = $1 limit $2 for update skip locked))",
@@ -304,7 +307,7 @@ pub(crate) async fn delete_of_endpoint(
     Ok(queues.rows_affected() + deliveries.rows_affected())
 }
 
-/// Deletes deliveries that were queued before this time, whatever became of them.
+/// Deletes deliveries that were queued before this time, regardless of their outcome.
 pub(crate) async fn delete_old_deliveries(
     db: &mut Transaction,
     before: DateTime<Utc>,

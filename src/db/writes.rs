@@ -1,4 +1,4 @@
-//! A connection as the parameters of the statements that write one.
+//! The columns and parameters of statements that write a connection.
 
 use sqlx::Postgres;
 use sqlx::postgres::PgArguments;
@@ -7,8 +7,8 @@ use sqlx::types::Json;
 
 use crate::domain::{Connection, Reason};
 
-/// What changes of a connection. When it was last used is not among it: that is written with its uses, and when it becomes
-/// connected.
+/// The mutable columns of a connection, without the time of its last use, which is written with token accesses and when
+/// the connection becomes connected.
 macro_rules! mutable_columns {
     () => {
         "version, label, nango_connection_id, nango_created_at, status, status_reason, connected_at, \
@@ -18,8 +18,8 @@ macro_rules! mutable_columns {
     };
 }
 
-/// The parameters of [`mutable_columns`], by [`bind_connection`]. The first is the connection's id. The caller makes the
-/// config of `$10`, and when it was last checked of `$22`.
+/// The parameters of [`mutable_columns`], bound by [`bind_connection`]. The first is the connection's id. The caller
+/// supplies the expressions for the config (`$10`) and the time of the last check (`$22`).
 macro_rules! mutable_values {
     (config $config:literal, checked $checked:literal) => {
         concat!(
@@ -31,10 +31,11 @@ macro_rules! mutable_values {
     };
 }
 
-/// The update of a connection, `c`, that is still of the version before. `$columns` get `$values`, too.
+/// The update of a connection, `c`, that still has the previous version. `$columns` are additional columns, and
+/// `$values` their values.
 ///
-/// That it was checked is noted without a new version, and may have been since it was read. A config that stays as it is
-/// keeps its storage: written again, each change would write all of it.
+/// A check is recorded without a new version, so the row may have a newer time than the one that was read. An unchanged
+/// config keeps its storage, because an assignment would store it again with each change.
 macro_rules! update_connection {
     ($columns:expr, $values:expr) => {
         concat!(
@@ -47,7 +48,7 @@ macro_rules! update_connection {
                 config "case when c.config::text = $10::jsonb::text then c.config else $10 end",
                 checked "greatest(c.last_checked_at, $22)"
             ),
-            // A connection that works has none.
+            // A connected connection that does not fail has no refusals.
             ", case when $6 = 'connected' and $18::timestamptz is null then '{}' else c.refusals end",
             // Another status, or a grant, is news of what Nango has.
             ", case when c.status = $6 and c.nango_connection_id = $4 and c.connected_at is not distinct from $8::timestamptz \

@@ -12,55 +12,54 @@ use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use super::{ConnectionSummary, Error, ListConnections, Nango, Priority};
-use crate::single_flight::CachedValue;
 
-/// The tag by which a Nango connection names the attempt that made or renewed it.
+/// The tag with the id of the attempt that created or reauthorized a Nango connection.
 pub const ATTEMPT_TAG: &str = "patchbay_attempt";
-/// The tag by which a Nango connection names our connection.
+/// The tag with the id of our connection.
 pub const CONNECTION_TAG: &str = "patchbay_connection";
-/// The tag by which a Nango connection names its user, in Nango's own convention.
+/// The tag with the id of the user, by Nango's own convention.
 pub const USER_TAG: &str = "end_user_id";
 
-/// The tag by which a Nango connection names the installation of Patchbay that asked for it.
+/// The tag with the id of the Patchbay installation that requested a Nango connection.
 pub const INSTALLATION_TAG: &str = "patchbay_installation";
 
-/// The tag by which a Nango connection names the instance of our connection; none for the first instance.
+/// The tag with the instance of our connection; absent for the first instance.
 pub const INSTANCE_TAG: &str = "patchbay_instance";
 
-/// The tag by which a Nango connection names the connector of our connection.
+/// The tag with the connector of our connection.
 pub const CONNECTOR_TAG: &str = "patchbay_connector";
 
-/// How often an attempt is asked about at the most, and how many are remembered.
+/// The minimum time between two polls of one attempt, and the maximum number of cached results.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_CACHED_POLLS: u64 = 10_000;
 
-/// How many looks a second ask for one attempt alone, and how many more may when there were none for a while.
+/// The rate limit of polls that query a single attempt, and its burst.
 const EXACT_POLLS_PER_SECOND: NonZeroU32 = NonZeroU32::new(1).expect("1 is not 0");
 const EXACT_POLL_BURST: NonZeroU32 = NonZeroU32::new(3).expect("3 is not 0");
 
-/// How often a look that takes no answer of a moment before may follow another, and how many may when
-/// there were none for a while. Together with the others they leave a quarter of what Nango allows.
+/// The rate limit of polls without the cache, and its burst. Together with the other polls, they leave a quarter of
+/// Nango's rate limit.
 const UNCACHED_POLL_INTERVAL: Duration = Duration::from_secs(2);
 const UNCACHED_POLL_BURST: NonZeroU32 = NonZeroU32::new(10).expect("10 is not 0");
 
-/// How many webhooks of one attempt cause calls in a minute. Nango sends few; more are old ones that are sent again.
+/// The number of webhooks of one attempt that cause calls in a minute. Nango sends few; more are replays.
 const WEBHOOKS_PER_MINUTE: u32 = 10;
 const WEBHOOK_WINDOW: Duration = Duration::from_secs(60);
 
-/// How long after one list that confirms the grants of several webhooks the next one is requested, and the same while
-/// Nango's rate limit leaves little.
+/// The minimum time between two lists that confirm the grants of several webhooks, and the same while little of Nango's
+/// rate limit is left.
 const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
 const SLOW_CONFIRM_INTERVAL: Duration = Duration::from_secs(3);
 
-/// How many connections a shared look reads.
+/// The number of connections in a shared poll.
 const NEWEST_PAGE_SIZE: u32 = 200;
 
 type ListResult = Result<Vec<ConnectionSummary>, Error>;
 
-/// What a look has found.
+/// The result of a poll.
 #[derive(Clone, Debug)]
 pub struct PollResult {
-    /// What Nango holds with the attempt's tag: nothing, one, or several if it was granted again.
+    /// The connections at Nango with the attempt's tag: none, one, or several if it was granted again.
     pub connections: Vec<ConnectionSummary>,
     /// `true` if the list is complete. A shared poll lists only the newest connections, and a reauthorized connection
     /// keeps its old creation time.
@@ -84,7 +83,7 @@ impl PollResult {
 pub struct AttemptPoller {
     nango: Nango,
     answers: Cache<Uuid, Arc<ListResult>>,
-    newest: CachedValue<Arc<ListResult>>,
+    newest: Cache<(), Arc<ListResult>>,
     exact: DefaultDirectRateLimiter,
     now: DefaultDirectRateLimiter,
     confirmations: DefaultDirectRateLimiter,
@@ -94,7 +93,7 @@ pub struct AttemptPoller {
 }
 
 impl AttemptPoller {
-    /// Looks up at this Nango.
+    /// Creates a poller for this Nango.
     #[must_use]
     pub fn new(nango: Nango) -> Self {
         let answers = Cache::builder()
@@ -107,7 +106,10 @@ impl AttemptPoller {
         Self {
             nango,
             answers,
-            newest: CachedValue::new(POLL_INTERVAL),
+            newest: Cache::builder()
+                .max_capacity(1)
+                .time_to_live(POLL_INTERVAL)
+                .build(),
             exact: RateLimiter::direct(exact),
             now,
             confirmations: RateLimiter::direct(exact),
@@ -119,7 +121,7 @@ impl AttemptPoller {
         }
     }
 
-    /// Counts a webhook of an attempt. `false` if there were too many in the last minute.
+    /// Counts a webhook of an attempt. Returns `false` if there were too many in the last minute.
     pub async fn counts_webhook(&self, attempt: Uuid) -> bool {
         let count = self.webhooks.get_with(attempt, async { Arc::default() });
         count.await.fetch_add(1, Ordering::Relaxed) < WEBHOOKS_PER_MINUTE
@@ -161,8 +163,8 @@ impl AttemptPoller {
         answer
     }
 
-    /// The connections at Nango of this id and integration, which a webhook reports. Where many new ones are reported at
-    /// once, they share one list of the newest connections, requested after the last of them was reported.
+    /// Returns the connections at Nango with this id and integration, which a webhook reported. If many new ones are
+    /// reported concurrently, they share one list of the newest connections, requested after the last report.
     ///
     /// # Errors
     /// As the call to Nango.
@@ -188,7 +190,7 @@ impl AttemptPoller {
             .await
     }
 
-    /// A list of the newest connections that is requested from now on, for all who wait for it.
+    /// Returns a list of the newest connections that was requested after this call. Concurrent callers share it.
     async fn fetch_newest_from_now_on(&self) -> Arc<ListResult> {
         let asked = Instant::now();
         let mut last = self.confirmed.lock().await;
@@ -209,18 +211,18 @@ impl AttemptPoller {
         list
     }
 
-    /// Not remembered again: what is shared is up to a second old already.
+    /// Not cached again, because the shared list is up to a second old already.
     async fn poll_shared(&self, attempt: Uuid) -> Result<PollResult, Error> {
         let newest = self
             .newest
-            .get(async { Arc::new(self.fetch_newest().await) })
+            .get_with((), async { Arc::new(self.fetch_newest().await) })
             .await;
         let id = attempt.to_string();
         let of_attempt = |summary: &&ConnectionSummary| summary.tags.get(ATTEMPT_TAG) == Some(&id);
         match &*newest {
             Ok(all) => Ok(PollResult {
                 connections: all.iter().filter(of_attempt).cloned().collect(),
-                // A page may be shorter than asked for, and still not the last.
+                // A page may be shorter than requested without being the last.
                 is_complete: all.is_empty(),
             }),
             Err(error) => Err(error.clone()),

@@ -1,7 +1,7 @@
 //! Nango's rate limit, divided by priority.
 //!
-//! Nango counts the calls of all replicas together, and each answer says how many are left in the current minute. So its
-//! answers are what replicas share: no replica has a count of its own but that of its calls in progress.
+//! Nango counts the calls of all replicas together, and each response contains the number that is left in the current
+//! minute. Replicas therefore share Nango's count, and each counts only its own calls in progress.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,22 +20,22 @@ use super::priority::{Priority, Scope};
 use crate::clock::Clock;
 use crate::telemetry::metrics::{Durations, Label};
 
-/// The minute in which Nango counts.
+/// The window in which Nango counts calls.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// How far away a minute's end may be. A later end is no minute's, so the answer is ignored.
+/// The maximum time until the end of a window. A later end is implausible, so the response is ignored.
 const MAX_RESET_DISTANCE: Duration = Duration::from_secs(120);
 
 /// Nango rounds times down to a second.
 const ROUNDING: Duration = Duration::from_secs(1);
 
-/// Ends that differ by less are of the same minute.
+/// The maximum difference of two ends of the same window.
 const SAME_WINDOW: Duration = Duration::from_secs(3);
 
-/// How often a waiting call looks whether it is admitted.
+/// How often a waiting call checks whether it is admitted.
 const WAIT_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The calls that are left, as the last answers say, and the calls in progress.
+/// The number of calls that are left according to the latest responses, and the calls in progress.
 #[derive(Debug)]
 pub(crate) struct RateBudget {
     clock: Clock,
@@ -55,12 +55,12 @@ struct State {
 struct RateWindow {
     limit: u64,
     remaining: u64,
-    /// When this was read, and how long the minute lasted from then on.
+    /// When the response was read, and how long the window lasted from then on.
     read_at: Moment,
     lasts: Duration,
 }
 
-/// A moment by the clock and by the system. They differ only where tests move the clock.
+/// A moment of the clock and of the system. They differ only in tests that move the clock.
 #[derive(Clone, Copy, Debug)]
 struct Moment {
     clock: Duration,
@@ -75,7 +75,7 @@ impl Moment {
         }
     }
 
-    /// Returns how long after `earlier` this is.
+    /// Returns the time since `earlier`.
     fn since(self, earlier: Self) -> Duration {
         let clock = self.clock.saturating_sub(earlier.clock);
         clock.max(self.system.saturating_duration_since(earlier.system))
@@ -108,22 +108,22 @@ impl RateBudget {
         }
         registry.register(
             "nango_calls_waiting",
-            "Calls that wait for Nango's rate limit, by priority",
+            "Calls that are waiting for Nango's rate limit, by priority",
             self.waiting.clone(),
         );
         registry.register(
             "nango_call_wait_seconds",
-            "How long calls waited for Nango's rate limit that had to, by priority",
+            "Time that calls waited for Nango's rate limit, without calls that did not wait, by priority",
             self.waits.clone(),
         );
         registry.register(
             "nango_rate_limit_remaining",
-            "Calls that Nango's rate limit left in the minute of its last answer",
+            "Calls left in the current minute of Nango's rate limit, as of the last response",
             self.remaining.clone(),
         );
     }
 
-    /// Whether a call of this priority would be sent without a wait, as far as is known.
+    /// Returns whether a call of this priority would currently be sent without a wait.
     pub(crate) fn has_room(&self, priority: Priority) -> bool {
         let now = Moment::now(&self.clock);
         self.lock().times(priority, now).0.is_zero()
@@ -132,7 +132,7 @@ impl RateBudget {
     /// Waits until a call may be sent.
     ///
     /// # Errors
-    /// [`Error::RateLimited`] if that takes longer than the scope's calls may wait.
+    /// [`Error::RateLimited`] if the wait would exceed the scope's maximum.
     pub(crate) async fn admit(&self, scope: &Scope) -> Result<Slot<'_>, Error> {
         if let Some(slot) = self.try_admit(scope.priority) {
             return Ok(slot);
@@ -175,7 +175,7 @@ impl RateBudget {
         })
     }
 
-    /// Notes how many calls an answer says are left.
+    /// Records the number of remaining calls from a response.
     pub(crate) fn update(&self, headers: &HeaderMap) {
         let now = Moment::now(&self.clock);
         let Some(answered) = RateWindow::read(headers, now, &self.clock) else {
@@ -185,12 +185,12 @@ impl RateBudget {
         let known = state.window.map(|known| (known, known.left(now)));
         let window = match known {
             Some((known, left)) if left.abs_diff(answered.lasts) < SAME_WINDOW => RateWindow {
-                // Answers overtake each other: the smallest number is the newest.
+                // Responses may arrive out of order: the smallest number is the newest.
                 remaining: known.remaining.min(answered.remaining),
                 limit: answered.limit,
                 ..known
             },
-            // A late answer of the minute before.
+            // A late response from the previous minute.
             Some((_, left)) if left > answered.lasts => return,
             _ => answered,
         };
@@ -199,9 +199,10 @@ impl RateBudget {
         self.remaining.set(remaining.unwrap_or(i64::MAX));
     }
 
-    /// Notes that Nango refused a call. Returns how long the next one has to wait; `None` if the refusal does not say.
+    /// Records that Nango rejected a call. Returns how long the next one has to wait; `None` if the response does not
+    /// say.
     pub(crate) fn note_refusal(&self, retry_after: Option<Duration>) -> Option<Duration> {
-        // Nango counts by the minute. A longer pause comes from something before it, and would stop every call for as long.
+        // Nango counts by the minute. A longer pause comes from a proxy in front of it, and would delay all calls.
         let lasts = retry_after?.min(WINDOW) + ROUNDING;
         let mut state = self.lock();
         let limit = state.window.map_or(1, |window| window.limit);
@@ -220,10 +221,10 @@ impl RateBudget {
 }
 
 impl State {
-    /// Returns how long a call of this priority has to wait at least, and how long until the minute ends.
+    /// Returns the minimum wait of a call of this priority, and the time until the window ends.
     ///
-    /// What is reserved for higher priorities shrinks with the rest of the minute: what they do not use by its end, the
-    /// others may.
+    /// The reserve for higher priorities shrinks with the remaining time: calls that these have not used by the end are
+    /// available to the others.
     fn times(&self, priority: Priority, now: Moment) -> (Duration, Duration) {
         let Some(window) = self.window else {
             return (Duration::ZERO, Duration::ZERO);
@@ -236,14 +237,14 @@ impl State {
         };
         let free = remaining.saturating_sub(self.in_progress);
         if free == 0 {
-            // At the end of a minute, the calls in progress show what the next one has.
+            // At the end of a window, the responses to the calls in progress show how many calls the next one has.
             return (left.max(WAIT_INTERVAL), left);
         }
         let percent = u128::from(window.limit) * u128::from(priority.reserve());
         if percent == 0 {
             return (Duration::ZERO, left);
         }
-        // The rest of a minute for which `free` is more than the reserve.
+        // The remaining time at which `free` exceeds the reserve.
         let enough = u128::from(free) * 100 * WINDOW.as_millis() / percent;
         let enough = Duration::from_millis(u64::try_from(enough).unwrap_or(u64::MAX));
         (rest.saturating_sub(enough), left)
@@ -259,7 +260,7 @@ impl RateWindow {
         let text = |name: &str| headers.get(name)?.to_str().ok();
         let number = |name: &str| text(name)?.parse().ok();
         let ends_at = DateTime::from_timestamp(text("x-ratelimit-reset")?.parse().ok()?, 0)?;
-        // Both are Nango's times: its clock and ours may differ.
+        // Both are Nango's times, because its clock and ours may differ.
         let date = headers.get(DATE).and_then(|date| date.to_str().ok());
         let date = date.and_then(|date| DateTime::parse_from_rfc2822(date).ok());
         let now = date.map_or_else(|| clock.now(), |date| date.to_utc());
@@ -274,7 +275,7 @@ impl RateWindow {
 }
 
 impl Slot<'_> {
-    /// Ends a call whose answer has been noted.
+    /// Ends a call whose response was recorded.
     pub(crate) fn answered(mut self) {
         self.is_answered = true;
     }
@@ -295,7 +296,7 @@ fn wait_histogram() -> Histogram {
     Histogram::new([0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0])
 }
 
-/// Counts a waiting call for as long as it exists.
+/// Counts a waiting call until it is dropped.
 struct Waiting(Gauge);
 
 impl Waiting {
@@ -392,7 +393,7 @@ mod tests {
         );
         budget.clock.advance(TimeDelta::seconds(1));
         assert!(budget.has_room(Priority::Sweep));
-        // Answers of the minute before say nothing of this one.
+        // Responses from the previous minute do not affect this one.
         budget.update(&headers(200, 190, 60));
         budget.update(&headers(200, 0, -1));
         assert!(budget.has_room(Priority::Token));

@@ -1,4 +1,4 @@
-//! What is counted of calls to Nango: each try, for each counts towards Nango's rate limit.
+//! Metrics of calls to Nango. Each try is counted, because each counts towards Nango's rate limit.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -9,7 +9,7 @@ use super::Error;
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::{Durations, Label};
 
-/// Calls by what they are for, how they ended, and how long they took.
+/// The number of calls by operation and outcome, and their duration.
 #[derive(Debug)]
 pub(crate) struct CallMetrics {
     ended: Family<[(&'static str, &'static str); 2], Counter>,
@@ -34,12 +34,12 @@ impl CallMetrics {
         );
         registry.register(
             "nango_call_duration_seconds",
-            "How long a call to Nango took, that of its proxy until the answer began",
+            "Duration of calls to Nango, for its proxy until the response started",
             self.durations.clone(),
         );
     }
 
-    /// A call that begins. Dropped without an end, it ran out of its caller's time.
+    /// Starts the timer of a call. A timer that is dropped without an end counts as a timeout of the caller.
     pub(crate) fn begin(&self, operation: &'static str) -> CallTimer<'_> {
         CallTimer {
             calls: self,

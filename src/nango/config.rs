@@ -1,4 +1,4 @@
-//! Nango: its API, and what its webhooks are signed with.
+//! Settings of Nango: its API, and the keys that sign its webhooks.
 
 use std::time::Duration;
 
@@ -10,30 +10,30 @@ use crate::environment::{Environment, is_example};
 use crate::nango;
 use crate::net::address_guard::is_internal;
 
-/// The longest that `NANGO_TIMEOUT_SECONDS` may be. A connect or a check may need four calls one after the other, within a
-/// request's time and before its Idempotency-Key is another's; a deletion three, before it is; and a service that stops
-/// lets one come to its end.
+/// The maximum of `NANGO_TIMEOUT_SECONDS`. A connect or a check may need four calls in sequence, within the timeout of
+/// a request and before another request may use its Idempotency-Key; a deletion may need three before its lease
+/// expires; and a graceful shutdown waits for one.
 pub(crate) const MAX_NANGO_TIMEOUT: Duration = Duration::from_secs(14);
 
-/// The shortest key that webhooks may be signed with, in bytes. Nango's own have 36.
+/// The minimum length of a key that signs webhooks, in bytes. Nango's own have 36.
 const MIN_SIGNING_KEY: usize = 16;
 
-/// Nango: its API, and what its webhooks are signed with.
+/// Settings of Nango: its API, and the keys that sign its webhooks.
 #[derive(Clone, Debug)]
 pub struct NangoConfig {
     /// `NANGO_BASE_URL`, `NANGO_PUBLIC_URL`, `NANGO_SECRET_KEY` and `NANGO_TIMEOUT_SECONDS`.
     pub client: nango::Config,
     /// `NANGO_WEBHOOK_BASE_URL`: the address of this service to which Nango sends an attempt's webhooks.
     pub webhook_base_url: Url,
-    /// `SWEEP_INTERVAL_SECONDS`: how often all that Nango holds is compared with the table.
+    /// `SWEEP_INTERVAL_SECONDS`: how often the sweep compares all connections at Nango with the table.
     pub sweep_interval: Duration,
     /// `NANGO_WEBHOOK_SIGNING_KEY`: one key, or two separated by a comma while it is rotated.
     pub signing_keys: SigningKeys,
 }
 
 impl Environment<'_> {
-    /// The outer option is `None` where something is wrong, the inner one where Nango is switched off. `own` is this
-    /// service's own public address.
+    /// Reads the settings of Nango. The outer option is `None` if a problem was recorded, the inner one if Nango is
+    /// disabled. `own` is the public address of this service.
     pub(crate) fn nango(&mut self, own: Option<&Url>) -> Option<Option<NangoConfig>> {
         let enabled = self.flag("NANGO_ENABLED", true);
         let problems = self.problems.len();
@@ -107,7 +107,7 @@ impl Environment<'_> {
         SigningKeys::new(&keys).ok()
     }
 
-    /// Nango's address for browsers where none is given: the API's, unless only this service can reach that one.
+    /// Returns Nango's address for browsers if none is configured: the API's, unless only this service can reach it.
     fn public_nango(&mut self, base_url: &Url, own: Option<&Url>) -> Url {
         let is_public = |url: &Url| !is_internal(url);
         if is_internal(base_url) && own.is_some_and(is_public) {

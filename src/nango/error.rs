@@ -1,4 +1,4 @@
-//! What can go wrong in a call to Nango, split by what a caller decides.
+//! Errors of calls to Nango, by what a caller can do about them.
 
 use std::time::Duration;
 
@@ -11,19 +11,19 @@ use crate::net::http_client;
 use crate::net::http_client::BodyError;
 use crate::text::displayable;
 
-/// How much of a text of Nango's is kept, in characters.
+/// The maximum length of a text from Nango, in characters.
 const MAX_DETAIL: usize = 300;
 
-/// The longest wait that an answer may ask for: Nango counts calls by the minute.
+/// The maximum wait that a response may request: Nango counts calls by the minute.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// Why a call to Nango brought no result.
+/// The reason for which a call to Nango failed.
 ///
-/// No variant holds a secret key, a session token or a provider's credentials:
-/// of an answer's body only its code and message are kept, shortened.
+/// No variant contains a secret key, a session token or a provider's credentials: only the code and message of a
+/// response's body are kept, shortened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Nango does not know our secret key (401), or the key lacks a scope (403).
+    /// Nango rejected our secret key (401), or the key lacks a scope (403).
     #[error(
         "Nango refused the secret key (HTTP {status}, {detail}): check NANGO_SECRET_KEY and the scopes of that key"
     )]
@@ -33,7 +33,7 @@ pub enum Error {
         /// Nango's code and message.
         detail: String,
     },
-    /// 404 `not_found`: no such connection, or it belongs to another integration.
+    /// 404 `not_found`: the connection does not exist, or belongs to another integration.
     #[error("Nango has no such connection of this integration")]
     NotFound,
     /// 400 or 424 `invalid_credentials`: the provider refused a refresh, now or
@@ -43,54 +43,53 @@ pub enum Error {
         /// Nango's message.
         message: String,
     },
-    /// The Nango environment has no integration of that key.
+    /// The Nango environment has no integration with that key.
     #[error(
         "Nango has no such integration: add it in Nango, or correct the connector's integration key"
     )]
     UnknownIntegration,
-    /// A reconnect or a deletion names a connection that Nango does not have.
+    /// A reauthorization or a deletion names a connection that Nango does not have.
     #[error("Nango does not know this connection")]
     UnknownConnection,
-    /// Nango's strict schema refused a field that this client sent.
+    /// Nango's strict schema rejected a field that this client sent.
     #[error("this Nango refuses the field `{0}`: update it to a version that knows the field")]
     UnsupportedField(String),
     /// 429: too many calls with this key in the current minute.
     #[error("Nango's rate limit is used up: try again {}", in_seconds(*retry_after))]
     RateLimited {
-        /// How long Nango asks us to stay away; `None` when it does not say.
+        /// The wait that Nango requests; `None` if it does not say.
         retry_after: Option<Duration>,
     },
-    /// No answer within the time that a call may take, retries included.
+    /// No response within the timeout of a call, retries included.
     #[error("Nango did not answer in time")]
     Timeout,
-    /// No connection, or one that broke before the answer was complete.
+    /// No connection, or one that broke before the response was complete.
     #[error("Nango cannot be reached ({detail}): check NANGO_BASE_URL and that it runs")]
     Unreachable {
         /// The transport's error.
         detail: String,
     },
-    /// A 5xx answer.
+    /// A 5xx response.
     #[error("Nango is failing (HTTP {status})")]
     Unavailable {
         /// 500 to 599.
         status: u16,
     },
-    /// Nango's proxy got no answer from the provider.
+    /// Nango's proxy got no response from the provider.
     #[error("Nango cannot reach the provider ({detail})")]
     ProviderUnreachable {
         /// The error of Nango's HTTP client.
         detail: String,
     },
-    /// A full page of connections, some of which do not match the filter.
+    /// A full page of connections contains some that do not match the filter.
     #[error("Nango's list of connections ignores its filters: update Nango")]
     FilterIgnored,
-    /// An answer that nothing above covers: HTML, a redirect, a refusal that
-    /// this client should not have caused.
+    /// Any other response: HTML, a redirect, or a rejection that this client should not have caused.
     #[error("Nango gave an unexpected answer (HTTP {status}): {detail}")]
     Unexpected {
-        /// The answer's status.
+        /// The status of the response.
         status: u16,
-        /// Nango's code and message, or what else was wrong with it.
+        /// Nango's code and message, or another problem of the response.
         detail: String,
     },
 }
@@ -110,7 +109,7 @@ impl Error {
         )
     }
 
-    /// Whether Nango refused the request for what is in it.
+    /// Returns whether Nango rejected the content of the request.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         match self {
@@ -120,7 +119,7 @@ impl Error {
         }
     }
 
-    /// A name for the variant that does not change, for metrics.
+    /// Returns a stable name of the variant, for metrics.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -140,7 +139,8 @@ impl Error {
         }
     }
 
-    /// A page of the connection list that has nothing but what the pages before it had: its number is ignored.
+    /// Returns the error of a page of the connection list that repeats the previous pages, because Nango ignores its
+    /// number.
     pub(crate) fn repeated_page(page: u32) -> Self {
         Self::unexpected(
             200,
@@ -148,7 +148,7 @@ impl Error {
         )
     }
 
-    /// Reads an answer whose status is not a success.
+    /// Converts a response whose status is not a success.
     pub(crate) fn from_response(status: StatusCode, headers: &HeaderMap, body: &str) -> Self {
         if status == StatusCode::TOO_MANY_REQUESTS {
             return Self::RateLimited {
@@ -177,8 +177,8 @@ impl Error {
         }
     }
 
-    /// A success whose body is not what the call promises. The parser's own
-    /// message may quote the body, so only the place is kept.
+    /// Returns the error of a successful response with an unexpected body. The parser's message may quote the body, so
+    /// only the position is kept.
     pub(crate) fn unreadable(
         status: StatusCode,
         headers: &HeaderMap,
@@ -220,7 +220,7 @@ impl From<reqwest::Error> for Error {
     }
 }
 
-/// `{"error": {…}}`, the body of every refusal of Nango's.
+/// `{"error": {…}}`, the body of every error response of Nango.
 #[derive(Deserialize)]
 struct ErrorBody {
     error: ErrorDetail,
@@ -234,7 +234,7 @@ struct ErrorDetail {
     errors: Vec<Issue>,
 }
 
-/// One complaint of Nango's schema validation.
+/// One error of Nango's schema validation.
 #[derive(Deserialize)]
 struct Issue {
     code: String,
@@ -294,8 +294,8 @@ impl ErrorDetail {
 }
 
 impl Issue {
-    /// The field that a strict schema refused. Its name is only in the message:
-    /// `Unrecognized key: "a"` today, `Unrecognized key(s) in object: 'a'` before.
+    /// Returns the field that a strict schema rejected. Its name is only in the message: `Unrecognized key: "a"` in
+    /// current versions, `Unrecognized key(s) in object: 'a'` in older ones.
     fn unsupported_field(&self) -> Option<String> {
         if self.code != "unrecognized_keys" {
             return None;
@@ -338,7 +338,7 @@ fn in_seconds(wait: Option<Duration>) -> String {
     )
 }
 
-/// One line of bounded length, whatever the other side wrote.
+/// Returns a text from another system as one line of bounded length.
 pub(crate) fn shorten(text: &str) -> String {
     displayable(text).take(MAX_DETAIL).collect()
 }

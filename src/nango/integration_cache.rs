@@ -1,4 +1,4 @@
-//! The integrations that the Nango environment has configured.
+//! A cache of the integrations that are configured in the Nango environment.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,14 +9,14 @@ use tokio::time::Instant;
 
 use super::{Error, Integration, Nango};
 
-/// How long an answer is fresh. After that it is still used, while Nango is queried again.
+/// The TTL of the cache. A stale list remains in use while it is refreshed.
 const CACHE_TTL: Duration = Duration::from_secs(60);
 
-/// How soon Nango may be queried again after an answer that lacks an integration, or a failure: an operator who has
-/// just added one should not wait a minute.
+/// The minimum time between two queries after a failure or a list that lacks an integration: an operator who has just
+/// added one should not wait a minute.
 const MISS_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long Nango has to answer that it has no integration at all, after it had some, before that is accepted.
+/// How long Nango has to list no integration at all, after it listed some, before the empty list is accepted.
 const DOUBT: Duration = Duration::from_secs(10 * 60);
 
 /// The configured integrations by key.
@@ -25,10 +25,10 @@ pub type Integrations = Arc<BTreeMap<String, Integration>>;
 /// How long the scopes of an integration are cached.
 const SCOPES_TTL: Duration = Duration::from_secs(5 * 60);
 
-/// The most integrations whose scopes are cached.
+/// The maximum number of integrations whose scopes are cached.
 const SCOPES_CAPACITY: u64 = 2000;
 
-/// The configured integrations. Once there is an answer, no caller waits for the next.
+/// A cache of the configured integrations. After the first list, no caller waits for a refresh.
 #[derive(Debug)]
 pub struct IntegrationCache(Arc<Inner>);
 
@@ -36,24 +36,24 @@ pub struct IntegrationCache(Arc<Inner>);
 struct Inner {
     nango: Nango,
     known: Mutex<Known>,
-    /// Held by the one call in progress.
+    /// Locked by the one call in progress.
     call: tokio::sync::Mutex<()>,
-    /// The scopes that integrations ask for; `None` if Nango does not say.
+    /// The scopes that integrations request; `None` if Nango does not say.
     scopes: Cache<String, Option<Vec<String>>>,
 }
 
-/// The last good answer, and how the last call ended.
+/// The last successful list, and the outcome of the last call.
 #[derive(Debug, Default)]
 struct Known {
     integrations: Option<Integrations>,
     called: Option<Instant>,
     error: Option<Error>,
-    /// Since when Nango has answered that it has none, though it had some.
+    /// When Nango first listed none, although it listed some before.
     empty_since: Option<Instant>,
 }
 
 impl IntegrationCache {
-    /// Queries this Nango.
+    /// Creates a cache for this Nango.
     #[must_use]
     pub fn new(nango: Nango) -> Self {
         Self(Arc::new(Inner {
@@ -67,10 +67,10 @@ impl IntegrationCache {
         }))
     }
 
-    /// Returns all integrations of the last good answer, however old. A stale one is refreshed in the background.
+    /// Returns all integrations of the last successful list, of any age. A stale one is refreshed in the background.
     ///
     /// # Errors
-    /// As the call to Nango, if there never was a good answer. All who ask within two seconds get the same error.
+    /// As the call to Nango, if none has succeeded yet. Calls within two seconds return the same error.
     pub async fn all(&self) -> Result<Integrations, Error> {
         let known = {
             let known = self.0.lock();
@@ -93,7 +93,7 @@ impl IntegrationCache {
         }
     }
 
-    /// Returns whether an integration is configured. Nango is queried again if the last answer lacks it.
+    /// Returns whether an integration is configured. Queries Nango again if the last list lacks it.
     ///
     /// # Errors
     /// As [`IntegrationCache::all`].
@@ -104,7 +104,7 @@ impl IntegrationCache {
         Ok(self.0.refresh(MISS_RETRY_INTERVAL).await?.contains_key(key))
     }
 
-    /// Returns all integrations of an answer that is no older than a few seconds.
+    /// Returns all integrations of a list that is at most a few seconds old.
     ///
     /// # Errors
     /// As [`IntegrationCache::all`].
@@ -112,7 +112,7 @@ impl IntegrationCache {
         self.0.refresh(MISS_RETRY_INTERVAL).await
     }
 
-    /// Returns the scopes that an integration asks for; `None` if Nango does not say.
+    /// Returns the scopes that an integration requests; `None` if Nango does not say.
     pub async fn scopes(&self, key: &str) -> Option<Vec<String>> {
         let fetch = async {
             let scopes = self.0.nango.integration_scopes(key).await;
@@ -124,7 +124,7 @@ impl IntegrationCache {
         self.0.scopes.get_with_by_ref(key, fetch).await
     }
 
-    /// Removes an integration of which Nango has just said that there is none.
+    /// Removes an integration that Nango has just reported as missing.
     pub fn forget(&self, key: &str) {
         let mut known = self.0.lock();
         if let Some(integrations) = &mut known.integrations {
@@ -142,7 +142,7 @@ impl IntegrationCache {
 }
 
 impl Inner {
-    /// Queries Nango unless that was done less than `age` ago. One call serves all who wait.
+    /// Queries Nango unless the last query is less than `age` ago. Concurrent callers share one call.
     async fn refresh(&self, age: Duration) -> Result<Integrations, Error> {
         let _call = self.call.lock().await;
         if self.lock().called_within(age) {
@@ -168,8 +168,8 @@ impl Known {
         self.called.is_some_and(|called| called.elapsed() < age)
     }
 
-    /// Notes how a call ended. A failure keeps the last good answer, and so does an answer that has lost everything: a
-    /// session of an integration that is really gone is refused by Nango itself.
+    /// Records the outcome of a call. A failure keeps the last successful list, and so does an empty list: Nango itself
+    /// rejects a session of an integration that no longer exists.
     fn note(&mut self, answer: Result<BTreeMap<String, Integration>, Error>, now: Instant) {
         self.called = Some(now);
         let found = match answer {
@@ -184,7 +184,7 @@ impl Known {
         let had_some = (self.integrations.as_ref()).is_some_and(|known| !known.is_empty());
         if !(found.is_empty() && had_some) {
             self.empty_since = None;
-            // The same answer stays the same value: who compares sees no change.
+            // An equal list keeps its `Arc`, so that comparisons by pointer detect no change.
             if self.integrations.as_deref() != Some(&found) {
                 self.integrations = Some(Arc::new(found));
             }
@@ -192,7 +192,7 @@ impl Known {
         }
         if self.empty_since.is_none() {
             tracing::warn!(
-                "nango lists no integration any more: the last known ones are used for ten minutes. Check that \
+                "nango no longer lists any integration, the last known ones are used for ten minutes. Check that \
                  NANGO_SECRET_KEY is of the right environment"
             );
         }

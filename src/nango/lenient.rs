@@ -1,4 +1,4 @@
-//! Reading values of which only a part may be as expected: a field in an unexpected form is no reason to refuse the rest.
+//! Lenient deserialization: a field in an unexpected form does not invalidate the rest of the value.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 /// The maximum length of an id, in characters.
 const MAX_ID: usize = 255;
 
-/// Reads an id that can be stored and sent back: a text that is neither empty nor too long, without control characters.
+/// Reads an id that can be stored and sent back: it is neither empty nor too long, and has no control characters.
 pub(crate) fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let id = String::deserialize(deserializer)?;
     if id.is_empty() || id.chars().count() > MAX_ID || id.chars().any(char::is_control) {
@@ -19,7 +19,7 @@ pub(crate) fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D
     Ok(id)
 }
 
-/// Reads the texts of an object and omits its other values. Anything but an object has none.
+/// Reads the texts of an object and omits its other values. Returns none for anything but an object.
 pub(crate) fn texts<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<String, String>, D::Error> {
@@ -34,7 +34,7 @@ pub(crate) fn texts<'de, D: Deserializer<'de>>(
     Ok(fields.into_iter().filter_map(text).collect())
 }
 
-/// Reads the items of a list and omits those of another form. Anything but a list has none.
+/// Reads the items of a list and omits those of another form. Returns none for anything but a list.
 pub(crate) fn items<'de, D: Deserializer<'de>, T: serde::de::DeserializeOwned>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
@@ -55,7 +55,7 @@ pub(crate) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String,
     })
 }
 
-/// Reads a secret. A number is the text that was sent: some providers have numeric tokens.
+/// Reads a secret. A number becomes its text, because some providers have numeric tokens.
 pub(crate) fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
     match Value::deserialize(deserializer)? {
         Value::String(text) => Ok(text.into()),

@@ -1,4 +1,4 @@
-//! Providers' logos, which Nango serves beside its API.
+//! Logos of providers, which Nango serves beside its API.
 
 use axum::body::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
@@ -10,7 +10,7 @@ use crate::net::http_client;
 /// The largest logo, in bytes.
 const MAX_LOGO_BYTES: usize = 128 * 1024;
 
-/// Types of images that a page may show. A browser runs no script of an image.
+/// Image types that a page may show. Browsers run no scripts in an image.
 const TYPES: [&str; 5] = [
     "image/svg+xml",
     "image/png",
@@ -32,7 +32,8 @@ pub struct Image {
 }
 
 impl Nango {
-    /// Fetches a logo of which Nango has given the address; `None` if it is not Nango's, or is no image.
+    /// Fetches the logo at an address that Nango returned; `None` if the address is not Nango's, or the response is not
+    /// an image.
     pub async fn logo(&self, address: &str) -> Option<Image> {
         let url = Url::parse(address).ok().filter(|url| self.is_own(url))?;
         let request = self.0.client.get(url).header(ACCEPT, TYPES.join(", "));
@@ -51,7 +52,7 @@ impl Nango {
         })
     }
 
-    /// Returns whether an address is Nango's: an integration must not make this service call another host.
+    /// Returns whether an address is Nango's. Otherwise an integration could make this service call another host.
     fn is_own(&self, url: &Url) -> bool {
         let configured = [&self.0.base_url, &self.0.public_url];
         let hosted =

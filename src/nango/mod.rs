@@ -1,8 +1,7 @@
-//! The client of Nango, which runs the OAuth flows and keeps the tokens.
+//! The client of Nango, which runs the OAuth flows and stores the tokens.
 //!
-//! It knows Nango's connections and none of ours. A method answers or fails
-//! within the configured time, retries included, and its [`Error`] says what a
-//! caller can do about it.
+//! The client handles Nango's connections, not Patchbay's. A method returns or fails within the configured time,
+//! retries included, and its [`Error`] tells a caller how to react.
 
 pub mod attempt_poller;
 mod budget;
@@ -54,43 +53,45 @@ use self::wire::{Connections, Data, SessionBody};
 /// The hosted Nango, which Nango's connect page calls by default.
 const HOSTED_BASE_URL: &str = "https://api.nango.dev";
 
-/// The maximum size of an answer, in bytes.
+/// The maximum size of a response, in bytes.
 const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
 
-/// The maximum size of a page of connections, in bytes. Anyone with a key may store megabytes of metadata with one.
+/// The maximum size of a page of connections, in bytes. Any client with a key can store megabytes of metadata in a
+/// connection.
 const MAX_PAGE_BODY: usize = 64 * 1024 * 1024;
 
-/// Tries after the first one.
+/// The number of retries.
 const MAX_RETRIES: usize = 2;
 
-/// The pause before the first retry; doubled before the next, and up to doubled by chance.
+/// The pause before the first retry. It doubles before the next one, and jitter at most doubles it.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
 
-/// How to reach Nango.
+/// The settings of the client.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where Nango's API answers; a path in it is kept. The operator's own word: it may be in a private network.
+    /// The base URL of Nango's API, which may have a path. It may be in a private network, because the operator
+    /// configures it.
     pub base_url: Url,
-    /// The address at which browsers reach Nango. Only this one is ever shown.
+    /// The address at which browsers reach Nango. Responses contain only this one.
     pub public_url: Url,
     /// The secret key of the Nango environment.
     pub secret_key: SecretString,
-    /// How long a call may take as a whole, retries included.
+    /// The timeout of a call as a whole, retries included.
     pub timeout: Duration,
 }
 
-/// Why a [`Config`] makes no client.
+/// The reason for which a [`Config`] is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// Not a base that paths can be added to.
+    /// The URL is not a base to which paths can be added.
     #[error(
         "Nango's base URL must be http or https, with a host and without user, query or fragment"
     )]
     BaseUrl,
-    /// Empty, or with characters that no HTTP header can carry.
+    /// The key is empty, or has characters that no HTTP header can carry.
     #[error("Nango's secret key is empty or has characters that no key has: copy it again")]
     SecretKey,
-    /// The HTTP client does not start.
+    /// The HTTP client could not be created.
     #[error("the HTTP client for Nango cannot be set up")]
     Client(#[from] reqwest::Error),
 }
@@ -111,45 +112,45 @@ struct Inner {
     budget: RateBudget,
 }
 
-/// Whether Nango is to fetch a new access token before it answers.
+/// Whether Nango refreshes the access token before it responds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refresh {
-    /// Only when the one it has is near its end.
+    /// Only if the current one expires soon.
     WhenDue,
-    /// In any case, past the 30 seconds for which a failed refresh is remembered.
+    /// Always, even within the 30 seconds for which Nango caches a failed refresh.
     Force,
 }
 
-/// How a deletion ended: either way the connection is no more.
+/// The outcome of a deletion. In both cases the connection no longer exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deleted {
     /// This call deleted it.
     Now,
-    /// Nango did not know it, or not under this integration.
+    /// Nango has no such connection, at least not under this integration.
     AlreadyGone,
 }
 
 /// A request that may be sent more than once.
 struct Call {
-    /// What it is for, as a metric names it.
+    /// The operation, as named in metrics.
     operation: &'static str,
     method: Method,
     url: Url,
     body: Option<Vec<u8>>,
-    /// The maximum size of the answer, in bytes.
+    /// The maximum size of the response, in bytes.
     max_answer: usize,
 }
 
 impl Nango {
-    /// A client whose time is the system's; nothing is sent yet.
+    /// Creates a client with the system's clock. Sends nothing yet.
     ///
     /// # Errors
-    /// When the configuration cannot be used.
+    /// If the configuration cannot be used.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
         Self::with_clock(config, Clock::System)
     }
 
-    /// The same with another clock, by which Nango's minutes end.
+    /// Creates a client with another clock, which determines when Nango's minutes end.
     ///
     /// # Errors
     /// As [`Nango::new`].
@@ -194,7 +195,7 @@ impl Nango {
             ("create_session", &["connect", "sessions"])
         };
         let body = serde_json::to_vec(&SessionBody::from(session));
-        // A duplicate session does no harm: an unused one expires.
+        // A retry may create a second session. That is harmless, because an unused one expires.
         let call = Call {
             operation,
             method: Method::POST,
@@ -206,10 +207,10 @@ impl Nango {
         Ok(answer.data)
     }
 
-    /// Deletes a session: its token authorizes nothing any more.
+    /// Deletes a session, so that its token no longer authorizes anything.
     ///
     /// # Errors
-    /// None of its own. It is tried once.
+    /// Errors that are common to all calls. There is no retry.
     pub async fn delete_session(&self, session: &Session) -> Result<(), Error> {
         let url = self.url(&["connect", "session"]);
         let timer = self.0.calls.begin("delete_session");
@@ -230,11 +231,11 @@ impl Nango {
         deleted
     }
 
-    /// One connection with its credentials.
+    /// Returns one connection with its credentials.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::UnknownIntegration`], or
-    /// [`Error::InvalidCredentials`] when a refresh was due or forced and failed.
+    /// [`Error::InvalidCredentials`] if a refresh was due or forced and failed.
     pub async fn connection(
         &self,
         connection_id: &str,
@@ -266,7 +267,7 @@ impl Nango {
         Ok(self.connection_page(filter).await?.connections)
     }
 
-    /// The same with what cannot be read, for callers that conclude something from what is missing.
+    /// Returns a page that includes unreadable entries, for callers that act on missing connections.
     ///
     /// # Errors
     /// As [`connections`](Self::connections).
@@ -288,10 +289,10 @@ impl Nango {
         Ok(page)
     }
 
-    /// Deletes a connection and with it the tokens. May be repeated.
+    /// Deletes a connection and its tokens. The call is idempotent.
     ///
     /// # Errors
-    /// None of its own: a connection that is not there is [`Deleted::AlreadyGone`].
+    /// Errors that are common to all calls. A missing connection is [`Deleted::AlreadyGone`].
     pub async fn delete_connection(
         &self,
         connection_id: &str,
@@ -315,7 +316,7 @@ impl Nango {
     /// Returns the integrations that the environment has configured. Entries that cannot be read are omitted.
     ///
     /// # Errors
-    /// None of its own.
+    /// Errors that are common to all calls.
     pub async fn integrations(&self) -> Result<Vec<Integration>, Error> {
         let url = self.url(&["integrations"]);
         let call = Call::new("list_integrations", Method::GET, url);
@@ -327,7 +328,7 @@ impl Nango {
         })
     }
 
-    /// Returns the scopes that an integration asks for; `None` if it has none of its own, as one without OAuth.
+    /// Returns the scopes that an integration requests; `None` if it has none, such as one without OAuth.
     ///
     /// # Errors
     /// [`Error::NotFound`], and [`Error::Unauthorized`] if the key may not read integrations' clients.
@@ -339,8 +340,8 @@ impl Nango {
         Ok(answer.data.scopes())
     }
 
-    /// Where a browser starts the authorization of an OAuth integration. The
-    /// URL holds the session's token.
+    /// Returns the URL at which a browser starts the authorization of an OAuth integration. The URL contains the
+    /// session's token.
     #[must_use]
     pub fn oauth_connect_url(&self, integration: &str, session: &Session) -> Url {
         let mut url = at(&self.0.public_url, &["oauth", "connect", integration]);
@@ -361,9 +362,8 @@ impl Nango {
         url
     }
 
-    /// Where a provider's return to our own domain is to be redirected. The
-    /// query is passed on byte for byte, as the provider's `state` demands; bytes that
-    /// no address has are escaped.
+    /// Returns the URL to which a provider's return to our own domain is redirected. The query is forwarded byte for
+    /// byte, as the provider's `state` requires; bytes that are not allowed in a URL are escaped.
     #[must_use]
     pub fn oauth_callback_url(&self, raw_query: &str) -> String {
         let url = at(&self.0.public_url, &["oauth", "callback"]);
@@ -371,20 +371,20 @@ impl Nango {
         format!("{url}?{query}")
     }
 
-    /// Whether Nango's rate limit admits a call of this priority without a wait. What can be left for later is to be left
-    /// where it does not.
+    /// Returns whether Nango's rate limit admits a call of this priority without a wait. If not, callers should defer
+    /// calls that can wait.
     #[must_use]
     pub fn has_room(&self, priority: Priority) -> bool {
         self.0.budget.has_room(priority)
     }
 
-    /// Makes what is counted of calls part of what a scrape reads.
+    /// Registers the metrics of calls.
     pub fn register_metrics(&self, registry: &mut Registry) {
         self.0.calls.register(registry);
         self.0.budget.register(registry);
     }
 
-    /// `None` for an id that cannot be one segment of a path: URLs drop these.
+    /// Returns `None` for an id that cannot be a path segment, because URLs drop such segments.
     fn connection_url(&self, connection_id: &str, integration: &str) -> Option<Url> {
         if matches!(connection_id, "" | "." | "..") {
             return None;
@@ -399,8 +399,8 @@ impl Nango {
         at(&self.0.base_url, path)
     }
 
-    /// Sends a request when the rate limit admits it, until it is answered, refused, or not worth another try. A request
-    /// that the rate limit refused is sent again, for as long as its scope may wait, and at most for the longest wait of one call.
+    /// Sends a request when the rate limit admits it. Retries one that the rate limit rejected, for as long as its
+    /// scope may wait, and at most for the maximum wait of one call.
     async fn call<T: DeserializeOwned>(&self, call: Call) -> Result<T, Error> {
         let scope = Scope::current();
         let started = Instant::now();
@@ -424,7 +424,7 @@ impl Nango {
         }
     }
 
-    /// Sends a request within the time of one call, and again if that may help.
+    /// Sends a request within the timeout of one call, and retries transient errors.
     async fn call_within<T: DeserializeOwned>(
         &self,
         call: &Call,
@@ -501,7 +501,7 @@ impl Call {
     }
 }
 
-/// Whether paths can be added to an address, and it may be shown.
+/// Returns whether paths can be added to a URL, and it may be shown.
 fn is_base(url: &Url) -> bool {
     matches!(url.scheme(), "http" | "https")
         && url.username().is_empty()
@@ -510,7 +510,7 @@ fn is_base(url: &Url) -> bool {
         && url.fragment().is_none()
 }
 
-/// An address with these segments added to its path.
+/// Returns a URL with these segments added to its path.
 fn at(base: &Url, path: &[&str]) -> Url {
     let mut url = base.clone();
     url.path_segments_mut()

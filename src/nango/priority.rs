@@ -1,4 +1,4 @@
-//! Which calls to Nango go first when its rate limit leaves few.
+//! Priorities of calls to Nango, for when little of its rate limit is left.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,26 +7,26 @@ use std::time::Duration;
 use strum::{IntoStaticStr, VariantArray};
 use tokio::time::Instant;
 
-/// How long all calls of one request take together at the most, the waits for the rate limit included. A request is given
-/// 30 seconds.
+/// The maximum total duration of the calls of one request, including the waits for the rate limit. The timeout of a
+/// request is 30 seconds.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(25);
 
-/// How long a request waits for the rate limit at the most.
+/// The maximum wait of a request for the rate limit.
 const REQUEST_WAIT: Duration = Duration::from_secs(10);
 
-/// How long a deletion waits: its queue holds it, and claims it again later.
+/// The maximum wait of a deletion: it stays in its queue, and is claimed again later.
 const DELETION_WAIT: Duration = Duration::from_secs(5);
 
-/// How long work waits that has no caller: longer than the rate limit's minute.
+/// The maximum wait of work without a caller: longer than the rate limit's minute.
 const BACKGROUND_WAIT: Duration = Duration::from_secs(65);
 
 tokio::task_local! {
     static CURRENT: Scope;
 }
 
-/// What calls to Nango are for, the most important first.
+/// The purposes of calls to Nango, the most important first.
 ///
-/// A call is sent only if the rate limit then leaves enough for those before it: see [`reserve`](Self::reserve).
+/// A call is sent only if the rate limit then leaves enough for the purposes before it: see [`reserve`](Self::reserve).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum Priority {
@@ -34,33 +34,33 @@ pub enum Priority {
     Connect,
     /// A workflow needs a token, or calls the provider.
     Token,
-    /// A user or a webhook asks for a credential check, or a user ends a connection. Also calls outside of any scope.
+    /// A user or a webhook requests a credential check, or a user disconnects. Also calls outside of any scope.
     Check,
     /// A caller waits for an attempt, which a webhook reports as well.
     Poll,
-    /// The name of an account is looked up.
+    /// The account of a connection is looked up.
     AccountLookup,
-    /// Deletions that are retried, and attempts that expire.
+    /// Deletions are retried, and attempts expire.
     Deletion,
     /// The sweep.
     Sweep,
 }
 
-/// The priority of the calls of one task, and what they share.
+/// The priority and the shared limits of the calls of one task.
 #[derive(Clone, Debug)]
 pub(crate) struct Scope {
     pub(crate) priority: Priority,
-    /// When all calls have to have ended; `None` for work without a caller.
+    /// The deadline of all calls; `None` for work without a caller.
     pub(crate) deadline: Option<Instant>,
-    /// How long the calls have waited for the rate limit, in milliseconds.
+    /// The total wait of the calls for the rate limit, in milliseconds.
     waited: Arc<AtomicU64>,
 }
 
 impl Priority {
-    /// Runs calls to Nango with this priority. For a request, they share one deadline and one bound on their waits,
-    /// those of an outer scope if there is one.
+    /// Runs calls to Nango with this priority. The calls of a request share one deadline and one maximum wait, or those
+    /// of an outer scope.
     pub fn scope<T>(self, calls: impl Future<Output = T>) -> impl Future<Output = T> {
-        // Boxed: scopes stand around large futures, which would otherwise be part of their callers' futures.
+        // Boxed, because scopes wrap large futures, which would otherwise be part of their callers' futures.
         let calls = Box::pin(calls);
         async move {
             let outer = CURRENT.try_with(Clone::clone).ok();
@@ -75,7 +75,7 @@ impl Priority {
         }
     }
 
-    /// Returns which percentage of the calls of the rest of a minute stay for higher priorities.
+    /// Returns the percentage of the remaining minute's calls that is reserved for higher priorities.
     pub(crate) fn reserve(self) -> u64 {
         match self {
             Self::Connect => 0,
@@ -88,7 +88,7 @@ impl Priority {
         }
     }
 
-    /// Returns how long a call waits at the most until the rate limit admits it.
+    /// Returns the maximum wait of a call for the rate limit.
     pub(crate) fn max_wait(self) -> Duration {
         match self {
             Self::Connect | Self::Token | Self::Check | Self::Poll => REQUEST_WAIT,
@@ -102,7 +102,7 @@ impl Priority {
         matches!(self, Self::Connect | Self::Token | Self::Check | Self::Poll)
     }
 
-    /// The name in metrics.
+    /// Returns the name in metrics.
     pub(crate) fn as_str(self) -> &'static str {
         self.into()
     }
@@ -118,13 +118,13 @@ impl Scope {
         }
     }
 
-    /// Returns the scope of the current task. A call outside of any scope is one by itself.
+    /// Returns the scope of the current task. A call outside of any scope gets its own.
     pub(crate) fn current() -> Self {
         let current = CURRENT.try_with(Clone::clone);
         current.unwrap_or_else(|_outside| Self::new(Priority::Check))
     }
 
-    /// Returns how long a call may wait from now on.
+    /// Returns how much longer a call may wait.
     pub(crate) fn wait_left(&self) -> Duration {
         let waited = Duration::from_millis(self.waited.load(Ordering::Relaxed));
         let left = self.priority.max_wait().saturating_sub(waited);
@@ -134,7 +134,7 @@ impl Scope {
         }
     }
 
-    /// Notes a wait. The waits of a request add up; those of other work do not.
+    /// Records a wait. The waits of a request add up; those of other work do not.
     pub(crate) fn note_wait(&self, waited: Duration) {
         if self.deadline.is_some() {
             let millis = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);

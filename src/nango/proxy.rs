@@ -21,22 +21,23 @@ use crate::net::http_client::BodyError;
 
 pub use target::{ProxyTarget, UnsafePath};
 
-/// How long a call may take as a whole, its answer's body included.
+/// The timeout of a call as a whole, including the response's body.
 const TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
-/// How long the provider has to start its answer, in units of `NANGO_TIMEOUT_SECONDS`. Shorter than a request may take.
+/// The timeout until the provider's response starts, in units of `NANGO_TIMEOUT_SECONDS`. Shorter than the timeout of a
+/// request.
 const ANSWER_TIMEOUTS: u32 = 4;
 
-/// The type of a body that Nango passes on byte for byte. Nango parses and rewrites JSON and forms.
+/// The type of a body that Nango forwards byte for byte. Nango parses and rewrites JSON and forms.
 const OPAQUE: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
-/// The type of the body at the provider.
+/// The header with the type of the body at the provider.
 const PROVIDER_CONTENT_TYPE: HeaderName = HeaderName::from_static("nango-proxy-content-type");
 
-/// The host of a call that is not for the provider's own address.
+/// The header with the host of a call to another address than the provider's.
 const BASE_URL_OVERRIDE: HeaderName = HeaderName::from_static("base-url-override");
 
-/// The longest JSON answer that is read here, in bytes.
+/// The maximum size of a JSON response that is read here, in bytes.
 const MAX_JSON_BYTES: usize = 512 * 1024;
 
 /// A call to a provider's API.
@@ -48,34 +49,34 @@ pub struct ProxyCall {
     body: Option<Body>,
 }
 
-/// An answer to a proxied call.
+/// A response to a proxied call.
 #[derive(Debug)]
 pub struct ProxyAnswer {
     /// The provider's status; Nango turns most successes into 200.
     pub status: StatusCode,
-    /// The provider's headers, as far as they may pass.
+    /// The headers of the provider that may be forwarded.
     pub headers: HeaderMap,
-    /// The provider's body, as it arrives.
+    /// The body of the provider, streamed.
     pub body: Body,
 }
 
-/// Why a call cannot be passed on.
+/// The reason for which a call cannot be forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidCall {
     /// The path may lead elsewhere than to the provider.
     #[error(transparent)]
     Path(#[from] UnsafePath),
-    /// Nango builds a new body for a multipart type without a boundary, out of the bytes of this one.
+    /// Nango would build a new body from the bytes of a multipart body without a boundary.
     #[error("the content type multipart/form-data needs the parameter `boundary`")]
     MultipartWithoutBoundary,
 }
 
 impl ProxyCall {
-    /// A call of this method without a body to a provider's path and query, both encoded as the caller sent them, with the
+    /// Creates a call without a body to a provider's path and query, both encoded as the caller sent them, with the
     /// caller's headers.
     ///
     /// # Errors
-    /// For a path or a type of body that must not reach Nango.
+    /// If the path or the type of the body must not reach Nango.
     pub fn new(
         method: Method,
         (path, query): (&str, Option<&str>),
@@ -97,13 +98,13 @@ impl ProxyCall {
         })
     }
 
-    /// Whether Nango passes on a body with the call's method.
+    /// Returns whether Nango forwards a body with the call's method.
     #[must_use]
     pub fn may_have_body(&self) -> bool {
         !matches!(self.method, Method::GET | Method::HEAD)
     }
 
-    /// The same call to another host of the provider's; `None` if the address cannot be sent.
+    /// Returns the same call to another host of the provider; `None` if the address cannot be sent.
     #[must_use]
     pub fn with_base_url(mut self, base_url: &str) -> Option<Self> {
         let value = HeaderValue::from_str(base_url).ok()?;
@@ -111,10 +112,10 @@ impl ProxyCall {
         Some(self)
     }
 
-    /// The same call with this body.
+    /// Returns the same call with this body.
     #[must_use]
     pub fn with_body(mut self, body: Body) -> Self {
-        // Without a type, Nango's HTTP client would call it a form.
+        // Without a type, Nango's HTTP client would declare a form.
         self.headers.entry(PROVIDER_CONTENT_TYPE).or_insert(OPAQUE);
         self.body = Some(body);
         self
@@ -122,11 +123,11 @@ impl ProxyCall {
 }
 
 impl Nango {
-    /// Passes a call on, and returns the provider's answer. Nothing is retried.
+    /// Forwards a call, and returns the provider's response. Nothing is retried.
     ///
     /// # Errors
-    /// If Nango cannot be reached, the answer does not start in time, or Nango itself refuses the call:
-    /// [`Error::NotFound`] and [`Error::InvalidCredentials`] say why it has no credentials.
+    /// If Nango cannot be reached, the response does not start in time, or Nango itself rejects the call:
+    /// [`Error::NotFound`] and [`Error::InvalidCredentials`] mean that it has no credentials.
     pub async fn proxy(
         &self,
         connection_id: &str,
@@ -140,15 +141,15 @@ impl Nango {
         if let Err(Error::RateLimited { retry_after }) = &answer {
             self.0.budget.note_refusal(*retry_after);
         }
-        // The headers may be the provider's: the call is counted here.
+        // The rate limit headers may be the provider's, so the slot counts the call itself.
         drop(slot);
         answer
     }
 
-    /// Passes a call on, and reads the provider's answer as JSON; `None` if it is not JSON, or too large.
+    /// Forwards a call, and reads the provider's response as JSON; `None` if it is not JSON, or too large.
     ///
     /// # Errors
-    /// As [`Nango::proxy`], and if the answer breaks off.
+    /// As [`Nango::proxy`], and if the response is incomplete.
     pub async fn proxy_json(
         &self,
         connection_id: &str,
@@ -165,10 +166,10 @@ impl Nango {
         }
     }
 
-    /// Where Nango takes a call to this path and query of a provider.
+    /// Returns the URL of Nango's proxy for this path and query of a provider.
     ///
     /// # Panics
-    /// Never: a target consists of characters that every URL may have.
+    /// Never: a target consists of characters that are valid in every URL.
     #[must_use]
     pub fn proxy_url(&self, target: &ProxyTarget) -> Url {
         let url = format!("{}/{}", self.url(&["proxy"]), target.as_str());
@@ -191,7 +192,7 @@ impl Nango {
             .timeout(TIMEOUT)
             .headers(call.headers)
             .header(AUTHORIZATION, &self.0.authorization)
-            // Nango decompresses what the provider sends; its own answers are to be read here.
+            // Nango decompresses the provider's responses, and its own are parsed here.
             .header(ACCEPT_ENCODING, "identity")
             .header("connection-id", id)
             .header("provider-config-key", key);

@@ -1,7 +1,7 @@
-//! Webhooks from Nango: is one genuine, and what does it say.
+//! Webhooks from Nango: verification of the signature, and parsing.
 //!
-//! A webhook carries neither an id nor a time, so a genuine one may be an old
-//! one sent again: it is a reason to look at Nango, never the truth itself.
+//! A webhook contains neither an id nor a time, so a genuine one may be a replay. It only causes a query of Nango,
+//! whose result is authoritative.
 
 use std::collections::BTreeMap;
 
@@ -12,39 +12,39 @@ use serde_json::Value;
 
 use super::lenient;
 
-/// The header that carries the signature.
+/// The header with the signature.
 pub const SIGNATURE_HEADER: &str = "x-nango-hmac-sha256";
 
-/// The keys that Nango may sign with: one, or two while it is rotated.
+/// The keys with which Nango may sign: one, or two during a rotation.
 ///
 /// It is the environment's webhook signing key, not its secret key.
 #[derive(Clone, Debug)]
 pub struct SigningKeys(Vec<hmac::Key>);
 
-/// An empty signing key: any client could sign with it.
+/// The error of an empty signing key, with which any client could sign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a webhook signing key is empty: copy it from Nango's environment settings")]
 pub struct EmptySigningKey;
 
-/// Why the signature of a webhook is rejected.
+/// The reason for which the signature of a webhook is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
-    /// No `X-Nango-Hmac-Sha256` header. The deprecated `X-Nango-Signature` is no substitute.
+    /// The `X-Nango-Hmac-Sha256` header is missing. The deprecated `X-Nango-Signature` is not accepted.
     #[error("the X-Nango-Hmac-Sha256 header is missing")]
     Missing,
     /// The header is not 64 hexadecimal digits.
     #[error("the X-Nango-Hmac-Sha256 header is not a hexadecimal SHA-256 digest")]
     Malformed,
-    /// None of the keys made this signature of this body.
+    /// No key matches the signature of this body.
     #[error("the signature does not match: check the webhook signing key")]
     Mismatch,
 }
 
 impl SigningKeys {
-    /// Keys that are all valid. Without any, no webhook is genuine.
+    /// Accepts all of these keys. Without any, no webhook is genuine.
     ///
     /// # Errors
-    /// When one of them is blank.
+    /// If one of them is blank.
     pub fn new(keys: &[SecretString]) -> Result<Self, EmptySigningKey> {
         let key = |key: &SecretString| match key.expose_secret() {
             blank if blank.trim().is_empty() => Err(EmptySigningKey),
@@ -53,14 +53,14 @@ impl SigningKeys {
         keys.iter().map(key).collect::<Result<_, _>>().map(Self)
     }
 
-    /// The header's value for these bytes by the first of the keys, as Nango makes it.
+    /// Returns the header's value for these bytes with the first key, as Nango computes it.
     #[must_use]
     pub fn sign(&self, body: &[u8]) -> String {
         let key = self.0.first();
         key.map_or_else(String::new, |key| hex::encode(hmac::sign(key, body)))
     }
 
-    /// Whether one of the keys is this text.
+    /// Returns whether one of the keys is this text.
     #[must_use]
     pub fn contains(&self, key: &str) -> bool {
         let other = hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes());
@@ -69,12 +69,11 @@ impl SigningKeys {
         self.0.iter().any(same)
     }
 
-    /// Whether one of the keys signed exactly these bytes. `header` is the
-    /// value of [`SIGNATURE_HEADER`]: the hexadecimal HMAC-SHA256 of the body.
-    /// The comparison takes the same time wherever the first difference is.
+    /// Verifies that one of the keys signed exactly these bytes. `header` is the value of [`SIGNATURE_HEADER`]: the
+    /// hexadecimal HMAC-SHA256 of the body. The comparison takes constant time.
     ///
     /// # Errors
-    /// When it is missing, is not a digest, or belongs to another body or key.
+    /// If the header is missing, is not a digest, or belongs to another body or key.
     pub fn verify(&self, body: &[u8], header: Option<&str>) -> Result<(), SignatureError> {
         let mut tag = [0; 32];
         hex::decode_to_slice(header.ok_or(SignatureError::Missing)?, &mut tag)
@@ -88,12 +87,12 @@ impl SigningKeys {
     }
 }
 
-/// What a webhook says.
+/// The content of a webhook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// `type: "auth"`: an authorization or a refresh succeeded or failed.
     Auth(AuthEvent),
-    /// Any other `type`, named: nothing for us.
+    /// Any other `type`, with its name. It is ignored.
     Other(String),
 }
 
@@ -101,37 +100,35 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AuthEvent {
-    /// What was tried.
+    /// The operation.
     pub operation: Operation,
-    /// Whether it worked.
+    /// `true` if it succeeded.
     pub success: bool,
-    /// Nango's id of the connection. After the failure of a creation it is an
-    /// id that Nango never stored.
+    /// Nango's id of the connection. After a failed creation, Nango never stored this id.
     pub connection_id: String,
     /// Nango's key of the integration.
     pub provider_config_key: String,
-    /// The connection's tags: none at all after the failure of a creation or a
-    /// reconnect.
+    /// The connection's tags. Empty after a failed creation or reconnect.
     #[serde(default, deserialize_with = "lenient::texts")]
     pub tags: BTreeMap<String, String>,
-    /// Why it did not work.
+    /// The error, if it failed.
     #[serde(default, deserialize_with = "auth_error")]
     pub error: Option<AuthError>,
 }
 
-/// What an [`AuthEvent`] is about.
+/// The operation of an [`AuthEvent`].
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(from = "String")]
 pub enum Operation {
-    /// A connection was to be made; a failed reconnect says so too.
+    /// A connection is created. A failed reconnect is reported as this, too.
     Creation,
     /// A connection was reauthorized.
     Override,
-    /// An access token was to be refreshed; a success follows a failure only.
+    /// An access token is refreshed. A success is reported only after a failure.
     Refresh,
-    /// A connection was deleted: from Nango 0.72 on, if the environment's settings say so.
+    /// A connection was deleted. Nango sends it from 0.72 on, if the environment's settings enable it.
     Deletion,
-    /// Something that Nango has added since.
+    /// An operation that this version does not know.
     Other(String),
 }
 
@@ -147,18 +144,18 @@ impl From<String> for Operation {
     }
 }
 
-/// Why an authorization or a refresh failed, in Nango's words.
+/// The error of an authorization or a refresh, as reported by Nango.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct AuthError {
-    /// Nango's code: `invalid_callback` when the user denied.
+    /// Nango's code: `invalid_callback` if the user denied.
     #[serde(rename = "type", default, deserialize_with = "lenient::text")]
     pub kind: String,
-    /// Prose, or JSON in a string; it may repeat what the provider answered. Empty if Nango gives none.
+    /// Prose, or JSON in a string; it may quote the provider's response. Empty if Nango gives none.
     #[serde(default, deserialize_with = "lenient::text")]
     pub description: String,
 }
 
-/// Reads the error of an event. One that is no object is its own description.
+/// Reads the error of an event. An error that is not an object becomes the description.
 fn auth_error<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<AuthError>, D::Error> {
     let value = Value::deserialize(deserializer)?;
     if value.is_null() {
@@ -171,7 +168,7 @@ fn auth_error<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<AuthE
     })))
 }
 
-/// A body that is no event of Nango's.
+/// The error of a body that is not an event of Nango's.
 #[derive(Debug, thiserror::Error)]
 #[error("the webhook's body is not an event of Nango's (line {}, column {})", .0.line(), .0.column())]
 pub struct ParseError(serde_json::Error);
@@ -179,7 +176,7 @@ pub struct ParseError(serde_json::Error);
 /// Reads a body whose signature has been verified.
 ///
 /// # Errors
-/// When it is not JSON, has no `type`, or is an `auth` event that lacks a field.
+/// If it is not JSON, has no `type`, or is an `auth` event that lacks a field.
 pub fn parse(body: &[u8]) -> Result<Event, ParseError> {
     #[derive(Deserialize)]
     struct Tag {

@@ -1,5 +1,4 @@
-//! Nango's requests and answers, as far as this client needs them. Fields that
-//! Nango adds are ignored.
+//! Nango's requests and responses, limited to the fields that this client needs. Unknown fields are ignored.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,29 +25,28 @@ pub struct SessionRequest {
     pub reconnects: Option<String>,
     /// Nango's key of the integration.
     pub integration: String,
-    /// What the connection will be labelled with; those that it had before are dropped. Nango
-    /// lowercases the keys; a value has at most 255 characters.
+    /// The tags of the connection, which replace its previous ones. Nango lowercases the keys; a value has at most 255
+    /// characters.
     pub tags: BTreeMap<String, String>,
-    /// Where Nango sends this session's webhooks, failures included, and later
-    /// those of the connection that it makes. Unknown to Nango before mid-2026.
+    /// The URL to which Nango sends this session's webhooks, including failures, and later those of the resulting
+    /// connection. Supported by Nango since mid-2026.
     pub webhook_url_override: Option<Url>,
-    /// What to ask the provider for, where it differs from the integration's
-    /// own configuration.
+    /// What to request from the provider instead of the integration's own configuration.
     pub defaults: IntegrationDefaults,
 }
 
-/// What one session asks the provider for.
+/// What a session requests from the provider.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IntegrationDefaults {
-    /// Scopes to ask for instead of the integration's own.
+    /// Scopes to request instead of the integration's own.
     pub scopes: Vec<String>,
-    /// What the provider has to know of the account, such as its subdomain.
+    /// Parameters that the provider needs of the account, such as its subdomain.
     pub parameters: BTreeMap<String, String>,
     /// Query parameters added to the provider's authorization URL.
     pub authorization_params: BTreeMap<String, String>,
 }
 
-/// The same as Nango takes it.
+/// The defaults in the form that Nango accepts.
 #[derive(Serialize)]
 struct Defaults<'a> {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -64,7 +62,7 @@ impl IntegrationDefaults {
             .map(|(name, value)| (name.as_str(), value.clone()))
             .collect();
         if !self.scopes.is_empty() {
-            // Nango takes scopes as one comma-separated text in the connection's own configuration.
+            // Nango accepts scopes as one comma-separated text in the connection's own configuration.
             connection_config.insert("oauth_scopes_override", self.scopes.join(","));
         }
         let defaults = Defaults {
@@ -111,16 +109,16 @@ impl<'a> From<&'a SessionRequest> for SessionBody<'a> {
     }
 }
 
-/// A connect session. Its token may be used more than once until it expires,
-/// and each grant but a reconnect's makes another connection.
+/// A connect session. Its token may be used more than once until it expires, and each grant except a reconnect's
+/// creates another connection.
 #[derive(Clone, Deserialize)]
 pub struct Session {
-    /// What the browser shows Nango to start the authorization.
+    /// The token with which a browser starts the authorization at Nango.
     pub token: SecretString,
-    /// Nango's own page for this session; the token is in it. For a browser use
+    /// Nango's own page for this session; the URL contains the token. For a browser, use
     /// [`Nango::connect_link`](crate::nango::Nango::connect_link).
     pub connect_link: Url,
-    /// When the token ends, 30 minutes after it was made.
+    /// When the token expires, 30 minutes after its creation.
     pub expires_at: DateTime<Utc>,
 }
 
@@ -132,7 +130,7 @@ impl fmt::Debug for Session {
     }
 }
 
-/// The answer to `DELETE /connections/{id}`.
+/// The response to `DELETE /connections/{id}`.
 #[derive(Deserialize)]
 pub(crate) struct Deletion {
     pub(crate) success: bool,
@@ -147,35 +145,35 @@ pub struct Connection {
     /// The provider's settings apart from the credentials, such as a subdomain: an object.
     #[serde(default)]
     pub connection_config: Value,
-    /// Where Nango sends its webhooks, as its session requested.
+    /// The URL to which Nango sends its webhooks, as its session requested.
     #[serde(default)]
     pub webhook_url_override: Option<String>,
-    /// What Nango holds against it at present, such as a failed refresh.
+    /// The current errors of the connection, such as a failed refresh.
     #[serde(default, deserialize_with = "lenient::items")]
     pub errors: Vec<ConnectionError>,
-    /// What opens the account.
+    /// The credentials of the account.
     pub credentials: Credentials,
 }
 
-/// One connection in the answer to `GET /connections`, without credentials.
+/// One connection in the response to `GET /connections`, without credentials.
 #[derive(Clone, Debug, Deserialize)]
 pub struct ConnectionSummary {
-    /// Nango's serial number of it: connections made later have greater ones. A reconnect keeps it.
+    /// Nango's serial number: connections created later have greater ones. A reconnect keeps it.
     #[serde(rename = "id", default)]
     pub serial: Option<i64>,
-    /// Nango's id of it.
+    /// Nango's id.
     #[serde(deserialize_with = "lenient::id")]
     pub connection_id: String,
     /// Nango's key of the integration.
     #[serde(deserialize_with = "lenient::id")]
     pub provider_config_key: String,
-    /// As given by the session; keys are lowercase.
+    /// The tags of its session; keys are lowercase.
     #[serde(default, deserialize_with = "lenient::texts")]
     pub tags: BTreeMap<String, String>,
-    /// What Nango holds against it at present, such as a failed refresh.
+    /// The current errors of the connection, such as a failed refresh.
     #[serde(default, deserialize_with = "lenient::items")]
     pub errors: Vec<ConnectionError>,
-    /// When it was first made; a reconnect does not change it.
+    /// When it was created; a reconnect does not change it.
     #[serde(rename = "created")]
     pub created_at: DateTime<Utc>,
 }
@@ -185,19 +183,19 @@ pub struct ConnectionSummary {
 pub struct ConnectionPage {
     /// The connections, newest first.
     pub connections: Vec<ConnectionSummary>,
-    /// The ids of the entries that cannot be read, as far as there is one: entries may be another application's, and
-    /// in any form.
+    /// The ids of the entries that cannot be read, if they have one: entries may be another application's, and in any
+    /// form.
     pub unreadable: Vec<Option<String>>,
 }
 
 impl ConnectionPage {
-    /// Returns whether Nango listed nothing at all.
+    /// Returns whether the page has no entries, readable or not.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.connections.is_empty() && self.unreadable.is_empty()
     }
 
-    /// Returns the connections of a page on which nothing may be missing.
+    /// Returns the connections of a page on which none may be missing.
     ///
     /// # Errors
     /// If there is an entry that cannot be read.
@@ -215,7 +213,7 @@ impl ConnectionPage {
     }
 }
 
-/// Something that Nango holds against a connection.
+/// An error of a connection, as reported by Nango.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct ConnectionError {
     /// `auth` for credentials that could not be refreshed.
@@ -223,21 +221,21 @@ pub struct ConnectionError {
     pub kind: String,
 }
 
-/// How long credentials have to be over before no clock's difference explains that they are given.
+/// How long credentials must have been expired before a difference between clocks cannot explain it.
 const EXPIRY_TOLERANCE: TimeDelta = TimeDelta::minutes(5);
 
-/// What opens the account, by Nango's `type`.
+/// The credentials of an account, by Nango's `type`.
 #[derive(Clone, Debug)]
 pub enum Credentials {
     /// `OAUTH2`.
     OAuth2 {
         /// The provider's access token.
         access_token: SecretString,
-        /// When it ends; `None` for a token that the provider gave no end.
+        /// When it expires; `None` if the provider set no expiry.
         expires_at: Option<DateTime<Utc>>,
-        /// The token's type, as the provider says.
+        /// The token's type, as reported by the provider.
         token_type: Option<String>,
-        /// What it allows, in the provider's own words.
+        /// The granted scopes, as reported by the provider.
         scope: Option<String>,
         /// The provider's token response, as JSON text.
         raw: SecretString,
@@ -246,7 +244,7 @@ pub enum Credentials {
     OAuth1 {
         /// The provider's token.
         token: SecretString,
-        /// The secret that requests are signed with.
+        /// The secret that signs requests.
         token_secret: SecretString,
     },
     /// `API_KEY`.
@@ -261,9 +259,9 @@ pub enum Credentials {
         /// The password; some providers have none.
         password: SecretString,
     },
-    /// Nothing: our key lacks the scope to read credentials.
+    /// None, because our key lacks the scope to read credentials.
     Withheld,
-    /// Any other type, handed on as it came.
+    /// Any other type, forwarded unchanged.
     Other {
         /// Nango's `type`.
         kind: String,
@@ -272,7 +270,7 @@ pub enum Credentials {
     },
 }
 
-/// The types of credentials that have fields of their own here.
+/// The types of credentials that are parsed.
 #[derive(Deserialize)]
 #[serde(tag = "type")]
 enum KnownCredentials {
@@ -302,7 +300,7 @@ enum KnownCredentials {
 }
 
 impl Credentials {
-    /// A digest that names them without telling them; `None` where they are withheld.
+    /// Returns a digest that identifies the credentials without revealing them; `None` if they are withheld.
     #[must_use]
     pub fn fingerprint(&self) -> Option<String> {
         let secret = match self {
@@ -317,8 +315,8 @@ impl Credentials {
         Some(hex::encode(&digest.as_ref()[..8]))
     }
 
-    /// Whether they have been over for longer than clocks differ. Nango refreshes what it can before that, and gives
-    /// what it cannot as it is.
+    /// Returns whether the credentials expired longer ago than clocks differ. Nango refreshes credentials before that
+    /// if it can, and otherwise returns them unchanged.
     #[must_use]
     pub fn are_expired(&self, now: DateTime<Utc>) -> bool {
         let Self::OAuth2 {
@@ -331,7 +329,8 @@ impl Credentials {
         *at < now - EXPIRY_TOLERANCE
     }
 
-    /// Returns whether they end in the future, so that they were refreshed: those without an end never are.
+    /// Returns whether the credentials expire in the future, so that they were refreshed. Those without an expiry are
+    /// never refreshed.
     #[must_use]
     pub fn are_refreshed(&self, now: DateTime<Utc>) -> bool {
         matches!(self, Self::OAuth2 { expires_at: Some(at), .. } if *at > now)
@@ -380,37 +379,37 @@ fn text(raw: &Value, name: &str) -> Option<String> {
     raw.get(name)?.as_str().map(str::to_owned)
 }
 
-/// Which connections to list; the default is all, newest first.
+/// A filter of the list of connections; the default lists all, newest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListConnections {
-    /// Only those that carry each of these tags with this value.
+    /// Only connections with all of these tags and values.
     pub tags: BTreeMap<String, String>,
-    /// Only those of this integration.
+    /// Only connections of this integration.
     pub integration: Option<String>,
-    /// Only this one.
+    /// Only this connection.
     pub connection_id: Option<String>,
-    /// How many connections a page has, 1 to 2000; 10,000 at the most where it is left out.
+    /// The number of connections in a page, 1 to 2000. Without it, at most 10,000 are listed.
     pub limit: Option<u32>,
-    /// Which page, from 0.
+    /// The number of the page, from 0.
     pub page: Option<u32>,
 }
 
-/// How many connections Nango lists at the most where no `limit` is given.
+/// The maximum number of connections that Nango lists without a `limit`.
 const UNLIMITED: usize = 10_000;
 
 impl ListConnections {
-    /// Whether a connection is among those that are asked for.
+    /// Returns whether a connection matches the filter.
     fn matches(&self, summary: &ConnectionSummary) -> bool {
         let id = self.connection_id.as_ref();
         let integrations = self.integration.as_ref();
         id.is_none_or(|id| *id == summary.connection_id)
-            // Nango takes a list, with commas between.
+            // Nango accepts a comma-separated list.
             && integrations.is_none_or(|keys| keys.split(',').any(|key| key == summary.provider_config_key))
             && (self.tags.iter()).all(|(name, value)| summary.tags.get(name) == Some(value))
     }
 
-    /// Keeps only the listed connections that match. `None` if others were listed as well and the list is full: a Nango
-    /// that ignores a filter may have the connections that match on another page.
+    /// Keeps only the listed connections that match. `None` if others were listed as well and the list is full: if
+    /// Nango ignores a filter, the matching connections may be on another page.
     pub(crate) fn keep_matching(
         &self,
         mut listed: Vec<ConnectionSummary>,
@@ -438,7 +437,7 @@ impl ListConnections {
     }
 }
 
-/// `{"data": […]}` of integrations, each entry as it came.
+/// `{"data": […]}` of integrations, each entry unparsed.
 #[derive(Deserialize)]
 pub(crate) struct Integrations {
     data: Vec<Box<RawValue>>,
@@ -458,7 +457,7 @@ impl Integrations {
 /// An integration that the Nango environment has configured.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Integration {
-    /// Nango's key of it.
+    /// Nango's key.
     pub unique_key: String,
     /// Nango's name of the provider.
     pub provider: String,
@@ -485,7 +484,7 @@ struct ClientScopes {
 }
 
 impl IntegrationClient {
-    /// Returns the scopes that the integration asks for; `None` if Nango does not say.
+    /// Returns the scopes that the integration requests; `None` if Nango does not say.
     pub(crate) fn scopes(&self) -> Option<Vec<String>> {
         scopes::read(self.credentials.as_ref()?.scopes.as_ref()?)
     }
@@ -497,7 +496,7 @@ pub(crate) struct Data<T> {
     pub(crate) data: T,
 }
 
-/// `{"connections": […]}`, each entry as it came.
+/// `{"connections": […]}`, each entry unparsed.
 #[derive(Deserialize)]
 pub(crate) struct Connections {
     connections: Vec<Box<RawValue>>,
@@ -505,7 +504,7 @@ pub(crate) struct Connections {
 
 impl From<Connections> for ConnectionPage {
     fn from(answer: Connections) -> Self {
-        /// An entry of which nothing else can be read.
+        /// An entry of which only the id can be read.
         #[derive(Deserialize)]
         struct Named {
             #[serde(deserialize_with = "lenient::id")]

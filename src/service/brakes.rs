@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use moka::future::Cache;
 use url::Url;
 use uuid::Uuid;
 
@@ -18,7 +19,6 @@ use crate::db;
 use crate::db::{Database, Identity};
 use crate::domain::Brake;
 use crate::nango::{ListConnections, Nango};
-use crate::single_flight::CachedValue;
 
 /// How many connections are looked up to recognize a Nango environment.
 const SAMPLE: i64 = 5;
@@ -61,11 +61,11 @@ pub struct Brakes {
     clock: Clock,
     /// The installation's id at the start; unset in a process that never started the service.
     installation: OnceLock<Uuid>,
-    identity: CachedValue<Result<Option<String>, Arc<sqlx::Error>>>,
+    identity: Cache<(), Result<Option<String>, Arc<sqlx::Error>>>,
     /// The secret key opens another Nango environment, as far as is known.
     is_environment_unknown: AtomicBool,
     /// What requests found that looked it up again.
-    reverified: CachedValue<Result<()>>,
+    reverified: Cache<(), Result<()>>,
 }
 
 impl Brakes {
@@ -78,9 +78,15 @@ impl Brakes {
             public_url,
             clock,
             installation: OnceLock::new(),
-            identity: CachedValue::new(IDENTITY_TTL),
+            identity: Cache::builder()
+                .max_capacity(1)
+                .time_to_live(IDENTITY_TTL)
+                .build(),
             is_environment_unknown: AtomicBool::new(false),
-            reverified: CachedValue::new(IDENTITY_TTL),
+            reverified: Cache::builder()
+                .max_capacity(1)
+                .time_to_live(IDENTITY_TTL)
+                .build(),
         }
     }
 
@@ -113,7 +119,7 @@ impl Brakes {
     /// # Errors
     /// As the database.
     pub(crate) async fn database_difference(&self) -> Result<Option<String>> {
-        let compared = self.identity.get(async {
+        let compared = self.identity.get_with((), async {
             let mut tx = self.database.begin().await?;
             let actual = db::actual_identity(&mut tx, self.public_url.as_str()).await?;
             let recorded = db::recorded_identity(&mut tx).await?;
@@ -135,7 +141,7 @@ impl Brakes {
             return Ok(());
         }
         let verify = self.verify_environment(&[], None);
-        self.reverified.get(verify).await
+        self.reverified.get_with((), verify).await
     }
 
     /// Fails if the Nango environment was unknown when it was last looked up.

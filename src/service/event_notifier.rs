@@ -4,104 +4,80 @@
 //! lost, and a slow subscriber costs no memory.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 use crate::domain::UserId;
 
+type Users = HashMap<String, watch::Sender<()>>;
+
 /// The users with subscribers on this replica.
 #[derive(Clone, Debug, Default)]
-pub struct EventNotifier(Arc<Mutex<HashMap<String, Arc<UserHints>>>>);
-
-/// What has been hinted to those who wait for one user. There are as many as users with a stream, and tokio's `watch`, which
-/// does the same, is six times as large.
-#[derive(Debug, Default)]
-struct UserHints {
-    count: AtomicU64,
-    more: Notify,
-}
-
-impl UserHints {
-    fn add(&self) {
-        self.count.fetch_add(1, Ordering::SeqCst);
-        self.more.notify_waiters();
-    }
-}
+pub struct EventNotifier(Arc<Mutex<Users>>);
 
 /// Wakes when a user's events have changed, or may have.
 #[derive(Debug)]
 pub struct Subscription {
-    feed: EventNotifier,
+    notifier: EventNotifier,
     user: String,
-    /// There until the end.
-    hints: Option<Arc<UserHints>>,
-    seen: u64,
+    /// Always present until the drop.
+    changes: Option<watch::Receiver<()>>,
 }
 
 impl EventNotifier {
     /// Waits for this user's events from now on.
     #[must_use]
     pub fn subscribe(&self, user: &UserId) -> Subscription {
-        let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let hints = users.entry(user.as_str().to_owned()).or_default();
+        let mut users = self.users_mut();
+        let sender = users.entry(user.as_str().to_owned()).or_default();
         Subscription {
-            feed: self.clone(),
+            notifier: self.clone(),
             user: user.as_str().to_owned(),
-            seen: hints.count.load(Ordering::SeqCst),
-            hints: Some(hints.clone()),
+            changes: Some(sender.subscribe()),
         }
     }
 
-    /// Wakes those who wait for this user.
+    /// Wakes this user's subscribers.
     pub fn wake(&self, user: &str) {
-        let users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(hints) = users.get(user) {
-            hints.add();
+        if let Some(sender) = self.users_mut().get(user) {
+            sender.send_replace(());
         }
     }
 
-    /// Wakes all, when it is not known what has changed.
+    /// Wakes all subscribers, when the changed users are unknown.
     pub fn wake_all(&self) {
-        let users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for hints in users.values() {
-            hints.add();
+        for sender in self.users_mut().values() {
+            sender.send_replace(());
         }
     }
 
     /// Returns the users with subscribers.
     #[must_use]
     pub fn users(&self) -> Vec<String> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .keys()
-            .cloned()
-            .collect()
+        self.users_mut().keys().cloned().collect()
+    }
+
+    fn users_mut(&self) -> MutexGuard<'_, Users> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Subscription {
-    /// Returns at the next hint; at once if there was one since the last time.
+    /// Returns at the next wake-up; at once if there was one since the last call.
     pub async fn changed(&mut self) {
-        if let Some(hints) = &self.hints {
-            // What comes from here on is heard, and what came before is counted.
-            let more = hints.more.notified();
-            if hints.count.load(Ordering::SeqCst) == self.seen {
-                more.await;
-            }
-            self.seen = hints.count.load(Ordering::SeqCst);
+        if let Some(changes) = &mut self.changes {
+            // The sender is dropped only with its last subscription.
+            let _ = changes.changed().await;
         }
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let mut users = self.feed.0.lock().unwrap_or_else(PoisonError::into_inner);
-        self.hints = None;
-        let last = |hints: &Arc<UserHints>| Arc::strong_count(hints) == 1;
-        if users.get(&self.user).is_some_and(last) {
+        let mut users = self.notifier.users_mut();
+        self.changes = None;
+        if users.get(&self.user).is_some_and(watch::Sender::is_closed) {
             users.remove(&self.user);
         }
     }

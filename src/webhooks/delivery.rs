@@ -1,4 +1,4 @@
-//! Sends what waits: claimed, called without a transaction open, written down.
+//! Delivers queued messages: claims them, sends them without an open transaction, and records the outcome.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -22,35 +22,36 @@ use crate::db::webhook_endpoints::Target;
 use crate::encryption;
 use crate::net::http_client;
 
-/// The lease of a claimed queue in seconds: longer than an endpoint may take to answer.
+/// The lease of a claimed queue, in seconds: longer than the timeout of an endpoint.
 const LEASE_SECONDS: f64 = 60.0;
 
-/// How many messages are sent to an endpoint concurrently, by all replicas together: to a working one, and to one
-/// without a delivery since a failure.
+/// The maximum number of concurrent messages to an endpoint, from all replicas together: to a working endpoint, and to
+/// one without a delivery since its last failure.
 const MAX_CONCURRENT: i64 = 8;
 const MAX_CONCURRENT_FAILING: i64 = 1;
 
-/// How many messages a replica sends at once, and how many more that are slow: those to failing endpoints, and those that an endpoint
-/// has not answered soon. Dead endpoints, each of which may take until the timeout, then leave the others' places free.
+/// The maximum number of messages that a replica sends concurrently, and of additional slow ones: to failing endpoints,
+/// or without a response after `SLOW_AFTER`. Dead endpoints, each of which may take until the timeout, then leave
+/// permits for the others.
 const MAX_SENDS: usize = 64;
 const MAX_SLOW_SENDS: usize = 512;
 
-/// When a message that has not been answered counts as slow.
+/// The time after which a message without a response counts as slow.
 const SLOW_AFTER: Duration = Duration::from_secs(2);
 
-/// How often what is due is looked for.
+/// How often a replica polls for due messages.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The pauses after each attempt that failed, in seconds; after the last one a message is given
-/// up. As the specification suggests, and two days more: five days in all.
+/// The pauses after each failed attempt, in seconds. After the last one, a message is given up. They follow the
+/// specification, with two more days: five days in total.
 const RETRY_DELAYS_SECONDS: [i64; 11] = [
     5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400, 86_400, 86_400,
 ];
 
-/// An endpoint where nothing has arrived for so long is switched off.
+/// How long an endpoint may fail before it is disabled.
 const DISABLE_AFTER: TimeDelta = TimeDelta::days(5);
 
-/// The status of an endpoint that wants no more messages.
+/// The status of an endpoint that wants no further messages.
 const GONE: u16 = 410;
 
 /// The statuses whose `Retry-After` replaces the pause after a failed attempt.
@@ -60,14 +61,14 @@ const POSTPONING: [u16; 2] = [429, 503];
 const MIN_RETRY_AFTER: TimeDelta = TimeDelta::seconds(1);
 const MAX_RETRY_AFTER: TimeDelta = TimeDelta::days(1);
 
-/// How long an endpoint may postpone a message, from when the message was queued. Later, a postponed attempt counts as failed.
+/// How long an endpoint may postpone a message after it was queued. Later, a postponed attempt counts as failed.
 const MAX_POSTPONEMENT: TimeDelta = TimeDelta::days(5);
 
 /// The response of an endpoint to a message.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EndpointResponse {
     pub(crate) status: u16,
-    /// The pause that the endpoint asks for.
+    /// The pause that the endpoint requests.
     retry_after: Option<TimeDelta>,
 }
 
@@ -88,7 +89,7 @@ impl EndpointResponse {
 /// Returns the pause of a `Retry-After` within its bounds: a number of seconds or a date (RFC 9110, 10.2.3).
 fn retry_after(text: &str, now: DateTime<Utc>) -> Option<TimeDelta> {
     let pause = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // A number that is too large to parse is beyond the bound, too.
+        // A number that is too large to parse also exceeds the maximum.
         let seconds = text.parse().unwrap_or(i64::MAX);
         TimeDelta::try_seconds(seconds).unwrap_or(MAX_RETRY_AFTER)
     } else {
@@ -97,7 +98,7 @@ fn retry_after(text: &str, now: DateTime<Utc>) -> Option<TimeDelta> {
     Some(pause.clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER))
 }
 
-/// The places of the messages that this replica sends.
+/// The permits of the messages that this replica sends.
 #[derive(Debug)]
 struct Sends {
     prompt: Arc<Semaphore>,
@@ -133,7 +134,8 @@ impl Sends {
 }
 
 impl Webhooks {
-    /// Sends due messages until `stop`, except while `is_paused` returns `true`. Deliveries in progress then complete.
+    /// Sends due messages until `stop` is cancelled, except while `is_paused` returns `true`. Deliveries in progress
+    /// then complete.
     pub async fn run<F>(self: &Arc<Self>, stop: &CancellationToken, is_paused: impl Fn() -> F)
     where
         F: Future<Output = bool>,
@@ -156,7 +158,7 @@ impl Webhooks {
                         sending.spawn(async move { this.deliver(claimed, place, slow).await });
                     }
                 }
-                Err(error) => tracing::warn!(%error, "webhooks: not this time, it is tried again"),
+                Err(error) => tracing::warn!(%error, "webhooks: claim failed, will retry"),
             }
             tokio::select! {
                 () = tokio::time::sleep(POLL_INTERVAL) => {}
@@ -176,7 +178,8 @@ impl Webhooks {
         Ok(claimed)
     }
 
-    /// Sends a message and records the outcome. One that is slow moves from its `place` to a slow one, if one is free.
+    /// Sends a message and records the outcome. A slow message exchanges its permit, `place`, for a slow one, if one is
+    /// free.
     async fn deliver(
         &self,
         claimed: ClaimedDelivery,
@@ -197,7 +200,7 @@ impl Webhooks {
                 }
             }
         };
-        // So that requests do not wait for this: half of the pool is theirs.
+        // Leaves half of the pool to requests.
         let Ok(_turn) = self.writers.acquire().await else {
             return;
         };
@@ -212,9 +215,9 @@ impl Webhooks {
             Err(error) => self.mark_failed(&claimed, None, &error).await,
         };
         if let Err(error) = written {
-            // The lease expires, and the message is sent again: its id lets the receiver deduplicate it.
+            // The lease expires, and the message is sent again. Its id lets the receiver deduplicate it.
             tracing::warn!(endpoint = claimed.endpoint, message = claimed.message, %error,
-                "webhooks: what came of a message could not be written down");
+                "webhooks: the outcome of a delivery could not be recorded");
         }
         drop(place);
     }
@@ -249,7 +252,7 @@ impl Webhooks {
         }
     }
 
-    /// The secrets that sign at this time, decrypted.
+    /// Returns the secrets that sign at this time, decrypted.
     fn secrets(
         &self,
         endpoint: &str,
@@ -318,7 +321,7 @@ impl Webhooks {
             .and_then(|attempts| RETRY_DELAYS_SECONDS.get(attempts))
             .map(|seconds| with_jitter(*seconds));
         let pause = postponed.or(backoff);
-        // An endpoint that is off loses nothing: its messages wait.
+        // A disabled endpoint loses nothing: its messages wait.
         let waits = pause.is_some() || off.is_some() || failing_since.is_none();
         let sent = AttemptResult {
             status,
@@ -335,7 +338,7 @@ impl Webhooks {
     }
 }
 
-/// Logs a delivery that failed, and what becomes of the message and its endpoint.
+/// Logs a failed delivery and its consequence for the message and its endpoint.
 fn log_failure(claimed: &ClaimedDelivery, error: &str, off: Option<&str>, waits: bool) {
     let endpoint = claimed.endpoint.as_str();
     let (message, attempts) = (&claimed.message, claimed.attempts + 1);
@@ -343,7 +346,7 @@ fn log_failure(claimed: &ClaimedDelivery, error: &str, off: Option<&str>, waits:
         tracing::error!(
             endpoint,
             reason,
-            "a webhook endpoint was switched off: `patchbay webhooks enable` switches it on, and what waits is sent"
+            "webhook endpoint disabled: `patchbay webhooks enable` enables it and sends the queued messages"
         );
     } else if waits {
         tracing::warn!(
@@ -351,14 +354,20 @@ fn log_failure(claimed: &ClaimedDelivery, error: &str, off: Option<&str>, waits:
             message,
             attempts,
             error,
-            "a webhook did not arrive: it is sent again"
+            "webhook delivery failed, will retry"
         );
     } else {
-        tracing::error!(endpoint, message, attempts, error, "a webhook was given up");
+        tracing::error!(
+            endpoint,
+            message,
+            attempts,
+            error,
+            "webhook delivery given up"
+        );
     }
 }
 
-/// A signature by each secret, with a space between.
+/// Returns a signature by each secret, separated by spaces.
 fn signatures(
     secrets: &[SecretString],
     message: &str,
@@ -372,10 +381,10 @@ fn signatures(
     Ok(signed?.join(" "))
 }
 
-/// A fifth longer at the most, so that what failed together is not sent together again.
+/// Adds up to a fifth, so that messages that failed together are not retried together.
 fn with_jitter(seconds: i64) -> TimeDelta {
     let mut random = [0; 2];
-    // Without randomness there is no jitter, and no harm.
+    // Without randomness there is no jitter, which is harmless.
     let _ = rand::fill(&mut random);
     let share = i64::from(u16::from_be_bytes(random));
     TimeDelta::milliseconds(seconds * 1000 + seconds * 200 * share / i64::from(u16::MAX))

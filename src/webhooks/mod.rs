@@ -1,9 +1,8 @@
-//! Notifies the product of changes of its users' connections, by the Standard Webhooks specification.
+//! Notifies the product of changes to its users' connections, by the Standard Webhooks specification.
 //!
-//! A message is written in the transaction of its change, and put into a queue for each endpoint and connection: so
-//! none is lost, each belongs to a committed change, and those of one connection arrive in order. The replica that
-//! claims a queue is the only one to send its first message; a connection whose message does not arrive blocks no
-//! other.
+//! A message is written in the transaction of its change, and added to a queue for each endpoint and connection.
+//! Therefore none is lost, each belongs to a committed change, and those of one connection arrive in order. Only the
+//! replica that claims a queue sends its first message. A connection whose message fails does not block others.
 
 mod delivery;
 mod signing;
@@ -33,40 +32,40 @@ use crate::encryption::{Encryption, is_encrypted};
 use crate::net::address_guard::{AddressGuard, ForbiddenAddress, Networks, SystemResolver};
 use crate::net::http_client;
 
-/// How long an endpoint may take to answer.
+/// The timeout of an endpoint.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How many events a replay reads in one transaction, and how many queues one changes.
+/// The number of events that a replay reads in one transaction, and of queues that one transaction changes.
 const REPLAY_BATCH: i64 = 1000;
 const QUEUE_BATCH: u32 = 1000;
 
-/// For how long what was delivered or given up is shown, and what waits for an endpoint that is off is kept.
+/// The retention of ended deliveries, and of messages that wait for a disabled endpoint.
 const DELIVERY_RETENTION: TimeDelta = TimeDelta::days(30);
 
-/// How many old deliveries are forgotten in one transaction.
+/// The number of old deliveries that one transaction deletes.
 const PRUNE_BATCH: u32 = 1000;
 
-/// How many endpoints' secrets are read in one batch to be re-encrypted.
+/// The number of endpoints whose secrets one batch reads for re-encryption.
 const REENCRYPTED: i64 = 100;
 
-/// Endpoints by how their secrets are stored; those that the first key has encrypted are left out.
+/// The endpoints whose secrets the first key has not encrypted, by how the secrets are stored.
 #[derive(Debug, Default)]
 pub struct SecretsAtRest {
-    /// Not encrypted.
+    /// The number of endpoints with unencrypted secrets.
     pub plain: usize,
-    /// Encrypted by the second key.
+    /// The number of endpoints with secrets that the second key encrypted.
     pub of_another_key: usize,
-    /// The ids of those that cannot be decrypted, and why.
+    /// The ids of endpoints whose secrets cannot be decrypted, and the errors.
     pub unreadable: Vec<(String, encryption::Error)>,
 }
 
-/// Why something was not done.
+/// The reason for which an operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No endpoint has this id.
     #[error("there is no endpoint {0:?}: `patchbay webhooks list` shows all")]
     NotFound(String),
-    /// Nothing is sent to this address.
+    /// The address of an endpoint is not permitted.
     #[error(
         "nothing can be sent to this address: {0} (WEBHOOK_ALLOWED_NETWORKS allows private networks, and there http)"
     )]
@@ -77,14 +76,14 @@ pub enum Error {
     /// The system has no randomness for a secret.
     #[error("the system gives no random bytes for a secret")]
     Random(#[from] aws_lc_rs::error::Unspecified),
-    /// The database did not do its part.
+    /// The database failed.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The endpoints, and the way to them.
+/// The endpoints, and the HTTP clients that call them.
 #[derive(Debug)]
 pub struct Webhooks {
     database: Database,
@@ -92,11 +91,11 @@ pub struct Webhooks {
     encryption: Encryption,
     secure: GuardedClient,
     plain: GuardedClient,
-    /// The turns of those that write down what became of a message: half of the pool's connections.
+    /// The permits for recording outcomes: half of the pool's connections.
     writers: Semaphore,
 }
 
-/// A client, and what keeps it from going where it may not.
+/// An HTTP client, and the guard that restricts its addresses.
 #[derive(Debug)]
 struct GuardedClient {
     guard: AddressGuard,
@@ -114,10 +113,10 @@ impl GuardedClient {
 }
 
 impl Webhooks {
-    /// The endpoints of this database. Besides public addresses, they may be in these networks.
+    /// Manages the endpoints of this database. They may be at public addresses and in these networks.
     ///
     /// # Errors
-    /// When TLS cannot be set up.
+    /// If TLS cannot be set up.
     pub fn new(
         database: Database,
         clock: Clock,
@@ -128,10 +127,10 @@ impl Webhooks {
         Self::with_resolver(database, clock, networks, encryption, &resolver)
     }
 
-    /// The endpoints of this database, whose addresses' names `resolver` resolves.
+    /// Does the same, with `resolver` for the host names of endpoints.
     ///
     /// # Errors
-    /// When TLS cannot be set up.
+    /// If TLS cannot be set up.
     pub fn with_resolver(
         database: Database,
         clock: Clock,
@@ -181,13 +180,13 @@ impl Webhooks {
         Ok((id, secret))
     }
 
-    /// An endpoint's secret as it is stored.
+    /// Returns an endpoint's secret in its stored form.
     fn encrypted(&self, id: &str, secret: &SecretString) -> Result<SecretString> {
         let stored = self.encryption.encrypt(&row(id), secret.expose_secret())?;
         Ok(stored.into())
     }
 
-    /// All endpoints, in the order in which they were added.
+    /// Returns all endpoints, in the order in which they were added.
     ///
     /// # Errors
     /// As the database.
@@ -198,10 +197,10 @@ impl Webhooks {
         Ok(endpoints)
     }
 
-    /// Gives an endpoint a new secret. For `grace` messages are signed with both.
+    /// Replaces the secret of an endpoint. For `grace`, messages are signed with both secrets.
     ///
     /// # Errors
-    /// When there is no such endpoint.
+    /// If there is no such endpoint.
     pub async fn rotate(&self, id: &str, grace: TimeDelta) -> Result<SecretString> {
         let secret = signing::new_secret()?;
         let stored = self.encrypted(id, &secret)?;
@@ -215,12 +214,12 @@ impl Webhooks {
         Ok(secret)
     }
 
-    /// Switches an endpoint on. All that waits for it is tried again, in order, and has all its attempts before it.
+    /// Enables an endpoint. Retries all waiting messages, in order, with all their attempts.
     ///
     /// # Errors
-    /// When there is no such endpoint.
+    /// If there is no such endpoint.
     pub async fn enable(&self, id: &str) -> Result<()> {
-        // While it is off still, so that nothing is sent and postponed meanwhile.
+        // While the endpoint is still disabled, so that no message is sent and postponed meanwhile.
         let now = self.clock.now();
         for which in [Queues::Later, Queues::Earlier] {
             loop {
@@ -254,13 +253,15 @@ impl Webhooks {
         require_found(found, id)
     }
 
-    /// Removes an endpoint, with all that waits for it. May be repeated if it was interrupted: the endpoint is off meanwhile.
+    /// Removes an endpoint with its waiting messages. If interrupted, the endpoint stays disabled, and the call can be
+    /// repeated.
     ///
     /// # Errors
-    /// When there is no such endpoint.
+    /// If there is no such endpoint.
     pub async fn remove(&self, id: &str) -> Result<()> {
         self.switch_off(id, "it is being removed").await?;
-        // In small transactions, however much there is. The last one removes what was queued or locked meanwhile.
+        // In small transactions, for any number of messages. The last one removes those that were queued or locked
+        // meanwhile.
         loop {
             let mut tx = self.database.begin().await?;
             let batch = QUEUE_BATCH.into();
@@ -277,11 +278,11 @@ impl Webhooks {
         Ok(())
     }
 
-    /// Sends an endpoint again all that has happened since then, to this connection or any.
-    /// The messages are those of then, and keep their ids. Returns how many there are.
+    /// Sends the messages of all changes since `since` again to an endpoint, for one connection or for all. They are
+    /// unchanged, and keep their ids. Returns their number.
     ///
     /// # Errors
-    /// When there is no such endpoint.
+    /// If there is no such endpoint.
     pub async fn replay(
         &self,
         id: &str,
@@ -323,7 +324,7 @@ impl Webhooks {
         }
     }
 
-    /// The latest deliveries, the newest first.
+    /// Returns the latest deliveries, newest first.
     ///
     /// # Errors
     /// As the database.
@@ -334,10 +335,10 @@ impl Webhooks {
         Ok(deliveries)
     }
 
-    /// Sends a message of the type `patchbay.test` now, and answers the status that came back.
+    /// Sends a message of the type `patchbay.test` now. Returns the status of the response.
     ///
     /// # Errors
-    /// When there is no such endpoint. The inner error says why no answer came.
+    /// If there is no such endpoint. The inner error is the reason for a missing response.
     pub async fn test(&self, id: &str) -> Result<Result<u16, String>> {
         let mut tx = self.database.begin().await?;
         let target = webhook_endpoints::target(&mut tx, id).await?;
@@ -353,8 +354,9 @@ impl Webhooks {
         Ok(response.map(|response| response.status))
     }
 
-    /// Encrypts with the first key what is stored as it is, or by another key, and removes secrets that sign no more.
-    /// A secret whose key is missing is left as it is, and logged. Answers how many endpoints have changed.
+    /// Encrypts with the first key all secrets that are unencrypted or encrypted by another key, and deletes secrets
+    /// that no longer sign. A secret whose key is missing stays unchanged, and is logged. Returns the number of changed
+    /// endpoints.
     ///
     /// # Errors
     /// As the database.
@@ -404,7 +406,7 @@ impl Webhooks {
         })
     }
 
-    /// How the endpoints' secrets are stored.
+    /// Returns how the endpoints' secrets are stored.
     ///
     /// # Errors
     /// As the database.
@@ -435,7 +437,7 @@ impl Webhooks {
         }
     }
 
-    /// Forgets what is too old to be shown, some at a time. Answers how many deliveries.
+    /// Deletes deliveries that exceed the retention, in batches. Returns their number.
     ///
     /// # Errors
     /// As the database.
@@ -444,18 +446,18 @@ impl Webhooks {
         let mut all = 0;
         loop {
             let mut tx = self.database.begin().await?;
-            let forgotten =
+            let deleted =
                 webhook_history::delete_old_deliveries(&mut tx, before, PRUNE_BATCH.into()).await?;
             tx.commit().await?;
-            all += forgotten;
-            if forgotten < PRUNE_BATCH.into() {
+            all += deleted;
+            if deleted < PRUNE_BATCH.into() {
                 return Ok(all);
             }
         }
     }
 }
 
-/// The row of an endpoint, to which its secrets are bound.
+/// Returns the name of an endpoint's row, to which its secrets are bound.
 fn row(id: &str) -> String {
     format!("webhook_endpoint {id}")
 }

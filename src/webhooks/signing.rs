@@ -1,32 +1,32 @@
-//! What a webhook is signed with, by the Standard Webhooks specification.
+//! The signatures of webhooks, by the Standard Webhooks specification.
 
 use aws_lc_rs::{hmac, rand};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretString};
 
-/// What every secret begins with.
+/// The prefix of every secret.
 const PREFIX: &str = "whsec_";
 
-/// How many random bytes a secret has; the specification asks for 24 to 64.
+/// The number of random bytes of a secret; the specification requires 24 to 64.
 const SECRET_BYTES: usize = 32;
 
-/// A secret that is not one.
+/// The error of a malformed secret.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("a secret of a webhook is not whsec_ and base64")]
 pub(crate) struct InvalidSecret;
 
-/// A new secret, as `whsec_` and base64.
+/// Returns a new secret, as `whsec_` and base64.
 ///
 /// # Errors
-/// When the system has no randomness.
+/// If the system's random number generator fails.
 pub(crate) fn new_secret() -> Result<SecretString, aws_lc_rs::error::Unspecified> {
     let mut bytes = [0; SECRET_BYTES];
     rand::fill(&mut bytes)?;
     Ok(format!("{PREFIX}{}", STANDARD.encode(bytes)).into())
 }
 
-/// The signature of one message: `v1,` and the base64 of an HMAC-SHA256 over id, time and body.
+/// Returns the signature of one message: `v1,` and the base64 of an HMAC-SHA256 over id, time and body.
 pub(crate) fn signature(
     secret: &SecretString,
     id: &str,

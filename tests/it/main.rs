@@ -1,5 +1,4 @@
-//! Every integration test, in one binary: against a real PostgreSQL and the
-//! sandbox's Nango over real HTTP.
+//! All integration tests, in one binary: with a real PostgreSQL and the fake Nango over real HTTP.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod accounts;

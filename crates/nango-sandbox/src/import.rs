@@ -1,4 +1,4 @@
-//! `POST /connections`: credentials that were obtained elsewhere.
+//! `POST /connections`: imports credentials that were obtained elsewhere.
 
 use axum::Json;
 use axum::extract::State;
@@ -18,7 +18,7 @@ use crate::state::{App, Connection, EndUser, State as Stored};
 use crate::webhooks::{Event, Operation, Outcome};
 use crate::{times, view};
 
-/// What an import sends.
+/// The body of an import.
 struct Import {
     integration: String,
     connection_id: Option<String>,
@@ -29,7 +29,7 @@ struct Import {
     tags: Tags,
 }
 
-/// `POST /connections`; over an existing connection it replaces what it names.
+/// `POST /connections`. If the connection exists, replaces the given fields.
 pub(super) async fn import(
     State(app): State<App>,
     query: Query,
@@ -79,7 +79,7 @@ pub(super) async fn import(
     Ok((StatusCode::CREATED, Json(shown)).into_response())
 }
 
-/// The provider did not accept the credentials.
+/// Returns the error of credentials that the provider rejected.
 pub(super) fn test_failed() -> Failure {
     Failure::new(StatusCode::BAD_REQUEST, "connection_test_failed").message(
         "The given credentials were found to be invalid. \
@@ -120,7 +120,7 @@ fn read(body: Option<&Value>) -> Result<Import, Failure> {
     })
 }
 
-/// The credentials as stored: those of OAuth 2 are their own raw answer.
+/// Returns the credentials to store. Those of OAuth 2 are their own raw token response.
 fn credentials(sent: &Map<String, Value>) -> Credentials {
     let text = |key: &str| sent.get(key).and_then(Value::as_str);
     let (Some("OAUTH2"), Some(access_token)) = (text("type"), text("access_token")) else {
@@ -141,7 +141,7 @@ fn credentials(sent: &Map<String, Value>) -> Credentials {
 }
 
 impl Stored {
-    /// Creates or replaces; the connection's id and which of the two it was.
+    /// Creates or replaces a connection. Returns its id and the operation.
     fn store(
         &mut self,
         import: Import,

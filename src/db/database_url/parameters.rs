@@ -2,7 +2,7 @@
 
 use super::{DEFAULT_PORT, decode};
 
-/// Parameters of other clients, or of libpq, that change neither security nor which rows are seen.
+/// Parameters of other clients or libpq that are ignored: they change neither security nor which rows are visible.
 const HARMLESS: &[&str] = &[
     "application_name",
     "async_fallback",
@@ -36,10 +36,10 @@ const HARMLESS: &[&str] = &[
     "workaround",
 ];
 
-/// What each parameter means here.
+/// The parsed parameters.
 #[derive(Debug, Default)]
 pub(super) struct Parameters {
-    /// Those of sqlx, decoded, with sqlx's names.
+    /// The parameters that sqlx supports, decoded, under sqlx's names.
     pub(super) connection: Vec<(&'static str, String)>,
     pub(super) settings: Vec<(String, String)>,
     pub(super) declares_pooler: bool,
@@ -142,7 +142,8 @@ impl Parameters {
         Ok(())
     }
 
-    /// As libpq: `sslrootcert=system` needs and implies `verify-full`, and `require` with a certificate file verifies by it.
+    /// Follows libpq: `sslrootcert=system` needs and implies `verify-full`, and `require` with a certificate file
+    /// verifies against that file.
     fn check_tls(&mut self) -> Result<(), String> {
         let mode = self.get("sslmode").map(str::to_owned);
         match self.get("sslrootcert") {
@@ -168,7 +169,7 @@ impl Parameters {
         is_verified && self.get("sslrootcert").is_none()
     }
 
-    /// The hosts with their ports, decoded. The parameters `host` and `port` override those before the `?`.
+    /// Returns the hosts with their ports, decoded. The parameters `host` and `port` override those before the `?`.
     pub(super) fn hosts(&self, before: &str) -> Result<Vec<(String, String)>, String> {
         let mut hosts = Vec::new();
         for one in before.split(',') {
@@ -207,7 +208,7 @@ impl Parameters {
     }
 }
 
-/// The mode that a value means. `allow` is `prefer`, which encrypts more often.
+/// Returns the `sslmode` of a value. `allow` becomes `prefer`, which encrypts more often.
 fn ssl_mode(name: &str, value: &str) -> Result<&'static str, String> {
     Ok(match value {
         "disable" | "false" | "0" | "off" | "no" if name != "sslmode" || value == "disable" => {
@@ -226,7 +227,7 @@ fn ssl_mode(name: &str, value: &str) -> Result<&'static str, String> {
     })
 }
 
-/// Accepts a parameter that has to have one of these values, as which the program behaves.
+/// Accepts a parameter only with a value that matches the program's fixed behaviour.
 fn fixed(name: &str, value: &str) -> Result<(), String> {
     let (accepted, remedy): (&[&str], &str) = match name.to_ascii_lowercase().as_str() {
         "channel_binding" => (
@@ -251,7 +252,7 @@ fn fixed(name: &str, value: &str) -> Result<(), String> {
     only(value, accepted, name, remedy)
 }
 
-/// Refuses other values of a parameter than those that need nothing done.
+/// Rejects a value of a parameter unless it is one of `known`, which need no action.
 fn only(value: &str, known: &[&str], name: &str, remedy: &str) -> Result<(), String> {
     if known.contains(&value) {
         return Ok(());
@@ -261,7 +262,7 @@ fn only(value: &str, known: &[&str], name: &str, remedy: &str) -> Result<(), Str
     ))
 }
 
-/// Whether an unknown parameter may be about who is trusted or what is encrypted.
+/// Returns whether an unknown parameter may affect trust or encryption.
 fn is_security(name: &str) -> bool {
     [
         "ssl", "tls", "gss", "krb", "require", "auth", "passfile", "service", "oauth", "role",
@@ -271,7 +272,7 @@ fn is_security(name: &str) -> bool {
     .any(|word| name.contains(word))
 }
 
-/// The settings of `options`: `-c name=value` and `--name=value`, in which a backslash escapes a space.
+/// Parses the settings of `options`: `-c name=value` and `--name=value`, in which a backslash escapes a space.
 fn parse_options(text: &str) -> Result<Vec<(String, String)>, String> {
     let refused = || "options has to consist of -c name=value or --name=value".to_owned();
     let mut words = vec![String::new()];

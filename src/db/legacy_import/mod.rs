@@ -16,22 +16,22 @@ use super::{DatabaseError, Transaction};
 use crate::catalog::Catalog;
 use crate::db;
 
-/// How rows that cannot be imported are left out.
+/// How to omit rows that cannot be imported.
 const SKIP_REMEDY: &str = "correct these rows, or leave them out by `patchbay migrate --skip-invalid-rows`: they stay in the schema before_patchbay";
 
 /// How long the import waits for other users of the tables.
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '10s'";
 
-/// How many rows that cannot be imported are reported at the most, by each of two queries.
+/// The maximum number of rows that cannot be imported in a report, for each of two queries.
 const MAX_REPORTED: u32 = 1000;
 
-/// The time between two deletions at Nango of what was disconnected before, in milliseconds.
+/// The interval between deletions at Nango of connections that were disconnected before the import, in milliseconds.
 const DELETION_INTERVAL_MS: i64 = 2_000;
 
-/// PostgreSQL's code for a lock that was not to be had in time.
+/// PostgreSQL's error code of a lock timeout.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 
-/// What each column may be; of some it does not matter.
+/// The accepted types of each column; empty for any type.
 const CONNECTION_COLUMNS: [(&str, &[&str]); 13] = [
     ("id", &["uuid"]),
     ("user_id", &["uuid", "text", "character varying"]),
@@ -51,23 +51,23 @@ const CONNECTOR_COLUMNS: [(&str, &[&str]); 2] =
     [("id", &["uuid"]), ("slug", &["text", "character varying"])];
 const TIME_TYPES: &[&str] = &["timestamp with time zone", "timestamp without time zone"];
 
-/// What becomes of rows that cannot be imported.
+/// The handling of rows that cannot be imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvalidRows {
-    /// Nothing is imported while there is one.
+    /// One such row prevents the import.
     Refuse,
-    /// They stay in the old table only.
+    /// Such rows stay only in the old table.
     Skip,
 }
 
-/// What was taken over.
+/// The result of an import.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LegacyImport {
-    /// How many connections there are, before and after.
+    /// The number of imported connections.
     pub connections: i64,
-    /// For how long their table was locked.
+    /// How long their table was locked.
     pub locked: Duration,
-    /// What is wrong with the rows that were left out, a sentence for each value.
+    /// The problems of the skipped rows, one sentence for each value.
     pub skipped: Vec<String>,
 }
 
@@ -88,7 +88,7 @@ pub(crate) async fn exists(tx: &mut Transaction) -> sqlx::Result<bool> {
     .await
 }
 
-/// Locks the tables, checks that all of it can be taken over, and sets them aside.
+/// Locks the tables, checks that all rows can be imported, and moves the tables to another schema.
 pub(crate) async fn move_to_backup_schema(
     tx: &mut Transaction,
     catalog: &Catalog,
@@ -135,7 +135,7 @@ fn row_ids(rows: &[OddValue]) -> Vec<Uuid> {
 }
 
 impl LegacyTables {
-    /// Copies the rows into our tables, which are there by now.
+    /// Copies the rows into Patchbay's tables, which exist by now.
     pub(crate) async fn import(
         self,
         tx: &mut Transaction,
@@ -157,28 +157,28 @@ impl LegacyTables {
             .bind(row_ids(&self.skipped))
             .execute(&mut *tx)
             .await?;
-        let taken: i64 = sqlx::query_scalar("select count(*) from user_connector_connection")
+        let imported: i64 = sqlx::query_scalar("select count(*) from user_connector_connection")
             .fetch_one(&mut *tx)
             .await?;
-        if taken != self.connections {
+        if imported != self.connections {
             return Err(DatabaseError::LegacyTables(vec![format!(
-                "of {} connections {taken} could be taken over",
+                "of {} connections, only {imported} could be imported",
                 self.connections
             )]));
         }
-        // Until autovacuum comes, the planner and the metrics would take the table for empty.
+        // Until autovacuum runs, the planner and the metrics would consider the table empty.
         sqlx::raw_sql("analyze user_connector_connection")
             .execute(&mut *tx)
             .await?;
         Ok(LegacyImport {
-            connections: taken,
+            connections: imported,
             locked: self.since.elapsed(),
             skipped: self.skipped.iter().map(ToString::to_string).collect(),
         })
     }
 }
 
-/// What the tables lack, or have otherwise than it was.
+/// Returns what the tables lack, or have in an unexpected form.
 async fn check_columns(tx: &mut Transaction) -> sqlx::Result<Vec<String>> {
     let mut problems = Vec::new();
     for (table, expected) in [
@@ -210,10 +210,11 @@ async fn check_columns(tx: &mut Transaction) -> sqlx::Result<Vec<String>> {
             }
         }
     }
-    let taken: bool = sqlx::query_scalar("select to_regnamespace('before_patchbay') is not null")
-        .fetch_one(tx)
-        .await?;
-    if taken {
+    let is_taken: bool =
+        sqlx::query_scalar("select to_regnamespace('before_patchbay') is not null")
+            .fetch_one(tx)
+            .await?;
+    if is_taken {
         problems.push(
             "there is a schema before_patchbay, to which the tables would be moved: rename it"
                 .to_owned(),
@@ -246,7 +247,7 @@ async fn lock_tables(tx: &mut Transaction) -> Result<(), DatabaseError> {
     Ok(())
 }
 
-/// The foreign keys of other tables to these: they would go on pointing to what is set aside.
+/// Returns the foreign keys of other tables to these tables, which would point to the moved tables.
 async fn check_foreign_keys(tx: &mut Transaction) -> sqlx::Result<Vec<String>> {
     let found: Vec<(String, String, String)> = sqlx::query_as(
         "select conrelid::regclass::text, conname::text, confrelid::regclass::text from pg_constraint \

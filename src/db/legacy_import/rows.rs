@@ -1,4 +1,4 @@
-//! The rows of the legacy table that have no place in ours.
+//! Finds rows of the legacy table that cannot be imported.
 
 use uuid::Uuid;
 
@@ -23,7 +23,7 @@ impl std::fmt::Display for OddValue {
             value,
             problem,
         } = self;
-        // Escaped: the text is untrusted.
+        // Escaped, because the text is untrusted.
         match value {
             Some(value) => write!(f, "row {row}: {column} {value:?} {problem}"),
             None => write!(f, "row {row}: {column} is null, and {problem}"),
@@ -31,14 +31,14 @@ impl std::fmt::Display for OddValue {
     }
 }
 
-/// Returns the values that cannot be imported, in the order of the rows' ids: `limit` at the most of each query.
+/// Returns the values that cannot be imported, by row id: at most `limit` for each query.
 pub(crate) async fn odd_values(
     tx: &mut Transaction,
     catalog: &Catalog,
     limit: u32,
 ) -> sqlx::Result<Vec<OddValue>> {
     let slugs: Vec<&str> = catalog.iter().map(|one| one.slug.as_str()).collect();
-    // They belong to the session, which others use after this transaction.
+    // These functions belong to the session, which other transactions use later, so they are dropped below.
     sqlx::raw_sql(include_str!("checks.sql"))
         .execute(&mut *tx)
         .await?;
@@ -65,8 +65,8 @@ pub(crate) async fn odd_values(
     Ok(odd)
 }
 
-/// The user ids that are refused wherever a user is named: their connections could not be reached. Ids of plain
-/// ASCII are left to the database, so that few are read.
+/// Returns the user ids that the API rejects, because their connections would be unreachable. The database checks ids
+/// of plain ASCII, so that few are read.
 async fn odd_users(tx: &mut Transaction, limit: u32) -> sqlx::Result<Vec<OddValue>> {
     let odd: Vec<(Uuid, Option<String>)> = sqlx::query_as(
         "select id, user_id::text from user_connector_connection \

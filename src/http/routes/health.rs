@@ -1,30 +1,35 @@
-//! What the platform and the operator ask.
+//! Liveness and readiness.
 
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
+use moka::future::Cache;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::http::AppState;
 use crate::http::problem::{Code, Problem};
 use crate::service::Connections;
-use crate::single_flight::CachedValue;
 
-/// How long the database may take to say that it can be written to.
+/// The timeout of the readiness query.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The TTL of the cached result. The endpoint is public, so the number of clients is unlimited.
 const READINESS_CACHE_TTL: Duration = Duration::from_millis(500);
 
-/// Whether the database is there, asked for by all together.
+/// The cached result of the readiness check, shared by concurrent requests.
 #[derive(Debug)]
-pub struct Readiness(CachedValue<Result<(), Problem>>);
+pub struct Readiness(Cache<(), Result<(), Problem>>);
 
 impl Default for Readiness {
     fn default() -> Self {
-        Self(CachedValue::new(READINESS_CACHE_TTL))
+        Self(
+            Cache::builder()
+                .max_capacity(1)
+                .time_to_live(READINESS_CACHE_TTL)
+                .build(),
+        )
     }
 }
 
@@ -45,7 +50,7 @@ impl Readiness {
                 )),
             }
         };
-        self.0.get(ask).await
+        self.0.get_with((), ask).await
     }
 }
 
@@ -81,7 +86,7 @@ pub(crate) async fn readyz(State(state): State<AppState>) -> Result<Json<ReadyBo
     if state.stopping.requested.is_cancelled() {
         return Err(Problem::new(
             Code::Stopping,
-            "the service stops: send requests elsewhere",
+            "the service is shutting down: send requests to another replica",
         ));
     }
     state.readiness.of(&state.connections).await?;

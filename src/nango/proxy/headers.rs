@@ -1,12 +1,13 @@
-//! Which headers of a proxied call pass, in either direction.
+//! Filters the headers of a proxied call, in both directions.
 
 use reqwest::header::{CONNECTION, ETAG, HeaderMap, HeaderName, HeaderValue};
 
-/// The prefix with which Nango is given the headers that it forwards to the provider.
+/// The prefix of headers that Nango forwards to the provider.
 const PREFIX: &str = "nango-proxy-";
 
-/// Request headers that are not for the provider: credentials for Patchbay, what describes one connection (RFC 9110, 7.6.1)
-/// or the way to here, and what Nango's HTTP client computes. Nango would forward a wrong `content-length` as it is.
+/// Request headers that are not forwarded: credentials for Patchbay, headers of one connection (RFC 9110, 7.6.1) or of
+/// proxies on the way here, and headers that Nango's HTTP client computes. Nango would forward a wrong `content-length`
+/// unchanged.
 const NOT_FOR_PROVIDER: [&str; 21] = [
     "accept-encoding",
     "authorization",
@@ -31,8 +32,8 @@ const NOT_FOR_PROVIDER: [&str; 21] = [
     "x-request-id",
 ];
 
-/// Response headers that pass. Everything else is Nango's own, describes a connection, or would change how a browser treats
-/// this origin.
+/// Response headers that are forwarded. All others are Nango's own, describe a connection, or would change how a
+/// browser treats this origin.
 const FROM_PROVIDER: [&str; 17] = [
     "accept-ranges",
     "allow",
@@ -53,7 +54,8 @@ const FROM_PROVIDER: [&str; 17] = [
     "www-authenticate",
 ];
 
-/// The caller's headers as Nango forwards them. Nango keeps only the last of several of one name, so they are joined.
+/// Returns the caller's headers as Nango forwards them. Nango keeps only the last of several with one name, so they are
+/// joined.
 pub(crate) fn request_headers(headers: &HeaderMap) -> HeaderMap {
     let connection: Vec<String> = headers
         .get_all(CONNECTION)
@@ -86,7 +88,7 @@ pub(crate) fn request_headers(headers: &HeaderMap) -> HeaderMap {
     forwarded
 }
 
-/// The headers of an answer that are the provider's.
+/// Returns the provider's headers of a response.
 pub(crate) fn from_provider(headers: &HeaderMap) -> HeaderMap {
     let passes = |name: &HeaderName, value: &HeaderValue| {
         FROM_PROVIDER.contains(&name.as_str()) || (name == ETAG && !is_computed_by_nango(value))
@@ -97,8 +99,8 @@ pub(crate) fn from_provider(headers: &HeaderMap) -> HeaderMap {
         .collect()
 }
 
-/// Whether an `ETag` has the form that Nango gives to bodies that it has buffered: `W/"<length>-<digest>"`, of 27 characters
-/// in base64. It would differ from the one with which the provider compares `If-Match`.
+/// Returns whether an `ETag` has the form of one that Nango computes for a buffered body: `W/"<length>-<digest>"`, with
+/// 27 characters of base64. It would differ from the one with which the provider compares `If-Match`.
 fn is_computed_by_nango(value: &HeaderValue) -> bool {
     let text = value.to_str().unwrap_or_default();
     let inner = text

@@ -1,4 +1,4 @@
-//! Distinguishes Nango's own errors from the provider's: both come with a 4xx or 5xx and JSON.
+//! Distinguishes Nango's own errors from the provider's: both have a 4xx or 5xx status and JSON.
 
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
@@ -7,10 +7,10 @@ use serde::de::IgnoredAny;
 
 use crate::nango::error::{Error, shorten};
 
-/// The longest body that may be an error of Nango's, in bytes.
+/// The maximum size of an error of Nango, in bytes.
 pub(crate) const MAX_BODY: usize = 16 * 1024;
 
-/// 400 and 402 codes of Nango's proxy itself, for which an operator has to change something at Nango.
+/// 400 and 402 codes of Nango's proxy itself that require a change by an operator at Nango.
 const OPERATORS: [&str; 12] = [
     "base_url_override_disabled",
     "base_url_override_not_allowed",
@@ -39,7 +39,7 @@ struct Refusal {
     code: String,
     #[serde(default)]
     message: String,
-    /// Of a 429, beside the method.
+    /// Only in a 429, with the method.
     #[serde(default)]
     path: String,
     #[serde(rename = "method")]
@@ -52,7 +52,7 @@ struct Refusal {
     _additional_properties: Option<IgnoredAny>,
 }
 
-/// What Nango's HTTP client says of a provider that did not answer.
+/// The error of Nango's HTTP client if a provider did not respond.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NoAnswer {
@@ -64,7 +64,7 @@ struct NoAnswer {
     _status: Option<IgnoredAny>,
 }
 
-/// Whether an answer's body has to be read to know whose error it is.
+/// Returns whether the body of a response has to be read to decide whether the error is Nango's.
 pub(crate) fn may_be_nangos(status: StatusCode, headers: &HeaderMap) -> bool {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let is_json = text(CONTENT_TYPE).is_some_and(|kind| kind.starts_with("application/json"));
@@ -73,7 +73,7 @@ pub(crate) fn may_be_nangos(status: StatusCode, headers: &HeaderMap) -> bool {
     is_error && is_json && length.is_some_and(|length| length <= MAX_BODY)
 }
 
-/// The error of an answer that Nango itself gave; `None` if it is the provider's.
+/// Returns the error of a response from Nango itself; `None` if it is the provider's.
 pub(crate) fn read(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Option<Error> {
     if status == StatusCode::INTERNAL_SERVER_ERROR
         && let Ok(error) = serde_json::from_slice::<NoAnswer>(body)

@@ -1,58 +1,58 @@
-//! The address of a proxied call: nothing that Nango evaluates, and nothing outside of its proxy.
+//! The address of a proxied call: it contains nothing that Nango evaluates, and stays within Nango's proxy.
 //!
-//! Nango's proxy takes the path and query as they arrive, without decoding them. It replaces `${…}` by the
-//! connection's credentials, splits at `||`, renames `connectionConfig`, and resolves the result as a URL. A
-//! reverse proxy in front of Nango may decode the path before, once or repeatedly, and resolve dot segments.
+//! Nango's proxy uses the path and query as they arrive, without decoding them. It replaces `${…}` by the connection's
+//! credentials, splits at `||`, renames `connectionConfig`, and resolves the result as a URL. A reverse proxy in front
+//! of Nango may first decode the path, once or repeatedly, and resolve dot segments.
 
 use std::borrow::Cow;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
-/// Every character but the unreserved ones (RFC 3986, 2.3).
+/// The characters that are encoded: all but the unreserved ones (RFC 3986, 2.3).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// A word that Nango replaces, and the same with an encoded letter, which Nango does not.
+/// A word that Nango replaces, and the same word with an encoded letter, which Nango does not replace.
 const RENAMED: [&str; 2] = ["connectionConfig", "connectionConfi%67"];
 
-/// Why a provider's path is refused.
+/// The reason for which a provider's path is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnsafePath {
-    /// Bytes that are not UTF-8, which Nango answers with an internal error.
+    /// The path has bytes that are not UTF-8, to which Nango responds with an internal error.
     #[error("the provider's path must be UTF-8, percent-encoded")]
     NotUtf8,
-    /// A control character, however often it is encoded.
+    /// The path has a control character, encoded any number of times.
     #[error("the provider's path must not have control characters")]
     ControlCharacter,
-    /// A backslash, which some servers read as a slash.
+    /// The path has a backslash, which some servers read as a slash.
     #[error("the provider's path must not have a backslash")]
     Backslash,
-    /// A segment that leads elsewhere when the path is resolved.
+    /// A segment changes the directory when the path is resolved.
     #[error("the provider's path must not have `.` or `..` as a segment, also not encoded")]
     DotSegment,
-    /// A path that names a host.
+    /// The path names a host.
     #[error(
         "the provider's path must be relative: omit the host, and do not start it with `/`, `http:` or `https:`"
     )]
     Absolute,
-    /// A template, which Nango would evaluate after a reverse proxy has decoded the path.
+    /// The path has a template, which Nango would evaluate after a reverse proxy has decoded the path.
     #[error("the provider's path must not have `${{` or `||`, also not encoded")]
     Template,
 }
 
-/// A provider's path and query, encoded so that they arrive at the provider as the caller meant them.
+/// A provider's path and query, encoded so that they reach the provider unchanged in meaning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyTarget(String);
 
 impl ProxyTarget {
-    /// Builds the path and query of a call from those that a caller sent, without the leading slash and the question
-    /// mark. Segments and pairs are decoded once and encoded again.
+    /// Builds the path and query of a call from those of a caller, without the leading slash and the question mark.
+    /// Segments and pairs are decoded once and encoded again.
     ///
     /// # Errors
-    /// For a path that may leave the proxy, or that Nango may evaluate, once it has been decoded repeatedly.
+    /// If the path may leave the proxy, or Nango may evaluate it, after repeated decoding.
     pub fn new(path: &str, query: Option<&str>) -> Result<Self, UnsafePath> {
         check(path)?;
         let mut segments: Vec<String> = path.split('/').map(encoded_again).collect();
@@ -70,14 +70,14 @@ impl ProxyTarget {
         Ok(Self(target.replace(word, encoded)))
     }
 
-    /// The encoded path, relative to the provider's base, and the query.
+    /// Returns the encoded path, relative to the provider's base, and the query.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Refuses a path by what is left when it is decoded until nothing changes.
+/// Rejects an unsafe path, by its form after repeated decoding.
 fn check(path: &str) -> Result<(), UnsafePath> {
     let is_utf8 = path
         .split('/')
@@ -86,7 +86,7 @@ fn check(path: &str) -> Result<(), UnsafePath> {
     let (true, Ok(decoded)) = (is_utf8, str::from_utf8(&decoded)) else {
         return Err(UnsafePath::NotUtf8);
     };
-    // Some servers take what follows a semicolon for a parameter of the segment.
+    // Some servers treat the text after a semicolon as a parameter of the segment.
     let is_dots = |segment: &str| matches!(segment.split(';').next(), Some("." | ".."));
     let start = decoded.trim_start().to_ascii_lowercase();
     if decoded.contains(char::is_control) {
@@ -131,7 +131,7 @@ fn encoded_again(text: &str) -> String {
     percent_encode(&decoded, RESERVED).to_string()
 }
 
-/// A pair of a query, in which a plus sign is a space.
+/// Encodes a pair of a query, in which a plus sign is a space.
 fn encoded_pair(pair: &str) -> String {
     let encoded = |text: &str| encoded_again(&text.replace('+', " "));
     match pair.split_once('=') {
@@ -140,8 +140,8 @@ fn encoded_pair(pair: &str) -> String {
     }
 }
 
-/// Leaves the colon before a custom method of Google's (`values/A1:append`) as it is: Google looks for it before it decodes
-/// the path. Not in a first segment, which would then look like an address with a scheme.
+/// Keeps the colon before a Google custom method (`values/A1:append`), because Google looks for it before it decodes
+/// the path. The caller omits the first segment, which would look like a URL with a scheme.
 fn keep_custom_method(segment: &mut String) {
     if let Some((resource, method)) = segment.rsplit_once("%3A")
         && !method.is_empty()

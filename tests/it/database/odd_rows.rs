@@ -28,7 +28,7 @@ async fn unreadable_row_is_skipped_counted_and_erasable() {
             "update user_connector_connection set {odd} where id = '{}'",
             unreadable["id"].as_str().unwrap()
         );
-        // As rows may be that an older version or another program has written.
+        // An older version or another program may have written such rows.
         let update = format!("alter domain utc_time drop constraint utc_time_range; {update}");
         sqlx::raw_sql(AssertSqlSafe(update))
             .execute(&mut app.sql().await)
@@ -85,7 +85,7 @@ async fn unreadable_attempt_does_not_block_expiry() {
     .execute(&mut app.sql().await)
     .await
     .unwrap();
-    // Its owner's other requests work, and no answer says that the database is unavailable.
+    // Its owner's other requests work, and no response reports an unavailable database.
     let path = format!("/connections/{}", odd["connection_id"].as_str().unwrap());
     let (status, body) = ada.call(Method::GET, &path, None).await;
     assert_eq!((status.as_u16(), &body["code"]), (500, &json!("internal")));
@@ -100,7 +100,7 @@ async fn unreadable_attempt_does_not_block_expiry() {
         ben.connection(id).await["attempt"]["outcome"] == "expired"
     })
     .await;
-    // It waits for its next try.
+    // It is scheduled for a retry.
     let is_postponed: bool =
         sqlx::query_scalar("select due_at > $1 from attempt_owner where user_id = 'ada'")
             .bind(app.clock.now())
@@ -178,7 +178,7 @@ async fn unreadable_endpoint_does_not_block_webhooks() {
             tried == 1
         })
         .await;
-        // What waits for the odd one is kept.
+        // The messages of the unreadable endpoint are kept.
         let waiting = "select count(*) from webhook_queue where endpoint_id = (select min(id) from webhook_endpoint)";
         let waiting: i64 = sqlx::query_scalar(waiting)
             .fetch_one(&mut sql)

@@ -1,4 +1,4 @@
-//! Brakes: many changes within an hour wait for an operator.
+//! Brakes: many changes within an hour require an operator.
 
 use chrono::TimeDelta;
 use patchbay::cli::doctor::Level;
@@ -104,7 +104,7 @@ async fn doctor_and_metrics_report_brakes_and_orphans() {
             ("orphans", Level::Warn, "3"),
         ]
     );
-    // The running replica compares the database every two seconds.
+    // The running replica checks the database's identity every two seconds.
     tokio::time::sleep(std::time::Duration::from_secs(3)).await;
     let metrics = app.client.get(format!("{}/metrics", app.url));
     let metrics = metrics.bearer_auth("a token of Prometheus").send().await;
