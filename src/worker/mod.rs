@@ -32,6 +32,9 @@ const EXPIRY_INTERVAL: Duration = Duration::from_secs(15);
 /// The interval in which each replica checks whether a sweep is due.
 const SWEEP_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
+/// The interval in which each replica looks up absent connections.
+const ABSENCE_CHECK_INTERVAL: Duration = Duration::from_secs(60);
+
 /// The interval in which each replica compares its clock with the database's.
 const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -243,6 +246,18 @@ pub fn start_nango_jobs(services: &Arc<Services>, sweep_every: Duration, jobs: &
         },
     ));
     start_catalog_jobs(services, jobs);
+    let (service, stopping) = (services.clone(), jobs.stop.clone());
+    jobs.tasks.spawn(repeat(
+        jobs.job("absence checks", ABSENCE_CHECK_INTERVAL, Some(STALL_TIME)),
+        async move || {
+            if let Some(missing) = stopping
+                .run_until_cancelled(service.sweeper.check_absences())
+                .await
+            {
+                report("looked up absent connections", &missing, |count| *count > 0);
+            }
+        },
+    ));
     let (service, stopping) = (services.clone(), jobs.stop.clone());
     jobs.tasks.spawn(repeat(
         jobs.job("sweep", SWEEP_CHECK_INTERVAL, Some(SWEEP_STALL_TIME)),

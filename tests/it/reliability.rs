@@ -125,7 +125,7 @@ async fn connection_deleted_at_nango_is_missing_until_reconnected() {
     assert_eq!(app.sweep().await.missing, 0);
     let path = format!("/connections/{upstream}?provider_config_key=gmail");
     assert_eq!(app.nango(Method::DELETE, &path).await.0, StatusCode::OK);
-    assert_eq!(app.sweep().await.missing, 1);
+    assert_eq!(app.sweep_until_missing().await, 1);
     let missing = ada.connection(id).await;
     assert_eq!(
         (&missing["status"], &missing["status_reason"]),

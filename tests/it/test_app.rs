@@ -358,6 +358,17 @@ impl TestApp {
         report.unwrap().expect("no other sweep is in progress")
     }
 
+    /// Sweeps every minute, six times: then absences are confirmed. Returns how many connections became
+    /// missing.
+    pub(crate) async fn sweep_until_missing(&self) -> usize {
+        let mut missing = 0;
+        for _ in 0..6 {
+            self.advance(TimeDelta::minutes(1));
+            missing += self.sweep().await.missing;
+        }
+        missing
+    }
+
     /// Opens a connection to the test app's database.
     pub(crate) async fn sql(&self) -> PgConnection {
         PgConnection::connect(self.database.url()).await.unwrap()

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::{Extension, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -75,6 +75,16 @@ impl StoredIntegration {
             updated_at: now,
         });
         stored.collect()
+    }
+
+    /// The integration with the same key in another environment, where it was created at another time.
+    pub(super) fn recreated(&self) -> Self {
+        let earlier = TimeDelta::hours(1);
+        Self {
+            created_at: self.created_at - earlier,
+            updated_at: self.updated_at - earlier,
+            ..self.clone()
+        }
     }
 
     /// Returns `true` if Nango tests credentials at the provider before it stores them.

@@ -49,8 +49,8 @@ pub(super) struct State {
     /// Authorizations in progress, by their OAuth `state`.
     pub(super) flows: HashMap<Uuid, Flow>,
     pub(super) connections: Vec<Connection>,
-    /// The connections of the environments that the secret key does not open now.
-    pub(super) closed_environments: HashMap<Option<String>, Vec<Connection>>,
+    /// The environments that the secret key does not open now.
+    pub(super) closed_environments: HashMap<Option<String>, Environment>,
     pub(super) last_connection: u64,
     pub(super) last_created_at: DateTime<Utc>,
     pub(super) provider: Provider,
@@ -149,6 +149,12 @@ pub(super) struct Connection {
     pub(super) last_fetched_at: DateTime<Utc>,
 }
 
+/// What an environment has of its own.
+pub(super) struct Environment {
+    connections: Vec<Connection>,
+    integrations: Vec<StoredIntegration>,
+}
+
 /// The time of a failed refresh, and its log entry for `errors`.
 pub(super) struct RefreshFailure {
     pub(super) at: DateTime<Utc>,
@@ -225,7 +231,18 @@ impl State {
             return;
         }
         let opened = self.closed_environments.remove(&environment.cloned());
-        let closed = std::mem::replace(&mut self.connections, opened.unwrap_or_default());
+        let opened = opened.unwrap_or_else(|| Environment {
+            connections: Vec::new(),
+            integrations: self
+                .integrations
+                .iter()
+                .map(StoredIntegration::recreated)
+                .collect(),
+        });
+        let closed = Environment {
+            connections: std::mem::replace(&mut self.connections, opened.connections),
+            integrations: std::mem::replace(&mut self.integrations, opened.integrations),
+        };
         let name = self.faults.environment.clone();
         self.closed_environments.insert(name, closed);
     }

@@ -149,8 +149,7 @@ async fn cancel_of_repair_keeps_connection_that_did_not_work() {
         text(&connected, "nango_connection_id")
     );
     app.nango(Method::DELETE, &path).await;
-    ada.send_post(&format!("/connections/{id}/check"), json!({}))
-        .await;
+    app.sweep_until_missing().await;
     assert_eq!(ada.connection(&id).await["status"], "error");
     ada.send_post(&format!("/connections/{id}/reconnect"), json!({}))
         .await;

@@ -112,6 +112,45 @@ async fn unreadable_attempt_does_not_block_expiry() {
 }
 
 #[tokio::test]
+async fn queue_statistics_skip_unreadable_rows() {
+    let app = TestApp::with(&[("METRICS_TOKEN", "a token of the tests for metrics")]).await;
+    app.user("ada").await.connect("gmail").await;
+    app.user("ben").await.connect("gmail").await;
+    for odd in ["infinity", "-infinity", "290000-01-01"] {
+        let update = format!(
+            "alter domain utc_time drop constraint if exists utc_time_range; \
+             update connect_attempt set created_at = '{odd}' where user_id = 'ada'; \
+             update job set finished_at = '{odd}' where name = 'sweep'; \
+             delete from upstream_deletion; \
+             insert into upstream_deletion (nango_connection_id, integration_key, reason, next_attempt_at, created_at) \
+             select n, 'gmail', 'disconnected', '9999-01-01', at::timestamptz \
+             from (values ('odd', '{odd}'), ('readable', '2026-01-01')) v (n, at)"
+        );
+        sqlx::raw_sql(AssertSqlSafe(update))
+            .execute(&mut app.sql().await)
+            .await
+            .unwrap();
+        let request = app.client.get(format!("{}/metrics", app.url));
+        let request = request.bearer_auth("a token of the tests for metrics");
+        let metrics = request.send().await.unwrap().text().await.unwrap();
+        for line in [
+            "patchbay_database_up 1",
+            "patchbay_queue_waiting{queue=\"open_attempts\"} 1",
+            "patchbay_queue_waiting{queue=\"upstream_deletions\"} 1",
+        ] {
+            assert!(metrics.contains(line), "{odd}: {line} in {metrics}");
+        }
+        let skipped = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("patchbay_database_unreadable_rows_total "));
+        assert!(
+            skipped.is_some_and(|count| count.trim() != "0"),
+            "{odd}: {metrics}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn unreadable_endpoint_does_not_block_webhooks() {
     for odd in [
         "url = 'https://['",

@@ -68,8 +68,7 @@ async fn messages_state_event_and_reason() {
     let stored = &app.nango_connections().await[0];
     let delete = format!("/connections/{stored}?provider_config_key=gmail");
     app.nango(Method::DELETE, &delete).await;
-    ada.call(Method::POST, &format!("/connections/{id}/check"), None)
-        .await;
+    app.sweep_until_missing().await;
     eventually(async || receiver.count() == 4).await;
     end_attempt(&ada, "gmail").await;
     eventually(async || receiver.count() == 5).await;

@@ -68,6 +68,11 @@ async fn connection_deleted_at_nango_needs_reauthorization() {
     let path = format!("/connections/{}?provider_config_key=gmail", caller.nango_id);
     let (status, _) = caller.app.nango(Method::DELETE, &path).await;
     assert_eq!(status, StatusCode::OK);
+    let absent = expected(503, "provider_unavailable", "connected -");
+    for _ in 0..5 {
+        assert_eq!(outcome(&caller).await, absent);
+        caller.app.advance(TimeDelta::seconds(61));
+    }
     let missing = expected(409, "needs_reauthorization", "error missing_upstream");
     assert_eq!(outcome(&caller).await, missing);
 }
@@ -82,7 +87,7 @@ async fn calls_that_fail_at_once_cost_one_check() {
     let looked = caller.app.nango_calls("GET", "/connections/").await;
     let calls = (0..20).map(|_| caller.request(Method::GET, "inspect").send());
     for answer in futures::future::join_all(calls).await {
-        assert_eq!(answer.unwrap().status(), StatusCode::CONFLICT);
+        assert_eq!(answer.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
     }
     let looked = caller.app.nango_calls("GET", "/connections/").await - looked;
     // A late request may arrive after the first check has ended.

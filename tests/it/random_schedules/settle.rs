@@ -26,12 +26,15 @@ impl Run<'_> {
             service.deletions.delete_due().await.unwrap();
             let deleted = usize::from(deletions(sql).await != waiting);
             let expired = service.expiry.run().await.unwrap();
-            let report = service
-                .sweeper
-                .sweep(UNPACED, &CancellationToken::new())
-                .await;
-            let report = report.unwrap().expect("no other sweep is in progress");
-            let found = report.found + report.missing + report.checked;
+            let mut found = 0;
+            // What Nango has lost is missing after some minutes.
+            for _ in 0..6 {
+                let stop = CancellationToken::new();
+                let report = service.sweeper.sweep(UNPACED, &stop).await;
+                let report = report.unwrap().expect("no other sweep is in progress");
+                found += report.found + report.missing + report.checked;
+                self.environment.advance(TimeDelta::minutes(1));
+            }
             // A grant that the last poll of an expired attempt has found is a change, too.
             if deleted + expired + found == 0 && changes(sql).await == before {
                 return self.violations().await;

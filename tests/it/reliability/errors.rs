@@ -80,7 +80,7 @@ async fn deleted_integration_has_one_code_everywhere() {
     let id = text(&connected, "id");
     assert_eq!(answers(&app, &ada, id).await, expected);
     // Then the sweep finds that Nango has deleted the connection along with it.
-    assert_eq!(app.sweep().await.missing, 1);
+    assert_eq!(app.sweep_until_missing().await, 1);
     assert_eq!(answers(&app, &ada, id).await, expected);
 }
 

@@ -123,7 +123,7 @@ async fn connection_that_is_gone_is_missing_though_others_are_listed() {
     app.nango(Method::DELETE, &path).await;
     ignore_filters(&app, json!({})).await;
     app.advance(TimeDelta::minutes(2));
-    assert_eq!(app.sweep().await.missing, 1);
+    assert_eq!(app.sweep_until_missing().await, 1);
     let gone = ada.connection(text(&gmail, "id")).await;
     assert_eq!(gone["status_reason"], "missing_upstream");
     let his = bob.connection(text(&his, "id")).await;

@@ -1,5 +1,6 @@
 //! Patchbay deletes nothing at Nango and asks no user to reconnect without proof.
 
+mod absence;
 mod brakes;
 mod commands;
 mod credentials;
@@ -308,7 +309,7 @@ async fn operator_confirms_an_environment_without_the_connections() {
     let stop = CancellationToken::new();
     assert!(service.sweeper.sweep(IMMEDIATE_SWEEP, &stop).await.is_err());
     service.core.brakes.release(Brake::Nango).await.unwrap();
-    assert_eq!(app.sweep().await.missing, 3);
+    assert_eq!(app.sweep_until_missing().await, 3);
     assert_eq!(statuses(&all).await, ["error"; 3]);
 }
 

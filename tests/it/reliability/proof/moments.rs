@@ -47,7 +47,7 @@ async fn two_absent_connections_do_not_doubt_the_environment() {
     // A disconnect finds its own connection missing, and a sweep the other one.
     let (_, ended) = all[0].0.disconnect("gmail", "").await;
     assert_eq!(ended["upstream_deleted"], true);
-    assert_eq!(app.sweep().await.missing, 1);
+    assert_eq!(app.sweep_until_missing().await, 1);
     assert_eq!(engaged(&app).await, []);
     assert_eq!(statuses(&all).await, ["disconnected", "error"]);
     let again = all[0].0.connected("gmail").await;
