@@ -23,7 +23,7 @@ TOLERANCE = 5 * 60
 # The maximum size of a message, in bytes.
 LONGEST = 256 * 1024
 
-# Your own database does this: a message may come twice, and its id tells.
+# Use your own database for this: a message may arrive twice with the same id.
 seen = set()
 
 

@@ -25,7 +25,7 @@ import urllib.request
 
 USER_ACTS, LATER, OPERATOR_ACTS = 2, 75, 78
 
-# How often Patchbay is asked, and the longest pause in between that is waited for, in seconds.
+# The number of tries, and the longest pause between them, in seconds.
 TRIES = 4
 LONGEST_PAUSE = 10
 
@@ -45,7 +45,7 @@ class Problem(Exception):
         super().__init__(body.get("detail"))
         self.code = body.get("code")
         self.body = body
-        # Nothing is wrong with the connection or the call: the same may work later.
+        # A temporary problem, which is not that of the connection or the call.
         self.passes = status in (429, 503, 504) and self.code != "nango_disabled"
 
 
@@ -71,7 +71,7 @@ def patchbay(method, path, body=None):
     """Calls Patchbay for the user, and comes again when it asks for patience, after growing pauses."""
     request = urllib.request.Request(setting("PATCHBAY_URL", "http://localhost:8000") + path, method=method)
     request.add_header("Authorization", f"Bearer {setting('PATCHBAY_KEY')}")
-    # Percent-encoded UTF-8: a header carries neither other text nor white space at its ends.
+    # Percent-encoded UTF-8: a header cannot carry other characters, or white space at its ends.
     request.add_header("Patchbay-User", urllib.parse.quote(setting("PATCHBAY_USER"), safe=""))
     if body is not None:
         request.add_header("Content-Type", "application/json")
@@ -112,7 +112,7 @@ def authorization(token):
     if token["type"] == "oauth2":
         return f"{token['token_type']} {token['access_token']}"
     if token["type"] == "api_key":
-        # As many providers want it; others have a header of their own for it.
+        # Many providers accept this; others have their own header for API keys.
         return f"Bearer {token['api_key']}"
     if token["type"] == "basic":
         pair = f"{token['username']}:{token['password']}"

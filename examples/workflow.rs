@@ -1,11 +1,10 @@
-//! A workflow's step on a user's behalf: pick an account, call the provider's
-//! API with a live token, and say precisely why not where there is none.
+//! A workflow's step on a user's behalf: picks an account, calls the provider's API with a live token, and reports
+//! precisely why if it cannot.
 //!
-//! `PATCHBAY_URL`, `PATCHBAY_KEY` (a service key with `tokens:read` and
-//! `connections:read`), `PATCHBAY_USER`, `CONNECTOR`, `ACCOUNT` (the label or
-//! instance, where there are several) and `PROVIDER_API` say what to do. It ends
-//! with 0 when done, 2 when the user has to act, 75 when it should be tried again, and 78 when
-//! an operator has to act, for it would fail again.
+//! Settings: `PATCHBAY_URL`, `PATCHBAY_KEY` (a service key with `tokens:read` and `connections:read`), `PATCHBAY_USER`,
+//! `CONNECTOR`, `ACCOUNT` (the label or instance, if there are several) and `PROVIDER_API`. Exits with 0 when done,
+//! with 2 if the user has to act, with 75 if it should be retried, and with 78 if an operator has to act, because a
+//! retry would fail.
 
 use std::env;
 use std::process::ExitCode;
@@ -15,17 +14,17 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 
-/// How often Patchbay is asked, and the longest pause in between that is waited for, in seconds.
+/// The number of tries, and the longest pause between them, in seconds.
 const TRIES: u32 = 4;
 const LONGEST_PAUSE: u64 = 10;
 
-/// Why the step was not done.
+/// The reason why the step was not done.
 enum Why {
-    /// The user has to do something first.
+    /// The user has to act first.
     User(String),
-    /// It may work later.
+    /// A retry may succeed.
     Later(String),
-    /// It fails until an operator does something.
+    /// It fails until an operator acts.
     Operator(String),
 }
 
@@ -40,7 +39,7 @@ impl From<reqwest::Error> for Why {
     }
 }
 
-/// As JavaScript's `encodeURIComponent` does it.
+/// Encodes a text like JavaScript's `encodeURIComponent`.
 fn percent_encoded(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
@@ -53,7 +52,7 @@ struct Patchbay {
 }
 
 impl Patchbay {
-    /// Calls Patchbay for the user, and comes again when it asks for patience, after growing pauses.
+    /// Calls Patchbay for the user. Retries after the delay that Patchbay requests, or with backoff.
     async fn call(&self, method: Method, path: &str, body: &Value) -> Result<Value, Why> {
         let mut tried: u32 = 0;
         loop {
@@ -64,7 +63,7 @@ impl Patchbay {
                     format!("{}/api/v1/connectors{path}", self.url),
                 )
                 .bearer_auth(&self.key)
-                // A header carries neither other text nor white space at its ends.
+                // Percent-encoded, because a header cannot carry all characters, or white space at its ends.
                 .header("patchbay-user", percent_encoded(&self.user));
             let request = if body.is_null() {
                 request
@@ -89,7 +88,7 @@ impl Patchbay {
         }
     }
 
-    /// The connection that is meant: by its label or instance, or the only one.
+    /// Returns the connection with the label or instance, or the only one.
     async fn pick(&self, connector: &str, account: Option<&str>) -> Result<String, Why> {
         let page = self
             .call(
@@ -118,7 +117,7 @@ impl Patchbay {
         }
     }
 
-    /// The step itself. A token that the provider refuses is reported, and asked for once more.
+    /// Runs the step. Reports a token that the provider rejects, and requests another once.
     async fn step(&self, connection: &str, provider_api: &str) -> Result<String, Why> {
         let path = format!("/connections/{connection}/token");
         let mut token = self.call(Method::POST, &path, &Value::Null).await?;
@@ -137,13 +136,13 @@ impl Patchbay {
     }
 }
 
-/// A text in an answer; empty where there is none.
+/// Returns a text field of a response; empty if it is missing.
 fn text<'a>(answer: &'a Value, field: &str) -> &'a str {
     answer[field].as_str().unwrap_or_default()
 }
 
-/// A request with the credentials that a token has by its type. API keys go where many providers want them; others
-/// have a header of their own for them.
+/// Adds the credentials of a token to a request, according to their type. API keys go where many providers expect them;
+/// others have their own header.
 fn authorized(request: RequestBuilder, token: &Value) -> Result<RequestBuilder, Why> {
     match text(token, "type") {
         "oauth2" => Ok(request.bearer_auth(text(token, "access_token"))),

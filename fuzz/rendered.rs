@@ -1,4 +1,4 @@
-//! What holds of every problem that is answered.
+//! Invariants of every problem response.
 
 use std::cell::LazyCell;
 
@@ -8,24 +8,24 @@ use patchbay::http::Problem;
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 
-/// The most bytes that a problem's body has.
+/// The maximum size of a problem's body, in bytes.
 const MOST: usize = 8 * 1024;
 
 thread_local! {
     static RUNTIME: LazyCell<Runtime> = LazyCell::new(|| Builder::new_current_thread().enable_all().build().unwrap());
 }
 
-/// Drives a future to its end.
+/// Runs a future to completion.
 pub fn runtime<T>(future: impl Future<Output = T>) -> T {
     RUNTIME.with(|runtime| runtime.block_on(future))
 }
 
-/// Renders a problem, and fails unless it is one for every client and log.
+/// Renders a problem, and checks that every client and log can process it.
 pub fn check_problem(problem: Problem) {
     check_response(problem.into_response());
 }
 
-/// The same of an answer; the body, read.
+/// Checks a problem response. Returns its parsed body.
 pub fn check_response(response: Response) -> Value {
     let status = response.status();
     assert!(status.is_client_error() || status.is_server_error());

@@ -50,6 +50,9 @@ create table installation (
     public_url text,
     -- When an operator confirmed the Nango environment: connections from before do not identify it.
     nango_confirmed_at utc_time,
+    -- The integrations of the Nango environment by key, with the time of their creation: another environment's have
+    -- other times. Null: not recorded yet.
+    nango_integrations jsonb check (jsonb_typeof(nango_integrations) = 'object'),
     -- How many connections of this installation at Nango belong to no row, by the last sweep.
     orphans bigint not null default 0,
     created_at utc_time not null default now()
@@ -111,6 +114,12 @@ create table user_connector_connection (
         cardinality(refusals) <= 50
         and timestamptz '1970-01-01 00:00:00+00' <= all (refusals)
         and timestamptz '10000-01-01 00:00:00+00' > all (refusals)
+    ),
+    -- When Nango did not have it, at least a minute apart; empty while Nango has it or the row says that it is missing.
+    absences timestamptz[] not null default '{}' check (
+        cardinality(absences) <= 50
+        and timestamptz '1970-01-01 00:00:00+00' <= all (absences)
+        and timestamptz '10000-01-01 00:00:00+00' > all (absences)
     ),
     config jsonb not null default '{}' check (jsonb_typeof(config) = 'object'),
     -- What the provider has to know of the account besides the authorization, such as a subdomain: names and texts.
@@ -209,6 +218,9 @@ create index user_connector_connection_siblings
 -- The connections that identify the Nango environment.
 create index user_connector_connection_confirmed on user_connector_connection (connected_at desc)
     where status = 'connected';
+
+-- Connections that Nango did not have when it was last queried: they are looked up again.
+create index user_connector_connection_absent on user_connector_connection (user_id, id) where absences <> '{}';
 
 -- Connected connections that were never looked up, such as imported ones: the sweep queues them.
 create index user_connector_connection_unidentified on user_connector_connection (id)

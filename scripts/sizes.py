@@ -1,5 +1,6 @@
-"""Measures requests, webhooks and commands beside growing numbers of connections. Run by scripts/sizes."""
+"""Measures requests, webhooks and commands with a growing number of other connections. Run by scripts/sizes."""
 
+import atexit
 import http.client
 import http.server
 import json
@@ -16,20 +17,25 @@ import urllib.parse
 program, folder, server_url, psql, document, *sizes = sys.argv[1:]
 sizes = [int(size) for size in sizes]
 
-# How often each request is measured, and how often it is sent before.
+# The number of measured requests, and of those sent before.
 ROUNDS, WARM = 60, 15
 # The events of the connection whose history is read.
 EVENTS = 100_000
-# A request may cost this many times as much with ten times the rows. A level of an index is a buffer, and no growth.
+# The maximum growth of a request's cost with ten times the rows. Another level of an index costs a buffer and does not
+# count.
 MAX_RATIO, LEVELS = 1.3, 4
-# A request without a statement.
+# A request without a statement, as a baseline.
 CONTROL = "health"
-# For how long messages to an endpoint are counted.
+# The duration in which messages to an endpoint and answers to concurrent requests are counted, in seconds.
 SECONDS = 5
-# What the service's jobs run by themselves.
+# The number of users that send concurrent requests, of connections, and of runs.
+USERS, CONCURRENT, RUNS = 200, 16, 3
+# The share of the rate with the fewest rows that concurrent requests keep with a hundred times as many.
+MIN_RATE = 0.85
+# The statements of the service's background jobs.
 JOBS = re.compile(
     r"webhook_queue|webhook_endpoint|upstream_deletion set leased|attempt_owner where due|update job|into job|clock_timestamp\(\)$"
-    r"|idempotency_key where|from installation|pg_stat|from brake|sweep_pass|transaction_read_only|webhook_delivery"
+    r"|idempotency_key where|account_lookup|from installation|pg_stat|from brake|sweep_pass|transaction_read_only|webhook_delivery"
 )
 
 
@@ -45,11 +51,13 @@ class Database:
 
     def run(self, text):
         command = [psql, "-qtAX", "-v", "ON_ERROR_STOP=1", self.url]
-        return subprocess.run(command, input=text, cwd="/", check=True, capture_output=True, text=True).stdout.strip()
+        done = subprocess.run(command, input=text, cwd="/", capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
 
 
 class Client:
-    """One connection that stays open."""
+    """A connection that stays open."""
 
     def __init__(self, port):
         self.port = port
@@ -79,7 +87,7 @@ class Receiver(http.server.BaseHTTPRequestHandler):
 
 
 class Service:
-    """The program's sandbox over a database: the service and a fake Nango."""
+    """The program's sandbox with a database: the service and a fake Nango."""
 
     def __init__(self, database):
         self.port, self.nango_port = free_port(), free_port()
@@ -92,6 +100,7 @@ class Service:
         self.environment = environment
         log = open(f"{folder}/sandbox.log", "a")
         self.process = subprocess.Popen([program, "sandbox"], cwd=folder, env=environment, stdout=log, stderr=log)
+        atexit.register(self.process.kill)
         while True:
             assert self.process.poll() is None, open(f"{folder}/sandbox.log").read()
             try:
@@ -143,14 +152,16 @@ class Service:
 
 SEED = """
 set synchronous_commit = off;
+-- The fake Nango has none of these connections: a sweep would miss them.
+insert into job (name, finished_at) values ('sweep', now()) on conflict (name) do update set finished_at = now();
 create function pg_temp.v7(n bigint, k int) returns uuid language sql immutable as
   $$ select (lpad(to_hex(1700000000000 + n * 1000), 12, '0') || '7' || lpad(to_hex(k), 3, '0') || '8' || lpad(to_hex(n), 15, '0'))::uuid $$;
 create temp table slugs as select row_number() over (order by slug) - 1 as place, id, slug from connector where enabled;
 insert into user_connector_connection (user_id, id, connector_id, nango_connection_id, nango_created_at, integration_key,
     status, connected_at, version, created_at, updated_at, attempt_id, attempt_kind, attempt_expires_at, attempt_outcome,
-    attempt_invalidated, attempt_created_at, attempt_ended_at)
+    attempt_invalidated, attempt_created_at, attempt_ended_at, account_unknown_reason)
   select 'user-' || n / 10, pg_temp.v7(n, 1), s.id, 'nango-' || n, t, s.slug, 'connected', t, 3, t, t,
-    pg_temp.v7(n, 2), 'connect', t, 'succeeded', false, t, t
+    pg_temp.v7(n, 2), 'connect', t, 'succeeded', false, t, t, 'not_offered'
   from generate_series(0, {size} - 1) n, to_timestamp(1700000000 + n) t, slugs s where s.place = n % 10;
 insert into connect_attempt (user_id, id, connection_id, kind, integration_key, expires_at, outcome, created_at, ended_at)
   select user_id, attempt_id, id, 'connect', integration_key, updated_at, 'succeeded', updated_at, updated_at
@@ -172,12 +183,13 @@ QUEUE = """
 insert into webhook_delivery (user_id, endpoint_id, connection_id, event_id, created_at)
   select user_id, '{endpoint}', connection_id, id, now() from connection_event where webhook is not null limit {due};
 insert into webhook_queue (user_id, connection_id, endpoint_id, next_attempt_at)
-  select user_id, connection_id, '{endpoint}', now() from webhook_delivery where endpoint_id = '{endpoint}';
+  select distinct user_id, connection_id, '{endpoint}', now() from webhook_delivery where endpoint_id = '{endpoint}'
+  on conflict do nothing;
 """
 
 
 def cost(database, send):
-    """Sends a request again and again. Returns the times, and statements and buffers for each."""
+    """Sends a request repeatedly. Returns the times, and the statements and buffers per request."""
     for n in range(WARM):
         send(-1 - n)
     database.run("select pg_stat_statements_reset()")
@@ -192,8 +204,46 @@ def cost(database, send):
     ))
     own = [(calls, buffers) for query, calls, buffers in rows if not JOBS.search(query)]
     return {
-        "median": statistics.median(times), "max": max(times),
+        "median": statistics.median(times), "max": max(times), "fast": sorted(times)[ROUNDS // 10],
         "statements": sum(calls for calls, _ in own) / ROUNDS, "buffers": sum(buffers for _, buffers in own) / ROUNDS,
+    }
+
+
+def rate(service, requests):
+    """The answers a second to concurrent requests, each a path and a token: the median of some runs."""
+    lines = [f"wrk.format('GET', '{path}', {{['authorization'] = 'Bearer {token}'}})" for path, token in requests]
+    script = f"{folder}/load.lua"
+    with open(script, "w") as file:
+        file.write(
+            "local all = {}\nfunction init(_)\n  all = {" + ",\n".join(lines) + "}\nend\nlocal n = 0\n"
+            "function request()\n  n = n % #all + 1\n  return all[n]\nend\n"
+            "function done(summary)\n  local e = summary.errors\n"
+            "  print('rate', summary.requests / summary.duration * 1e6, e.connect + e.read + e.write + e.status + e.timeout)\nend\n"
+        )
+    rates = []
+    for _ in range(RUNS):
+        command = ["wrk", "-t2", f"-c{CONCURRENT}", f"-d{SECONDS}s", "-s", script, f"http://127.0.0.1:{service.port}"]
+        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        answers, errors = re.search(r"rate\s+(\S+)\s+(\S+)", printed).groups()
+        assert float(errors) == 0, printed
+        rates.append(float(answers))
+    return statistics.median(rates)
+
+
+def concurrent(database, service, size):
+    """The rates of concurrent lists and gets of users all over the table, and of requests without a statement."""
+    users = [f"user-{n * (size // 10) // USERS}" for n in range(USERS)]
+    tokens = {user: service.nango.send("POST", "/sandbox/token", {"user": user})[2]["token"] for user in users}
+    listed = ",".join(f"'{user}'" for user in users)
+    rows = database.run(
+        f"select distinct on (user_id) user_id || ' ' || id from user_connector_connection where user_id in ({listed}) order by user_id, id"
+    )
+    ids = dict(row.split(" ") for row in rows.splitlines())
+    api = "/api/v1/connectors/connections"
+    return {
+        CONTROL: rate(service, [("/healthz", "none")]),
+        "list": rate(service, [(api, tokens[user]) for user in users]),
+        "get": rate(service, [(f"{api}/{ids[user]}", tokens[user]) for user in ids]),
     }
 
 
@@ -203,17 +253,17 @@ def measure(size):
     database = Database(name)
     service = Service(database)
     print(f"seeding {size:,} connections", file=sys.stderr)
-    # Before the others, so that the service finds the connection that was connected last at Nango.
+    # First, so that the service finds its newest connection at Nango.
     one = service.connected("gmail")
     database.run(SEED.format(size=size))
-    # The service has closed a connection that was idle for so long.
+    # The service has closed idle connections.
     service.api, service.nango = Client(service.port), Client(service.nango_port)
     database.run(HISTORY.format(one=one))
     database.run("create extension pg_stat_statements")
     database.run("vacuum analyze")
     requests, commands = {}, {}
     call = service.call
-    # What the machine does to every request: the others' times are compared with this one's.
+    # The baseline: the machine's effect on every request.
     requests[CONTROL] = cost(database, lambda _: service.api.send("GET", "/healthz"))
     requests["list"] = cost(database, lambda _: call("GET", "/connections"))
     requests["get"] = cost(database, lambda _: call("GET", f"/connections/{one}"))
@@ -225,6 +275,9 @@ def measure(size):
     requests["history, last page"] = cost(database, lambda _: call("GET", last))
     requests["label"] = cost(database, lambda n: call("PATCH", f"/connections/{one}", {"label": f"label {n} {size}"}))
     requests["connect"] = cost(database, lambda n: call("POST", f"/github/connect?instance_id=n{n % 20}"))
+    rates = concurrent(database, service, size)
+    # Its connections were idle meanwhile.
+    service.api, service.nango = Client(service.port), Client(service.nango_port)
     commands["deliveries --failed"] = service.command("webhooks", "deliveries", "--failed")
     receiver = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
     threading.Thread(target=receiver.serve_forever, daemon=True).start()
@@ -242,11 +295,11 @@ def measure(size):
     time.sleep(1)
     before = Receiver.received
     time.sleep(SECONDS)
-    rate = (Receiver.received - before) / SECONDS
+    sent = (Receiver.received - before) / SECONDS
     commands["remove while it sends"] = service.command("webhooks", "remove", endpoint)
     receiver.shutdown()
     service.stop()
-    return {"requests": requests, "commands": commands, "rate": rate, "due": due}
+    return {"requests": requests, "commands": commands, "concurrent": rates, "sent": sent, "due": due}
 
 
 def table(measured):
@@ -256,7 +309,8 @@ def table(measured):
     of_sizes = list(measured.values())
     for name in of_sizes[0]["requests"]:
         costs = [one["requests"][name] for one in of_sizes]
-        times = [one["requests"][name]["median"] / one["requests"][CONTROL]["median"] for one in of_sizes]
+        # The fastest tenth: a median has what other work on the machine added.
+        times = [one["requests"][name]["fast"] / one["requests"][CONTROL]["fast"] for one in of_sizes]
         cells = [f"{c['median']:.1f} ms, at most {c['max']:.1f}; {c['statements']:.1f} statements, {c['buffers']:.0f} buffers" for c in costs]
         pairs = list(zip(costs, costs[1:]))
         buffers = [after["buffers"] / max(1, before["buffers"]) for before, after in pairs]
@@ -269,7 +323,16 @@ def table(measured):
         failed |= not kept
         ratios = [", ".join(f"{ratio:.2f}" for ratio in of_kind) for of_kind in (buffers, slower)]
         lines.append(f"| {name} | {' | '.join(cells)} | {' | '.join(ratios)} | {'kept' if kept else '**not kept**'} |")
-    rates = [f"{one['rate']:.0f} a second of {one['due']:,} due" for one in of_sizes]
+    for name in of_sizes[0]["concurrent"]:
+        rates = [one["concurrent"][name] for one in of_sizes]
+        # Beside what the machine does to every request.
+        relative = [one["concurrent"][name] / one["concurrent"][CONTROL] for one in of_sizes]
+        kept = relative[min(2, len(relative) - 1)] >= relative[0] * MIN_RATE
+        failed |= not kept
+        ratios = ", ".join(f"{after / before:.2f}" for before, after in zip(relative, relative[1:]))
+        cells = " | ".join(f"{one:,.0f} a second" for one in rates)
+        lines.append(f"| {name}, {CONCURRENT} concurrently | {cells} | | {ratios} (rates) | {'kept' if kept else '**not kept**'} |")
+    rates = [f"{one['sent']:.0f} a second of {one['due']:,} due" for one in of_sizes]
     lines.append(f"| webhooks | {' | '.join(rates)} | | | |")
     for name in of_sizes[0]["commands"]:
         lines.append(f"| `{name}` | {' | '.join(one['commands'][name] for one in of_sizes)} | | | |")
@@ -279,6 +342,7 @@ def table(measured):
 measured = {}
 for size in sizes:
     measured[size] = measure(size)
+    print(table(measured)[0], file=sys.stderr)
 text, failed = table(measured)
 print(text)
 if document:

@@ -1,4 +1,4 @@
-//! Builds the parts, serves, and drains on a signal.
+//! Starts the service's parts, serves requests, and shuts down gracefully.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -47,21 +47,21 @@ const _: () = assert!(
     "a call to Nango comes to its end"
 );
 
-/// Why the service did not start, or stopped.
+/// An error that prevents the start or ends the service.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {error}; PORT names another port")]
+    /// The service cannot listen on the address.
+    #[error("cannot listen on {address}: {error}; set PORT to another port")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// The error of the system.
         error: std::io::Error,
     },
-    /// The way to verify tokens is not right.
+    /// The configuration of authentication is invalid.
     #[error(transparent)]
     Auth(#[from] auth::ConfigError),
-    /// The way to Nango is not right.
+    /// The configuration of Nango is invalid.
     #[error(transparent)]
     Nango(#[from] nango::ConfigError),
     /// The database cannot be used.
@@ -70,15 +70,15 @@ pub enum Error {
     /// The catalog could not be written to the database.
     #[error(transparent)]
     Service(#[from] service::Error),
-    /// The way to the product's endpoints is not right.
+    /// The HTTP client of webhooks cannot be created.
     #[error("webhooks cannot be sent: {0}")]
     Webhooks(#[from] reqwest::Error),
-    /// The server broke.
-    #[error("the server broke: {0}")]
+    /// The server failed.
+    #[error("the server failed: {0}")]
     Serve(#[from] std::io::Error),
 }
 
-/// A service that has its address, and is not yet serving.
+/// A service that listens on its address, and does not serve yet.
 #[derive(Debug)]
 pub struct App {
     listener: TcpListener,
@@ -88,10 +88,10 @@ pub struct App {
 }
 
 impl App {
-    /// Takes the address.
+    /// Listens on the configured address.
     ///
     /// # Errors
-    /// When the address is taken.
+    /// If the address is in use.
     pub async fn bind(config: Config, catalog: Catalog, clock: Clock) -> Result<Self, Error> {
         let address = config.http.listen;
         let listener = server::listen(address).map_err(|error| Error::Listen { address, error })?;
@@ -103,10 +103,10 @@ impl App {
         })
     }
 
-    /// The address that is listened on.
+    /// Returns the address on which the service listens.
     ///
     /// # Errors
-    /// As the system.
+    /// The system's error.
     pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
     }
@@ -169,7 +169,7 @@ impl App {
             () = aborted(&shutdown) => {
                 tracing::error!(
                     jobs = jobs.unfinished().join(", "),
-                    "stopped before everything was written: the next start repeats these jobs, and clients retry their requests"
+                    "stopped before all work was finished: the next start repeats these jobs, and clients retry their requests"
                 );
             }
         }
@@ -177,7 +177,7 @@ impl App {
     }
 }
 
-/// Waits until nothing more is waited for.
+/// Returns after all connections had time to close.
 async fn aborted(shutdown: &Shutdown) {
     shutdown.aborted.cancelled().await;
     tokio::time::sleep(CLOSE_TIMEOUT).await;
@@ -208,7 +208,7 @@ fn settings(config: &Config) -> service::Settings {
     }
 }
 
-/// What the parts are made of.
+/// The inputs of the start.
 struct Startup {
     config: Config,
     catalog: Arc<Catalog>,
@@ -217,7 +217,7 @@ struct Startup {
 }
 
 impl Startup {
-    /// Waits for the database, brings it up to date, and starts to answer requests and to run jobs.
+    /// Waits for the database, migrates it, and starts to serve requests and to run jobs.
     async fn start(
         self,
         ready: &OnceLock<Router>,
@@ -274,7 +274,7 @@ impl Startup {
             metrics_tokens: config.metrics_tokens,
             stopping: shutdown.clone(),
         };
-        // Only this function sets it, once.
+        // `set` succeeds, because only this function calls it, once.
         let (public_url, console) = (&config.http.public_url, config.http.console.as_ref());
         let _ = ready.set(http::router(Arc::new(state), public_url, console));
         tracing::info!(%public_url, "ready");
@@ -282,7 +282,7 @@ impl Startup {
     }
 }
 
-/// Starts the scheduled jobs; those that call Nango only with a sweep interval, which Nango's configuration has.
+/// Starts the scheduled jobs. Those that call Nango require a sweep interval, which is part of Nango's configuration.
 fn start_jobs(
     services: &Arc<Services>,
     webhooks: Webhooks,
@@ -296,7 +296,7 @@ fn start_jobs(
     }
 }
 
-/// Verifies users' tokens as configured.
+/// Creates the authenticator of users' tokens.
 fn authenticator(config: auth::Config, clock: &Clock) -> Result<Authenticator, auth::ConfigError> {
     if config.is_unbound() {
         tracing::warn!(
@@ -307,7 +307,7 @@ fn authenticator(config: auth::Config, clock: &Clock) -> Result<Authenticator, a
     Authenticator::new(config, clock.clone())
 }
 
-/// Brings the schema up to date, and logs an import of the original service's tables.
+/// Migrates the schema, and logs an import of the original service's tables.
 async fn migrate_schema(database: &Database, catalog: &Catalog) -> Result<(), DatabaseError> {
     if let Some(imported) = database.import_legacy(catalog, InvalidRows::Refuse).await? {
         tracing::info!(
@@ -318,7 +318,7 @@ async fn migrate_schema(database: &Database, catalog: &Catalog) -> Result<(), Da
     Ok(())
 }
 
-/// All that this service counts.
+/// Registers all metrics of the service.
 fn metrics_registry(http: &HttpMetrics, services: &Services) -> Registry {
     let mut registry = metrics::registry();
     metrics::register_build(&mut registry);
@@ -328,7 +328,7 @@ fn metrics_registry(http: &HttpMetrics, services: &Services) -> Registry {
     registry
 }
 
-/// Connects and migrates, with growing pauses, until the configured time is over or waiting makes no sense.
+/// Connects and migrates with backoff, until the configured timeout or a permanent error.
 async fn wait_for_database(
     config: &DatabaseConfig,
     catalog: &Catalog,
@@ -360,7 +360,7 @@ async fn wait_for_database(
     }
 }
 
-/// Answers with what there is: until the service is ready, only that it is starting.
+/// Returns a router that responds `starting` until the service is ready.
 fn router(ready: Arc<OnceLock<Router>>, metrics: &Arc<HttpMetrics>) -> Router {
     let starting = http::starting(metrics);
     let current = service_fn(move |request: Request| {

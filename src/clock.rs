@@ -1,4 +1,4 @@
-//! The time of day, passed in wherever it decides something.
+//! The clock, passed to each part that depends on the time.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
@@ -6,23 +6,23 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// Where the system's monotonic clock starts counting.
+/// The start of [`Clock::monotonic`] with the system's clock.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Where the time comes from: the system, the database, or a hand that tests move.
+/// The source of the time: the system, the database, or a test.
 ///
 /// Clones of a manual clock share their time.
 #[derive(Clone, Debug)]
 pub enum Clock {
     /// The operating system's clock.
     System,
-    /// The database's time, on which all replicas agree whatever their systems' clocks say.
+    /// The database's time, which all replicas share regardless of their systems' clocks.
     Database(Arc<DatabaseTime>),
     /// A clock that stands still until [`Clock::advance`] moves it.
     Manual(Arc<ManualTime>),
 }
 
-/// The system's time of day, in microseconds since the epoch.
+/// Returns the system's time of day, in microseconds since the epoch.
 fn system_micros() -> i64 {
     #[expect(
         clippy::disallowed_methods,
@@ -32,13 +32,13 @@ fn system_micros() -> i64 {
     now.timestamp_micros()
 }
 
-/// The database's time between two readings of it.
+/// The database's time, extrapolated from its last reading.
 #[derive(Debug)]
 pub struct DatabaseTime {
-    /// The last reading, in microseconds since the epoch, and when it was taken. The monotonic clock moves it on, so that a
-    /// correction of the system's clock changes nothing.
+    /// The last reading, in microseconds since the epoch, and when it was taken. It is extrapolated by the monotonic
+    /// clock, so that a correction of the system's clock has no effect.
     reading: RwLock<Option<(i64, Instant)>>,
-    /// How far the system's clock is off, in microseconds: 0 but in tests.
+    /// The simulated error of the system's clock, in microseconds; 0 except in tests.
     system_error: i64,
 }
 
@@ -69,13 +69,14 @@ pub struct ManualTime {
 }
 
 impl Clock {
-    /// The database's time, as [`set_database_time`](Self::set_database_time) reports it; until then the system's.
+    /// Creates a clock with the database's time, which [`set_database_time`](Self::set_database_time) sets; until then
+    /// with the system's.
     #[must_use]
     pub fn database() -> Self {
         Self::database_with_system_error(TimeDelta::zero())
     }
 
-    /// The same on a machine whose own clock is off by this much.
+    /// Creates the same clock on a machine whose own clock has this error.
     #[must_use]
     pub fn database_with_system_error(error: TimeDelta) -> Self {
         Self::Database(Arc::new(DatabaseTime {
@@ -84,8 +85,8 @@ impl Clock {
         }))
     }
 
-    /// Notes what the database's clock says now. Returns how far it is ahead of the system's; `None` if this clock follows no
-    /// database.
+    /// Sets the current time of the database. Returns how far it is ahead of the system's; `None` if this clock follows
+    /// no database.
     pub fn set_database_time(&self, now: DateTime<Utc>) -> Option<TimeDelta> {
         let Self::Database(time) = self else {
             return None;
@@ -96,7 +97,7 @@ impl Clock {
         Some(TimeDelta::microseconds(micros - time.system()))
     }
 
-    /// A clock that stands at `now` until it is moved.
+    /// Creates a clock that stands still at `now`.
     #[must_use]
     pub fn manual(now: DateTime<Utc>) -> Self {
         Self::Manual(Arc::new(ManualTime {
@@ -105,7 +106,7 @@ impl Clock {
         }))
     }
 
-    /// The current time, in whole microseconds: what PostgreSQL can hold.
+    /// Returns the current time, in whole microseconds, which is PostgreSQL's precision.
     #[must_use]
     pub fn now(&self) -> DateTime<Utc> {
         let micros = match self {

@@ -1,7 +1,7 @@
-//! Encryption of the few secrets that the database has to keep: AES-256-GCM by the keys of `ENCRYPTION_KEY`.
+//! Encryption of the secrets in the database: AES-256-GCM with the keys of `ENCRYPTION_KEY`.
 //!
-//! An encrypted value is text, `enc1:<key id>:<base64>`, of which the last part is the nonce, the ciphertext and the tag.
-//! The row that it belongs to is its associated data, so that it decrypts in no other row.
+//! An encrypted value is a text `enc1:<key id>:<base64>`, whose last part contains the nonce, the ciphertext and the
+//! tag. The name of its row is the associated data, so a value cannot be decrypted in another row.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,26 +12,27 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use secrecy::{ExposeSecret, SecretString};
 
-/// What every encrypted value begins with.
+/// The prefix of every encrypted value.
 const PREFIX: &str = "enc1:";
 
 /// The length of a key, in bytes.
 const KEY_BYTES: usize = 32;
 
-/// How many keys there are at the most: the one that encrypts, and the one before or after it.
+/// The maximum number of keys: the current one, and the next or previous one during a rotation.
 const MAX_KEYS: usize = 2;
 
-/// The keys. The first encrypts, each decrypts; without any, values are stored as they are. Clones share them.
+/// The encryption keys. The first one encrypts, and all of them decrypt. Without keys, values are stored in plain text.
+/// Clones share them.
 #[derive(Clone, Default)]
 pub struct Encryption(Arc<[Key]>);
 
 struct Key {
-    /// The first digits of a digest of the key.
+    /// The first hexadecimal digits of a digest of the key.
     id: String,
     key: RandomizedNonceKey,
 }
 
-/// Why `ENCRYPTION_KEY` is refused. The value is in no message.
+/// The reason why `ENCRYPTION_KEY` is invalid. No message contains the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// A key is not 32 bytes in base64 or hexadecimal digits.
@@ -44,27 +45,27 @@ pub enum KeyError {
     TooMany,
 }
 
-/// Why a stored value cannot be decrypted, or a new one not encrypted.
+/// The reason why a value cannot be decrypted or encrypted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The key that encrypted the value is not among the keys.
+    /// None of the keys encrypted the value.
     #[error(
         "a stored value is encrypted with a key (id {0}) that ENCRYPTION_KEY does not hold: add that key, after a comma"
     )]
     UnknownKey(String),
-    /// The value was changed, or moved from another row.
+    /// The value was modified, or copied from another row.
     #[error("a stored value was not encrypted for its row, or was changed since")]
     RowError,
-    /// The system gives no random bytes for a nonce.
+    /// The system returned no random bytes for a nonce.
     #[error("the system gives no random bytes to encrypt a value with")]
     NoRandomness,
 }
 
 impl Encryption {
-    /// Reads keys, each as base64 or hexadecimal digits.
+    /// Parses keys, each in base64 or hexadecimal digits.
     ///
     /// # Errors
-    /// When one is malformed, or there are too many.
+    /// If a key is malformed, or there are too many.
     pub fn new(keys: &[SecretString]) -> Result<Self, KeyError> {
         if keys.len() > MAX_KEYS {
             return Err(KeyError::TooMany);
@@ -75,16 +76,16 @@ impl Encryption {
             .map(Self)
     }
 
-    /// Whether new values are encrypted.
+    /// Returns `true` if new values are encrypted.
     #[must_use]
     pub fn is_enabled(&self) -> bool {
         !self.0.is_empty()
     }
 
-    /// What is to be stored of a value in this row: the value itself where there is no key.
+    /// Encrypts a value for this row. Without a key, returns the value itself.
     ///
     /// # Errors
-    /// When the system has no randomness.
+    /// If the system returns no random bytes.
     pub fn encrypt(&self, row: &str, value: &str) -> Result<String, Error> {
         let Some(Key { id, key }) = self.0.first() else {
             return Ok(value.to_owned());
@@ -98,10 +99,10 @@ impl Encryption {
         Ok(format!("{PREFIX}{id}:{}", STANDARD.encode(bytes)))
     }
 
-    /// The value that was stored in this row. One that is not encrypted is returned as it is.
+    /// Decrypts a value that was stored in this row. A value that is not encrypted is returned unchanged.
     ///
     /// # Errors
-    /// When its key is missing, or it is not this row's.
+    /// If the value's key is missing, or the value belongs to another row.
     pub fn decrypt(&self, row: &str, stored: &str) -> Result<SecretString, Error> {
         let Some(encrypted) = stored.strip_prefix(PREFIX) else {
             return Ok(stored.into());
@@ -119,7 +120,7 @@ impl Encryption {
         value.map(SecretString::from).ok_or(Error::RowError)
     }
 
-    /// What every value begins with that the first key has encrypted; `None` where there is no key.
+    /// Returns the prefix of values that the first key has encrypted; `None` without a key.
     #[must_use]
     pub fn current_prefix(&self) -> Option<String> {
         let first = self.0.first()?;
@@ -131,7 +132,7 @@ impl Key {
     fn read(text: &SecretString) -> Result<Self, KeyError> {
         let text = text.expose_secret();
         let bytes = match text.len() {
-            // 64 characters of base64 would be 48 bytes.
+            // 64 characters of base64 are 48 bytes, which is no key.
             64 => hex::decode(text).ok(),
             _ => STANDARD_NO_PAD.decode(text.trim_end_matches('=')).ok(),
         };
@@ -153,7 +154,7 @@ impl fmt::Debug for Encryption {
     }
 }
 
-/// Whether a stored value is encrypted.
+/// Returns `true` if a stored value is encrypted.
 #[must_use]
 pub fn is_encrypted(stored: &str) -> bool {
     stored.starts_with(PREFIX)

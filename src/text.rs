@@ -1,14 +1,14 @@
-//! Text that others have written and people read: names of accounts, labels, errors.
+//! Sanitizes text of other parties that people read: account names, labels, errors.
 //!
-//! Such text stands beside sentences of ours. It must neither turn them around nor cover them.
+//! Such text is displayed within the product's own sentences. It must not reorder or cover them.
 
 use icu_properties::CodePointMapData;
 use icu_properties::props::GeneralCategory;
 
-/// How many combining marks in a row are kept. No language needs more on one letter.
+/// The maximum number of consecutive combining marks that are kept. No language needs more on one letter.
 const MAX_MARKS: u32 = 4;
 
-/// Whether a character changes the direction of the text around it: Unicode's `Bidi_Control`.
+/// Returns `true` if a character changes the direction of the text around it (Unicode's `Bidi_Control`).
 pub(crate) fn is_bidi_control(c: char) -> bool {
     matches!(
         c,
@@ -16,15 +16,15 @@ pub(crate) fn is_bidi_control(c: char) -> bool {
     )
 }
 
-/// What becomes of the next character of a text.
+/// How a character is displayed.
 enum Verdict {
     Keep,
-    /// It ends a line, or is another control character.
+    /// As a space, because it ends a line or is another control character.
     Space,
     Remove,
 }
 
-/// Judges the characters of one text, in order.
+/// Classifies the characters of one text, in order.
 #[derive(Default)]
 struct Judge {
     marks: u32,
@@ -56,8 +56,8 @@ impl Judge {
     }
 }
 
-/// A text as it may be shown: on one line, without characters that change its direction, and without more combining
-/// marks in a row than a letter has.
+/// Returns the displayable characters of a text: on one line, without characters that change the direction, and without
+/// excess combining marks.
 pub(crate) fn displayable(text: &str) -> impl Iterator<Item = char> {
     let mut judge = Judge::default();
     text.chars().filter_map(move |c| match judge.judge(c) {
@@ -67,7 +67,8 @@ pub(crate) fn displayable(text: &str) -> impl Iterator<Item = char> {
     })
 }
 
-/// An id as it may be shown. What [`displayable`] would change is escaped instead, so that two ids stay two.
+/// Returns a displayable id. Characters that [`displayable`] would change are escaped, so that different ids stay
+/// different.
 pub(crate) fn displayable_id(id: &str) -> String {
     let mut judge = Judge::default();
     let mut shown = String::with_capacity(id.len());
@@ -100,7 +101,7 @@ mod tests {
         let many = |mark: &str| format!("e{}", mark.repeat(50));
         assert_eq!(shown(&many("\u{301}")), format!("e{}", "\u{301}".repeat(4)));
         assert_eq!(shown(&many("\u{20DD}")).chars().count(), 5);
-        // Invisible characters between do not help.
+        // Invisible characters between the marks do not reset the count.
         let between = many("\u{301}\u{200D}\u{202E}");
         assert_eq!(shown(&between).matches('\u{301}').count(), 4);
         for name in [

@@ -1,4 +1,4 @@
-//! A connection as the API and the webhooks show it.
+//! The representation of a connection in the API and in webhooks.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::ser::SerializeMap;
@@ -13,22 +13,22 @@ use crate::domain::{
     Outcome, Reason, Status,
 };
 
-/// The most other connections to the same account that a connection names. Without a bound, the list of a user whose
+/// The maximum number of other connections to the same account in a response. Without a limit, the list of a user whose
 /// connections are all to one account would grow with the square of their number.
 pub(crate) const MAX_SAME_ACCOUNT: i64 = 20;
 
-/// A connection and how the last attempt to authorize it went.
+/// A connection with its newest attempt.
 #[derive(Clone, Debug)]
 pub struct ConnectionView {
     /// The connection.
     pub connection: Connection,
     /// The newest attempt.
     pub attempt: Option<Attempt>,
-    /// The user's other connections to the same account, some of them.
+    /// The user's other connections to the same account, at most `MAX_SAME_ACCOUNT`.
     pub same_account_as: Vec<Uuid>,
 }
 
-/// Which account a connection is known to be of, unless its user has ended it.
+/// The account of a connection that is not disconnected.
 #[derive(Clone, Debug)]
 pub(crate) struct AccountRef {
     pub(crate) connection: Uuid,
@@ -37,7 +37,7 @@ pub(crate) struct AccountRef {
 }
 
 impl ConnectionView {
-    /// A connection and its newest attempt, beside all known accounts of its user.
+    /// Combines a connection and its newest attempt with all known accounts of its user.
     pub(crate) fn new(
         connection: Connection,
         attempt: Option<Attempt>,
@@ -66,7 +66,7 @@ impl ConnectionView {
 }
 
 impl ConnectionView {
-    /// As [`ConnectionBody`], without the config.
+    /// Serializes as [`ConnectionBody`], without the config.
     pub(crate) fn serialize_without_config<S: Serializer>(
         details: &Self,
         serializer: S,
@@ -78,13 +78,13 @@ impl ConnectionView {
         body.serialize(serializer)
     }
 
-    /// The config as the API shows it.
+    /// Returns the config in the form of the API.
     pub(crate) fn config(&self) -> serde_json::Result<Value> {
         serde_json::to_value(ConfigBody::of(&self.connection))
     }
 }
 
-/// As [`ConnectionBody`].
+/// Serializes as [`ConnectionBody`].
 impl Serialize for ConnectionView {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         ConnectionBody::of(self).serialize(serializer)
@@ -218,8 +218,8 @@ impl Serialize for ConfigBody<'_> {
     }
 }
 
-/// As chrono does it (RFC 3339), but in one piece: each of its pieces is searched for what JSON
-/// has to escape, and a list has a hundred times.
+/// Serializes a time like chrono (RFC 3339), but as one string: `serde_json` escapes each written part separately, and a
+/// list has a hundred times.
 fn time<S: Serializer>(at: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&at.to_rfc3339_opts(SecondsFormat::AutoSi, true))
 }

@@ -1,4 +1,4 @@
-//! What a service costs that does nothing but verify its caller.
+//! The baseline: a service that only authenticates its caller.
 
 use std::error::Error;
 use std::net::Ipv4Addr;

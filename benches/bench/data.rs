@@ -1,4 +1,4 @@
-//! Users with their connections, as many as are asked for, and tokens for some of them.
+//! Users with connections, and tokens of some of them.
 
 use std::error::Error;
 use std::str::FromStr;
@@ -8,10 +8,10 @@ use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
-/// How many connections each user has.
+/// The number of connections of each user.
 pub(crate) const CONNECTIONS: u32 = 10;
 
-/// What each user is connected to.
+/// The connectors of each user's connections.
 pub(crate) const CONNECTORS: [&str; CONNECTIONS as usize] = [
     "gmail",
     "github",
@@ -25,15 +25,31 @@ pub(crate) const CONNECTORS: [&str; CONNECTIONS as usize] = [
     "dropbox",
 ];
 
-/// The secret that users' tokens are signed with.
+/// The secret that signs users' tokens.
 pub(crate) const JWT_SECRET: &str = "a secret of the benchmark that has 32 bytes and more";
 
-/// Makes a database of that many users, unless an earlier run has, and returns its URL.
+/// How the rows of a database were inserted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rows {
+    /// As the service writes them: each connection with the attempt that connected it.
+    WithAttempts,
+    /// As a product's own import does: no attempt, label or config.
+    Bare,
+}
+
+/// Creates a database with this many users, unless an earlier run has. Returns its URL.
 ///
 /// # Errors
-/// As the server.
-pub(crate) async fn database(server: &str, users: u32) -> Result<String, Box<dyn Error>> {
-    let name = format!("bench_{users}");
+/// The server's error.
+pub(crate) async fn database(
+    server: &str,
+    users: u32,
+    kind: Rows,
+) -> Result<String, Box<dyn Error>> {
+    let name = match kind {
+        Rows::WithAttempts => format!("bench_{users}"),
+        Rows::Bare => format!("bench_bare_{users}"),
+    };
     let options = PgConnectOptions::from_str(server)?;
     let mut admin = options.connect().await?;
     let there: bool =
@@ -51,16 +67,17 @@ pub(crate) async fn database(server: &str, users: u32) -> Result<String, Box<dyn
         sqlx::raw_sql(create).execute(&mut admin).await?;
         let mut unfinished = url.clone();
         unfinished.set_path(&making);
-        fill(unfinished.as_str(), users).await?;
+        fill(unfinished.as_str(), users, kind).await?;
         let keep = sqlx::AssertSqlSafe(format!("alter database {making} rename to {name}"));
         sqlx::raw_sql(keep).execute(&mut admin).await?;
     }
     admin.close().await?;
     let mut connection = PgConnection::connect(url.as_str()).await?;
-    // The made-up Nango knows few of these connections: a sweep would miss the others.
+    // The fake Nango has only some of these connections, so a sweep would report the others as missing.
     sqlx::raw_sql(
         "insert into job (name, finished_at) values ('sweep', '9999-12-31') \
-         on conflict (name) do update set finished_at = excluded.finished_at; checkpoint",
+         on conflict (name) do update set finished_at = excluded.finished_at; \
+         update installation set nango_confirmed_at = now(); checkpoint",
     )
     .execute(&mut connection)
     .await?;
@@ -68,7 +85,7 @@ pub(crate) async fn database(server: &str, users: u32) -> Result<String, Box<dyn
     Ok(url.into())
 }
 
-async fn fill(url: &str, users: u32) -> Result<(), Box<dyn Error>> {
+async fn fill(url: &str, users: u32, kind: Rows) -> Result<(), Box<dyn Error>> {
     println!("making {users} users with {CONNECTIONS} connections each");
     let config = patchbay::db::DatabaseConfig {
         url: url.to_owned().into(),
@@ -79,7 +96,7 @@ async fn fill(url: &str, users: u32) -> Result<(), Box<dyn Error>> {
     database.migrate().await?;
     let mut connection = PgConnection::connect(url).await?;
     let ids = CONNECTORS.map(patchbay::catalog::Connector::id_of);
-    // The service fills in the rest when it starts.
+    // The service adds the other columns' values at its start.
     sqlx::query(
         "insert into connector (id, slug, name, category, integration_key, enabled, manifest) \
          select id, slug, slug, '', slug, true, '{}' from unnest($1::uuid[], $2::text[]) as row (id, slug)",
@@ -93,7 +110,11 @@ async fn fill(url: &str, users: u32) -> Result<(), Box<dyn Error>> {
         .await?;
     for made in (0..users).step_by(100_000) {
         let until = (made + 100_000).min(users);
-        sqlx::query(sqlx::AssertSqlSafe(rows(made + 1, until)))
+        let rows = match kind {
+            Rows::WithAttempts => rows(made + 1, until),
+            Rows::Bare => bare_rows(made + 1, until),
+        };
+        sqlx::query(sqlx::AssertSqlSafe(rows))
             .bind(&ids[..])
             .bind(&CONNECTORS[..])
             .execute(&mut connection)
@@ -107,8 +128,21 @@ async fn fill(url: &str, users: u32) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The users from one to the other, connected to everything, each by one attempt. What the ids
-/// have of the time is made of the row's number, so that a user's are in order.
+/// Returns statements that insert a range of users with a connection for every connector, without attempts.
+fn bare_rows(from: u32, until: u32) -> String {
+    format!(
+        "insert into user_connector_connection
+           (id, user_id, connector_id, nango_connection_id, nango_created_at, integration_key, status, connected_at,
+            created_at, updated_at)
+         select gen_random_uuid(), 'user-' || u, ($1::uuid[])[n], 'nango-' || u || '-' || n, now(), ($2::text[])[n],
+           'connected', now(), now(), now()
+         from generate_series({from}, {until}) u, generate_series(1, {CONNECTIONS}) n"
+    )
+}
+
+/// Returns statements that insert a range of users, each with a connection and an attempt for every connector. The
+/// timestamps in ids increase with the row's number, so that a user's connections are ordered. Nango created the
+/// connections a millisecond apart.
 fn rows(from: u32, until: u32) -> String {
     format!(
         "with made as (
@@ -116,10 +150,11 @@ fn rows(from: u32, until: u32) -> String {
              (id, user_id, connector_id, instance_id, label, nango_connection_id, nango_created_at, integration_key, status,
               connected_at, last_synced_at, last_checked_at, config, version, created_at, updated_at,
               attempt_id, attempt_kind, attempt_expires_at, attempt_outcome, attempt_invalidated,
-              attempt_created_at, attempt_ended_at)
+              attempt_created_at, attempt_ended_at, account_unknown_reason)
            select id, 'user-' || u, ($1::uuid[])[n], '', 'Account ' || n, 'nango-' || u || '-' || n,
-             now(), ($2::text[])[n], 'connected', now(), now(), now(), '{{\"workspace\": \"Example\", \"team\": 7}}', 2, now(), now(),
-             gen_random_uuid(), 'connect', now(), 'succeeded', false, now(), now()
+             to_timestamp((1700000000000 + u::bigint * {CONNECTIONS} + n) / 1000.0), ($2::text[])[n], 'connected', now(), now(),
+             now(), '{{\"workspace\": \"Example\", \"team\": 7}}', 2, now(), now(),
+             gen_random_uuid(), 'connect', now(), 'succeeded', false, now(), now(), 'not_offered'
            from generate_series({from}, {until}) u, generate_series(1, {CONNECTIONS}) n,
              lateral (select (lpad(to_hex(1700000000000 + u::bigint * 100 + n), 12, '0') || '7'
                || substr(md5(u || '/' || n), 1, 3) || '8' || substr(md5(u || '/' || n), 4, 15))::uuid as id) ids
@@ -131,10 +166,10 @@ fn rows(from: u32, until: u32) -> String {
     )
 }
 
-/// The ids of a user's connections, the newest first.
+/// Returns the ids of a user's connections, newest first.
 ///
 /// # Errors
-/// As the server.
+/// The server's error.
 pub(crate) async fn ids_of(database: &str, user: u32) -> Result<Vec<String>, Box<dyn Error>> {
     let mut connection = PgConnection::connect(database).await?;
     let ids = sqlx::query_scalar(
@@ -147,10 +182,10 @@ pub(crate) async fn ids_of(database: &str, user: u32) -> Result<Vec<String>, Box
     Ok(ids)
 }
 
-/// A user's token, good for a day.
+/// Returns a user's token, valid for a day.
 ///
 /// # Errors
-/// When it cannot be signed.
+/// If it cannot be signed.
 pub(crate) fn token(user: &str) -> Result<String, Box<dyn Error>> {
     let tomorrow = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)?

@@ -1,4 +1,4 @@
-//! The load tools: wrk for HTTP, pgbench for SQL. Both are bounded in time and ask 127.0.0.1 only.
+//! The load generators: wrk for HTTP, pgbench for SQL. Both run for a limited time, against 127.0.0.1 only.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -7,23 +7,23 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// What a load met.
+/// The result of a load.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
-    /// Answers a second.
+    /// Responses per second.
     pub(crate) rate: f64,
-    /// The median time to an answer.
+    /// The median latency.
     pub(crate) p50: Duration,
-    /// What 99 of 100 answers stayed under.
+    /// The 99th percentile of the latency.
     pub(crate) p99: Duration,
-    /// Answers in all.
+    /// The total number of responses.
     pub(crate) answers: f64,
 }
 
-/// One HTTP request; a load goes through several, again and again.
+/// An HTTP request. A load repeats a list of them.
 pub(crate) struct Request {
     pub(crate) method: &'static str,
-    /// With its query.
+    /// The path with its query.
     pub(crate) path: String,
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) body: String,
@@ -56,10 +56,10 @@ impl Request {
     }
 }
 
-/// Sends requests over this many connections, each its next when its last was answered.
+/// Repeats requests over this many connections, each with one request at a time.
 ///
 /// # Errors
-/// When wrk cannot be run, or an answer was no success.
+/// If wrk fails, or a response is an error.
 pub(crate) fn wrk(
     folder: &Path,
     url: &str,
@@ -105,7 +105,7 @@ pub(crate) fn wrk(
     })
 }
 
-/// Each of wrk's threads begins somewhere else; `done` tells in microseconds.
+/// Each of wrk's threads starts at another request. `done` prints microseconds.
 const REST_OF_SCRIPT: &str = "
   math.randomseed(tonumber(tostring(wrk.thread):match('0x(%x+)'), 16))
   next_one = math.random(#all)
@@ -124,7 +124,7 @@ end
 /// Runs an SQL script with prepared statements over this many connections.
 ///
 /// # Errors
-/// When pgbench cannot be run or fails.
+/// If pgbench fails.
 pub(crate) fn pgbench(
     folder: &Path,
     database: &str,
@@ -165,7 +165,7 @@ pub(crate) fn pgbench(
     })
 }
 
-/// Each transaction's time in microseconds, the third column of pgbench's logs, which are removed.
+/// Returns each transaction's latency in microseconds: the third column of pgbench's logs, which are removed.
 fn times(folder: &Path) -> Result<Vec<u64>, Box<dyn Error>> {
     let mut times = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -182,7 +182,7 @@ fn times(folder: &Path) -> Result<Vec<u64>, Box<dyn Error>> {
     Ok(times)
 }
 
-/// pgbench, which Debian installs beside the server and not on `PATH`.
+/// Returns the path of pgbench, which Debian installs next to the server and not on `PATH`.
 fn program() -> Result<PathBuf, Box<dyn Error>> {
     let installed = fs::read_dir("/usr/lib/postgresql")
         .into_iter()

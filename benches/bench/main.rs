@@ -1,16 +1,21 @@
-//! How fast the release program is, beside the floors that it stands on, measured in one run on
-//! one machine: the same SQL through pgbench, Nango alone, a handler that only verifies its caller.
+//! Benchmarks the release program against baselines, in one run on one machine: the same SQL through pgbench, Nango
+//! alone, and a handler that only authenticates its caller.
 //!
-//! `scripts/bench` runs it. Absolute figures are the machine's; the ratios are Patchbay's.
+//! `scripts/bench` runs it. Absolute numbers depend on the machine; the ratios compare Patchbay with its baselines.
 
 mod baseline;
+mod burst;
+mod chart;
 mod data;
+mod endpoints;
 mod load;
 mod measure;
 mod nango;
 mod report;
 mod service;
 mod streams;
+mod sweep;
+mod webhooks;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -20,14 +25,14 @@ use dev_postgres::{DevPostgres, Durability};
 use measure::Bench;
 use report::Report;
 
-/// How many users the database has.
+/// The number of users in the database.
 const USERS: u32 = 20_000;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let given = |flag: &str| arguments.iter().any(|argument| argument == flag);
-    // `cargo test --benches` runs it, too: nothing is measured there.
+    // `cargo test --benches` runs it without `--bench`, and must not measure.
     if !given("--bench") {
         return Ok(());
     }
@@ -47,7 +52,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     postgres.stop().await;
     report.print();
     if given("--write") {
-        report.write(&root.join("docs/PERFORMANCE.md"))?;
+        report.write(&root.join("docs"))?;
     }
     Ok(())
 }

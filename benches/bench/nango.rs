@@ -1,4 +1,4 @@
-//! The sandbox's Nango, and what the benchmark asks of it directly.
+//! The fake Nango, and its direct measurements.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -10,20 +10,28 @@ use uuid::Uuid;
 
 use crate::data;
 
-/// A Nango that has what the database says of some users.
+/// A Nango with the database's connections of some users.
 pub(crate) struct Nango {
-    sandbox: Sandbox,
+    pub(crate) sandbox: Sandbox,
     pub(crate) secret_key: String,
     pub(crate) signing_key: String,
     client: Client,
 }
 
 impl Nango {
-    /// Starts it without a rate limit.
+    /// Starts Nango without a rate limit.
+    ///
+    /// # Errors
+    /// If no port is available.
+    pub(crate) async fn start() -> Result<Self, Box<dyn Error>> {
+        Self::with_limit(u32::MAX).await
+    }
+
+    /// Starts it with a limit of so many calls a minute.
     ///
     /// # Errors
     /// When no port can be had.
-    pub(crate) async fn start() -> Result<Self, Box<dyn Error>> {
+    pub(crate) async fn with_limit(rate_limit: u32) -> Result<Self, Box<dyn Error>> {
         let secret_key = Uuid::new_v4().to_string();
         let signing_key = Uuid::new_v4().to_string();
         let integrations = data::CONNECTORS.map(|slug| Integration {
@@ -36,7 +44,7 @@ impl Nango {
             secret_key: secret_key.clone(),
             webhook_signing_key: signing_key.clone(),
             integrations: integrations.to_vec(),
-            rate_limit: u32::MAX,
+            rate_limit,
             ..Config::default()
         })
         .await?;
@@ -53,10 +61,10 @@ impl Nango {
         self.sandbox.url()
     }
 
-    /// Gives it a connection.
+    /// Imports a connection.
     ///
     /// # Errors
-    /// When it refuses.
+    /// If Nango rejects it.
     pub(crate) async fn import(
         &self,
         integration: &str,
@@ -84,10 +92,10 @@ impl Nango {
         Ok(())
     }
 
-    /// Has it answer only after so many milliseconds.
+    /// Sets the latency of its responses, in milliseconds.
     ///
     /// # Errors
-    /// When it does not take it.
+    /// If Nango rejects it.
     pub(crate) async fn answers_after(&self, millis: u64) -> Result<(), Box<dyn Error>> {
         let url = format!("http://{}/sandbox/faults", self.sandbox.address());
         let faults = self.client.put(url).json(&json!({ "latency_ms": millis }));
@@ -95,10 +103,10 @@ impl Nango {
         Ok(())
     }
 
-    /// How long it takes to tell what it holds of a connection.
+    /// Measures the time to read a connection.
     ///
     /// # Errors
-    /// When it does not.
+    /// If the request fails.
     pub(crate) async fn time_to_confirm(
         &self,
         integration: &str,
@@ -109,10 +117,10 @@ impl Nango {
         timed(request.bearer_auth(&self.secret_key)).await
     }
 
-    /// How long it takes to make a connect session.
+    /// Measures the time to create a connect session.
     ///
     /// # Errors
-    /// When it does not.
+    /// If the request fails.
     pub(crate) async fn time_to_make_session(
         &self,
         user: &str,
@@ -126,10 +134,10 @@ impl Nango {
     }
 }
 
-/// How long a request takes, until its answer has been read.
+/// Measures a request, until its response has been read.
 ///
 /// # Errors
-/// When it has no success.
+/// If the response is an error.
 pub(crate) async fn timed(request: reqwest::RequestBuilder) -> Result<Duration, Box<dyn Error>> {
     let since = Instant::now();
     let answer = request.send().await?.error_for_status()?;

@@ -1,4 +1,4 @@
-//! The release program, run as it is deployed, in a process of its own.
+//! The release program in a separate process, with the configuration of a deployment.
 
 use std::error::Error;
 use std::fs;
@@ -6,17 +6,17 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A running service, ended with the value.
+/// A running service. Dropping it stops it.
 pub(crate) struct Service {
     pub(crate) child: Child,
     pub(crate) url: String,
 }
 
 impl Service {
-    /// Starts the program with these variables and no others, and waits until it is ready.
+    /// Starts the program with only these variables, and waits until it is ready.
     ///
     /// # Errors
-    /// When it cannot be started, or is not ready within a minute.
+    /// If it cannot be started, or is not ready within a minute.
     pub(crate) async fn start(
         program: &Path,
         folder: &Path,
@@ -59,19 +59,19 @@ impl Service {
         }
     }
 
-    /// The processor time that it has taken so far.
+    /// Returns the CPU time that it has used.
     pub(crate) fn cpu(&self) -> Result<Duration, Box<dyn Error>> {
-        /// Linux counts in hundredths of a second for its users, whatever it does itself.
+        /// Linux reports hundredths of a second to user space, regardless of its internal clock.
         const TICKS: f64 = 100.0;
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The name, in parentheses, may hold spaces: the rest has its 12th and 13th fields.
+        // The name, in parentheses, may contain spaces. The times are the 12th and 13th fields after it.
         let rest = stat.rsplit_once(')').ok_or("no name in its stat")?.1;
         let fields: Vec<&str> = rest.split_whitespace().collect();
         let ticks = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
         Ok(Duration::from_secs_f64(ticks / TICKS))
     }
 
-    /// The memory that it has now and had at the most, in MiB.
+    /// Returns its current and its maximum memory, in MiB.
     pub(crate) fn memory(&self) -> Result<(f64, f64), Box<dyn Error>> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let field = |name: &str| -> Result<f64, Box<dyn Error>> {

@@ -1,4 +1,4 @@
-//! Thousands of event streams, and how soon an event is on all of one user's.
+//! Thousands of event streams, and the latency until an event is on all streams of its user.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 /// Streams that are open until the value is dropped.
 pub(crate) struct Streams {
-    /// When an event came, on whichever stream.
+    /// The arrival times of events, on any stream.
     arrivals: mpsc::UnboundedReceiver<Instant>,
     readers: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -46,10 +46,10 @@ impl Streams {
         Ok(Self { arrivals, readers })
     }
 
-    /// How long after `since` each of the next events came.
+    /// Returns the latencies of the next events since `since`.
     ///
     /// # Errors
-    /// When they do not come within ten seconds.
+    /// If they do not arrive within ten seconds.
     pub(crate) async fn delays(
         &mut self,
         since: Instant,

@@ -1,8 +1,8 @@
-//! Hours of mixed load in minutes: users, readers, workflows and guests at two replicas of the release
-//! program, while now this is wrong with Nango and now that. Afterwards nothing is lost or left behind,
-//! and memory, handles, tasks and connections are where they were before.
+//! A soak test: hours of mixed load in minutes, by users, readers, workflows and guests at two replicas of the release
+//! program, with changing faults of Nango. Afterwards nothing is lost or left behind, and memory, handles, tasks and
+//! connections have their earlier levels.
 //!
-//! `scripts/soak` runs it, with the number of requests.
+//! `scripts/soak` runs it with the number of requests.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed run")]
 
 #[path = "../../tests/it/invariants.rs"]
@@ -27,15 +27,15 @@ use measurements::Measurements;
 use readers::{Guest, ReadStats, Reader};
 use setup::Setup;
 
-/// How many users connect and disconnect, read all the time, and come and go, at each replica.
+/// The number of users who connect and disconnect, of readers, and of guests, at each replica.
 const USERS: usize = 12;
 const READERS: usize = 6;
 const GUESTS: usize = 1;
 
-/// The share of the requests after which the figures are taken as those of the beginning.
+/// The share of the requests, as a divisor, after which the initial measurements are taken.
 const WARM_UP: u64 = 10;
 
-/// How long the replicas rest before the figures are taken, and how long they may take to come to rest.
+/// How long the replicas are idle before a measurement, and how long they may take to settle.
 const SETTLE_TIME: Duration = Duration::from_secs(15);
 const MAX_DURATION: Duration = Duration::from_secs(150);
 
@@ -43,7 +43,7 @@ const MAX_DURATION: Duration = Duration::from_secs(150);
 async fn main() {
     let mut arguments = std::env::args().skip(1);
     let Some(requests) = arguments.find_map(|argument| argument.parse::<u64>().ok()) else {
-        // `cargo test --benches` runs it, too: nothing is soaked there.
+        // `cargo test --benches` runs it without a number of requests.
         return;
     };
     let setup = Setup::start().await;
@@ -64,7 +64,7 @@ async fn main() {
     std::process::exit(i32::from(!failures.is_empty()));
 }
 
-/// So many requests, and what is wrong after them.
+/// Runs this many requests. Returns the violations.
 async fn run(setup: &Setup, requests: u64) -> Vec<String> {
     let stop = CancellationToken::new();
     let scenes: Vec<Environment> = setup
@@ -132,7 +132,7 @@ fn print_compared(acknowledged: &Acknowledged) {
     );
 }
 
-/// Stops everybody when there were so many requests.
+/// Stops the load after this many requests.
 async fn enough(requests: u64, scenes: &[Environment], seen: &ReadStats, stop: &CancellationToken) {
     let began = Instant::now();
     let mut acknowledged = 1;
@@ -176,7 +176,7 @@ fn print_counts(counts: &Counts) {
     );
 }
 
-/// Waits until all is where it was, and says what is not.
+/// Waits until all measurements have their earlier levels. Returns those that have not.
 async fn settle(setup: &Setup, before: &Measurements) -> Vec<String> {
     let since = Instant::now();
     tokio::time::sleep(SETTLE_TIME).await;

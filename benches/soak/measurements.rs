@@ -1,4 +1,4 @@
-//! What a replica has in its hands.
+//! The resources of a replica.
 
 use std::fs;
 
@@ -6,11 +6,11 @@ use reqwest::Client;
 
 use crate::service::Service;
 
-/// By how much the memory may have grown over that after the warm-up, in MiB: caches that were not yet
-/// full, and what the system's allocator keeps for the next time.
+/// The allowed growth of memory after the warm-up, in MiB: caches may not have been full, and the allocator retains
+/// freed memory.
 const GROWTH: f64 = 24.0;
 
-/// What the replicas have, one after the other.
+/// The resources of all replicas.
 pub(crate) struct Measurements(Vec<Metric>);
 
 struct Metric {
@@ -26,7 +26,7 @@ struct Metric {
 
 impl Measurements {
     /// # Errors
-    /// Ends the run: a replica that is not there has failed.
+    /// Panics if a replica is not reachable, because it has failed.
     pub(crate) async fn of(
         replicas: &[Service],
         client: &Client,
@@ -85,7 +85,7 @@ impl Measurements {
         }
     }
 
-    /// What has not returned to where it was.
+    /// Returns the resources that exceed their earlier levels.
     pub(crate) fn beyond(&self, before: &Self) -> Vec<String> {
         let mut failures = Vec::new();
         for (number, (now, before)) in self.0.iter().zip(&before.0).enumerate() {
@@ -100,7 +100,7 @@ impl Measurements {
             check("handles", now.handles as f64, before.handles as f64);
             check("threads", now.threads as f64, before.threads as f64);
             check("tasks", now.tasks, before.tasks);
-            // The one that asks.
+            // The client of this request.
             check("clients", now.clients, 1.0);
             check("event streams", now.streams, 0.0);
             check(

@@ -1,4 +1,4 @@
-//! Those who only look, workflows that want tokens, and guests who leave for good.
+//! Readers, workflows that request tokens, and guests who are erased.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::load::{decide, random};
 use crate::setup::{SERVICE_KEY, Setup};
 
-/// What was asked and answered.
+/// The number of requests by outcome, and unexpected responses.
 #[derive(Default)]
 pub(crate) struct ReadStats {
     pub(crate) requests: AtomicU64,
@@ -61,7 +61,7 @@ impl ReadStats {
     }
 }
 
-/// Looks at a user's connections all the time, at one replica or the other.
+/// A client that continuously reads a user's connections, at alternating replicas.
 pub(crate) struct Reader<'a> {
     client: &'a Client,
     urls: Vec<&'a str>,
@@ -181,7 +181,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Opens a stream, reads how it begins, and goes.
+    /// Opens a stream, reads its start, and closes it.
     async fn follow(&self) {
         let mut request = self
             .request(Method::GET, "/connections/events")
@@ -227,7 +227,7 @@ impl<'a> Reader<'a> {
             .await;
     }
 
-    /// A webhook that Nango did not sign.
+    /// Sends a webhook with a forged signature.
     async fn forge(&self) {
         let url = format!(
             "{}/api/v1/webhooks/nango",
@@ -243,7 +243,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Comes, connects, and is erased, again and again.
+/// A guest who repeatedly connects and is erased.
 pub(crate) struct Guest<'a> {
     pub(crate) stage: &'a Setup,
     pub(crate) url: String,

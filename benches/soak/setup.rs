@@ -1,4 +1,4 @@
-//! The replicas, their database and Nango, and what has to hold between them.
+//! The replicas, their database and Nango, and the invariants between them.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use crate::service::Service;
 
 const REPLICAS: usize = 2;
 
-/// A key that may do everything.
+/// A service key with all scopes.
 pub(crate) const SERVICE_KEY: &str = "pbk_soak_0123456789abcdef0123456789abcdef";
 
 const METRICS_TOKEN: &str = "a token of the soak's only";
@@ -49,7 +49,7 @@ fn integrations() -> Vec<Integration> {
     Catalog::builtin().iter().filter_map(of).collect()
 }
 
-/// An empty database.
+/// Creates an empty database.
 async fn database(server: &str) -> String {
     let name = format!("soak_{}", Uuid::new_v4().simple());
     let mut sql = PgConnection::connect(server).await.unwrap();
@@ -74,7 +74,7 @@ async fn database(server: &str) -> String {
     url.into()
 }
 
-/// The release program, twice.
+/// Starts two replicas of the release program.
 async fn replicas(
     root: &Path,
     database: &str,
@@ -114,7 +114,7 @@ async fn replicas(
 }
 
 impl Setup {
-    /// Starts all of it, in target/soak.
+    /// Starts the database, Nango and the replicas, in target/soak.
     pub(crate) async fn start() -> Self {
         let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
         let folder = root.join("target/soak");
@@ -180,7 +180,7 @@ impl Setup {
         Measurements::of(&self.replicas, &self.client, METRICS_TOKEN, database).await
     }
 
-    /// Now this is wrong with Nango, now that; in the end nothing.
+    /// Changes the faults of Nango at intervals, and removes them in the end.
     pub(crate) async fn change_faults(&self, stop: &CancellationToken) {
         let mut changes = 0;
         while !stop.is_cancelled() {
@@ -204,7 +204,7 @@ impl Setup {
         answer.unwrap().json().await.unwrap()
     }
 
-    /// A token of a user's.
+    /// Returns a token of a user.
     pub(crate) async fn token(&self, user: &str) -> String {
         let answer = self
             .control("token", Method::POST, &json!({ "user": user }))
@@ -219,8 +219,7 @@ impl Setup {
     pub(crate) async fn violations(&self) -> Vec<String> {
         let found =
             invariants::violations(&mut self.sql().await, &self.nango, &HashSet::new()).await;
-        // The sweep keeps a grant of an erased user for an hour, because the row of that grant might
-        // still be in the process of being inserted.
+        // The sweep keeps a grant of an erased user for an hour, because its row might be just being inserted.
         let (waiting, failures): (Vec<_>, Vec<_>) = found
             .into_iter()
             .partition(|what| what.contains(" of guest-") && what.ends_with("of no row at all"));

@@ -28,7 +28,7 @@ static NANGO: LazyLock<Nango> = LazyLock::new(|| {
 fuzz_target!(|data: &[u8]| {
     let mut target = b"/api/v1/connectors/callback?".to_vec();
     target.extend_from_slice(data);
-    // What the server's own parser refuses never gets further.
+    // The server rejects these before they reach a handler.
     let Ok(uri) = Uri::try_from(target) else {
         return;
     };

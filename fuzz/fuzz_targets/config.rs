@@ -1,4 +1,4 @@
-//! The environment: lines of `NAME=value`, over one that is complete.
+//! The environment: lines of `NAME=value`, applied to a complete configuration.
 #![no_main]
 
 use std::collections::HashMap;
@@ -47,7 +47,7 @@ fn said(lookup: &dyn Fn(&str) -> Option<String>) -> String {
             let reported = format!("{config:?}");
             let mut auth = config.auth;
             assert_eq!(auth.check_jwks_url(), Ok(()));
-            // To set up the client that fetches keys takes many times as long as all the rest together.
+            // Setting up the client that fetches keys takes much longer than the rest.
             let fetches = auth.jwks_url.take().is_some();
             if !(fetches && auth.hmac_secrets.is_empty()) {
                 assert!(Authenticator::new(auth, Clock::System).is_ok());

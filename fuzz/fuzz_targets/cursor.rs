@@ -1,4 +1,4 @@
-//! Query parameters, cursors among them, and `Last-Event-ID`. The first byte says of which endpoint.
+//! Query parameters, including cursors, and `Last-Event-ID`. The first byte selects the endpoint.
 #![no_main]
 
 #[path = "../rendered.rs"]

@@ -27,7 +27,7 @@ fuzz_target!(|text: &str| {
                 if connector.availability() == Availability::Available {
                     assert!(connector.provider.is_some() && connector.auth_mode.is_some());
                 }
-                // The database keeps it as JSON and text, neither of which can hold a NUL.
+                // The database stores it as JSON and text, neither of which can contain a NUL.
                 assert!(
                     !connector.manifest().to_string().contains("\\u0000"),
                     "{connector:?}"

@@ -1,4 +1,4 @@
-//! The URL of a proxied call: what follows the first line is the query.
+//! The URL of a proxied call. The query follows the first line.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -11,7 +11,7 @@ use patchbay::nango::{Config, Nango};
 use percent_encoding::{percent_decode, percent_decode_str};
 use url::form_urlencoded;
 
-/// What the path of every call begins with.
+/// The start of every call's path.
 const BASE: &str = "/base/proxy/";
 
 static NANGO: LazyLock<Nango> = LazyLock::new(|| {
@@ -23,7 +23,7 @@ static NANGO: LazyLock<Nango> = LazyLock::new(|| {
     Nango::new(config).unwrap()
 });
 
-/// Decodes until nothing changes, as reverse proxies in a row may.
+/// Decodes until nothing changes, like a chain of reverse proxies might.
 fn decoded_repeatedly(text: &str) -> Vec<u8> {
     let mut text = text.as_bytes().to_vec();
     loop {
@@ -35,7 +35,7 @@ fn decoded_repeatedly(text: &str) -> Vec<u8> {
     }
 }
 
-/// Whether a path never leads above its start, with either slash.
+/// Returns `true` if a path never goes above its start, with either slash.
 fn stays_below(path: &str) -> bool {
     let mut depth = 0_i32;
     path.split(['/', '\\']).all(|segment| {
@@ -51,7 +51,7 @@ fn stays_below(path: &str) -> bool {
 fuzz_target!(|data: &[u8]| {
     let mut target = b"/".to_vec();
     target.extend(data.iter().map(|byte| if *byte == b'\n' { b'?' } else { *byte }));
-    // What the server's own parser refuses never gets further.
+    // The server rejects these before they reach a handler.
     let Ok(uri) = Uri::try_from(target) else {
         return;
     };

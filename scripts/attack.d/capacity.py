@@ -1,4 +1,5 @@
-"""Attacks on what all callers share: permits, memory, connections. One caller holds as much as it can, and others are timed.
+"""Attacks on shared resources: permits, memory, connections. One caller occupies its maximum, and the latency of the others
+is measured.
 
 Each attack runs against a sandbox of its own, which this script starts, for 12 seconds. Attackers and victims have
 addresses of their own on the loopback network. Without arguments all attacks run; arguments name some of them. The times
@@ -46,7 +47,7 @@ def outcome(attack, held, detail):
 
 
 class Sandbox:
-    """`patchbay sandbox` in a folder of its own, with the default limits but that of connects."""
+    """`patchbay sandbox` in a separate folder, with the default limits except that of connects."""
 
     def __enter__(self):
         parent = ROOT / "target/attack"
@@ -121,7 +122,7 @@ class Sandbox:
 
 
 class Victims:
-    """Callers that send a request again and again, and time each."""
+    """Callers that repeat a request and measure its latency."""
 
     def __init__(self, sandbox):
         self.sandbox = sandbox
@@ -139,7 +140,7 @@ class Victims:
         return "POST", "/api/v1/webhooks/nango", {"x-nango-hmac-sha256": signature}, body
 
     def run(self, seconds):
-        """Sends for so long; returns `{kind: (p50, p99, answered, failures)}`, times in milliseconds."""
+        """Sends for this time. Returns `{kind: (p50, p99, answered, failures)}`, with times in milliseconds."""
         self.times = {"users": [], "webhooks": []}
         self.failures = {"users": [], "webhooks": []}
         end = time.monotonic() + seconds
@@ -194,7 +195,7 @@ def withstood(summary):
     return all(p99 < MAX_P99 and not failed and answered for _, p99, answered, failed in summary.values())
 
 
-# Attackers. Each runs in a process of its own until it is ended.
+# Attackers. Each runs in a separate process until it is stopped.
 
 
 async def connect(port, receive_buffer=None):
@@ -208,7 +209,7 @@ async def connect(port, receive_buffer=None):
 
 
 async def again(work, pause=5):
-    """Repeats an attacker's request, also after a refusal."""
+    """Repeats an attacker's request, also after a rejection."""
     while True:
         try:
             await work()
@@ -218,7 +219,7 @@ async def again(work, pause=5):
 
 
 async def drip(attacker, head):
-    """Sends a head, and then a byte every five seconds until the other side has had enough."""
+    """Sends a head, and then a byte every five seconds until the connection is closed."""
     loop = asyncio.get_running_loop()
     with attacker:
         await loop.sock_sendall(attacker, head)
@@ -275,7 +276,7 @@ def packed(fields):
 
 
 async def slow_streams(port, token, streams=64):
-    """One HTTP/2 connection full of requests whose bodies do not end."""
+    """Opens an HTTP/2 connection with the maximum of requests, whose bodies do not end."""
     head = packed([
         (":method", "POST"), (":scheme", "http"), (":path", "/api/v1/connectors/gmail/connect"),
         (":authority", "x"), ("authorization", f"Bearer {token}"), ("content-type", "application/json"),
@@ -341,7 +342,7 @@ def idle_connections(port, _token):
 
 
 def unread_lists(port, token):
-    """Asks for the longest list over 60 connections and reads nothing of it, and reads ten more a second."""
+    """Requests the longest list over 60 connections without reading the responses, and sends ten other reads a second."""
     request = (
         "GET /api/v1/connectors/connections?limit=500 HTTP/1.1\r\nhost: x\r\n"
         f"authorization: Bearer {token}\r\n\r\n"
@@ -402,7 +403,7 @@ class Attack:
 
     def __enter__(self):
         self.process.start()
-        # Until it holds what it can.
+        # Until it occupies its maximum.
         time.sleep(3)
         return self
 
@@ -436,7 +437,7 @@ def waits(name):
 
 
 def large_connections(sandbox, token):
-    """Gives a user as many connections as they may have, with configs as large as they may be; returns the config's size."""
+    """Gives a user the maximum number of connections, with configs of the maximum size. Returns that size."""
     for size in (15_000, 4_000):
         body = {"config": {"k": "x" * size}}
         status, _ = sandbox.ask("POST", "/api/v1/connectors/gmail/connect", token, body)
@@ -462,7 +463,7 @@ def bytes_unread(name):
         size = large_connections(sandbox, token)
         _, answer = sandbox.ask("GET", "/api/v1/connectors/connections?limit=500", token)
         count = len(json.loads(answer)["connections"])
-        # The connects count, too.
+        # The connects count towards the limit, too.
         time.sleep(25)
         quiet, before = victims.run(QUIET_SECONDS), sandbox.rss()
         most, watching = [before], threading.Event()

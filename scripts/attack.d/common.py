@@ -1,4 +1,4 @@
-"""What every group of attacks needs: requests byte for byte, a connected user, and the outcome."""
+"""Helpers of all groups of attacks: raw requests, a connected user, and the outcome."""
 
 import http.client
 import json
@@ -17,7 +17,7 @@ _holes = 0
 
 
 def outcome(attack, held, detail=""):
-    """Prints how an attack ended."""
+    """Prints the outcome of an attack."""
     global _holes
     _holes += not held
     detail = f" ({detail})" if detail else ""
@@ -25,7 +25,7 @@ def outcome(attack, held, detail=""):
 
 
 def end():
-    """Ends the group; its status says whether there was a hole."""
+    """Exits with status 1 if an attack of the group succeeded."""
     sys.exit(1 if _holes else 0)
 
 
@@ -44,9 +44,9 @@ class Answer:
 
 
 def send(method, path, headers=None, body=None, base=API, timeout=90):
-    """Sends a request whose target is not normalised."""
+    """Sends a request without normalising its target."""
     connection = http.client.HTTPConnection(base.removeprefix("http://"), timeout=timeout)
-    # The library refuses what no client should send; an attacker does.
+    # The library rejects paths that no client should send; an attacker does.
     connection._validate_path = lambda url: None
     if isinstance(body, (dict, list)):
         body = json.dumps(body).encode()
@@ -64,12 +64,12 @@ def control(action, body=None, method="POST"):
 
 
 def user(name):
-    """The headers of a user of the product."""
+    """Returns the headers of a user of the product."""
     return {"authorization": f"Bearer {control('token', {'user': name})['token']}"}
 
 
 def service(name):
-    """The headers of a service that acts for a user."""
+    """Returns the headers of a service that acts for a user."""
     return {"authorization": f"Bearer {KEY}", "patchbay-user": name}
 
 
@@ -89,7 +89,7 @@ def connect(name, connector="gmail"):
 
 
 class Listener:
-    """A host of the attacker's, which records what reaches it."""
+    """The attacker's server, which records its requests."""
 
     def __init__(self):
         self.received = []
@@ -106,7 +106,7 @@ class Listener:
 
 
 def normalised(path):
-    """A path as a careless reverse proxy forwards it: decoded repeatedly, and resolved."""
+    """Returns a path as a careless reverse proxy forwards it: repeatedly decoded, and resolved."""
     while (decoded := urllib.parse.unquote(path, errors="replace")) != path:
         path = decoded
     segments = []

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Attacks on what is stored, erased, recorded and caused by one user. One line each: `name: ok` or `name: FAILED …`.
+"""Attacks on stored data: erasure, dumps, growth, webhook replays and the access log. Prints `name: ok` or `name: FAILED
+…` for each.
 
-Starts the program's sandbox over a PostgreSQL of its own and ends both. PATCHBAY_BIN names the program, else it is
-target/debug/patchbay. Needs PostgreSQL's server programs and nothing but Python's own library.
+Starts the program's sandbox with a temporary PostgreSQL, and stops both. The program is PATCHBAY_BIN, by default
+target/debug/patchbay. Needs PostgreSQL's server programs and Python 3 without packages.
 """
 
 import base64
@@ -47,7 +48,7 @@ OPENER = urllib.request.build_opener(NoRedirects)
 
 
 def send(method, url, body=None, headers=None):
-    """Sends a request; its status, headers and body, which is read as JSON if it is some."""
+    """Sends a request. Returns its status, headers and body, parsed if it is JSON."""
     data = body if isinstance(body, (bytes, type(None))) else json.dumps(body).encode()
     headers = {"content-type": "application/json", **(headers or {})}
     request = urllib.request.Request(url, data=data, headers=headers, method=method)
@@ -94,7 +95,7 @@ class Postgres:
         )
 
     def sql(self, statement):
-        """The rows of a statement, as text."""
+        """Returns the rows of a statement, as text."""
         command = [f"{self.bin}/psql", "-qtAX", "-v", "ON_ERROR_STOP=1", self.url, "-c", statement]
         return subprocess.run(command, cwd="/", check=True, capture_output=True, text=True).stdout.strip()
 
@@ -103,7 +104,7 @@ class Postgres:
 
 
 class Stage:
-    """The sandbox over a database, and what its users do."""
+    """The sandbox with a database, and the operations of its users."""
 
     def __init__(self, folder, database):
         ports = free_port(), free_port()
@@ -135,7 +136,7 @@ class Stage:
         return status, body
 
     def popup(self, url):
-        """Goes through the popup as a browser does."""
+        """Follows the popup like a browser."""
         cookies = []
         for _ in range(10):
             status, headers, _ = send("GET", url, None, {"cookie": "; ".join(cookies)})
@@ -151,7 +152,7 @@ class Stage:
         return self.call(user, "GET", f"/connections/{started['connection_id']}?wait=20")[1]
 
     def held(self):
-        """The ids of the connections that Nango holds."""
+        """Returns the ids of Nango's connections."""
         return {one["connection_id"] for one in send("GET", f"{self.nango}/sandbox/connections")[2]}
 
 
@@ -170,7 +171,7 @@ def erasure(stage, _):
 
 
 def dump(stage, database):
-    """A dump holds the secrets of webhook endpoints and the tokens of sessions."""
+    """A dump contains the secrets of webhook endpoints and the tokens of sessions."""
     added = subprocess.run(
         [PROGRAM, "webhooks", "add", "http://127.0.0.1:9/"], env=stage.environment, capture_output=True, text=True, check=True
     )
@@ -212,7 +213,7 @@ def messages(stage, database):
 
 
 class Nango(http.server.BaseHTTPRequestHandler):
-    """A Nango that holds nothing and counts its calls."""
+    """A Nango without connections, which counts its calls."""
 
     calls = 0
 
@@ -231,7 +232,7 @@ class Nango(http.server.BaseHTTPRequestHandler):
 
 
 def replays(stage, database):
-    """One signed body, sent again and again to made-up addresses, causes a call to Nango each time."""
+    """One signed body, sent repeatedly to invented addresses, causes a call to Nango each time."""
     nango = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Nango)
     threading.Thread(target=nango.serve_forever, daemon=True).start()
     database.sql("create database replays")
@@ -246,7 +247,7 @@ def replays(stage, database):
     service = subprocess.Popen([PROGRAM, "serve"], cwd=database.folder, env=environment, stdout=subprocess.DEVNULL)
     try:
         ready(service, api)
-        # Its first sweep is over by then.
+        # The first sweep has finished by then.
         time.sleep(8)
         body = json.dumps({
             "from": "nango", "type": "auth", "operation": "creation", "success": False, "connectionId": str(uuid.uuid4()),
@@ -268,7 +269,7 @@ def replays(stage, database):
 
 
 def audit(stage, database):
-    """Tokens that were issued right before a replica is killed are not on record."""
+    """Token accesses right before a replica is killed are not recorded."""
     gina = stage.user("gina")
     stage.connected(gina, "gmail")
     issued, lock, stop = [0], threading.Lock(), threading.Event()

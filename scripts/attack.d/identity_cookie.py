@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Attacks on the binding of a grant to its browser by cookies that another host of the site sets.
+"""Attacks on browser binding by cookies that another host of the site sets.
 
-Always starts a sandbox of its own, PATCHBAY_BIN (target/debug/patchbay) on free ports, for it needs
-CONNECT_BINDING=required. Prints a line for each check, and ends with 1 if one has failed.
+Always starts its own sandbox, PATCHBAY_BIN (target/debug/patchbay) on free ports, because it needs
+CONNECT_BINDING=required. Prints a line for each check, and exits with 1 if one has failed.
 """
 
 import http.client
@@ -37,7 +37,7 @@ def free_port():
 
 
 def ask(port, method, path, headers=(), body=None):
-    """An answer and its text. Headers are sent as they are, repeated ones too."""
+    """Returns a response and its text. Headers are sent unchanged, even repeated ones."""
     connection = http.client.HTTPConnection("localhost", port, timeout=60)
     connection.putrequest(method, path)
     for name, value in headers:
@@ -63,7 +63,7 @@ def attack(port, nango):
         return ask(port, "POST", f"{API}/gmail/connect", headers)
 
     def back(*cookies):
-        """The status and the page of a browser that comes back from a provider."""
+        """Returns the status and the page of a browser that returns from a provider."""
         headers = [("accept", "text/html"), *(("cookie", cookie) for cookie in cookies)]
         answer, text = ask(port, "GET", f"{API}/callback?state=x&code=y", headers)
         return answer.status, text

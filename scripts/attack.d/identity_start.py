@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Configurations that a hostile reader of the documents hopes for: `serve` has to refuse each by its variable.
+"""Insecure configurations: `serve` must reject each, and name its variable.
 
-Starts PATCHBAY_BIN (target/debug/patchbay) with each of them; there is no database at the address that it is
-given. Prints a line for each check, and ends with 1 if one has failed.
+Starts PATCHBAY_BIN (target/debug/patchbay) with each of them, and without a reachable database. Prints a line for each
+check, and exits with 1 if one has failed.
 """
 
 import os
@@ -24,7 +24,7 @@ COMPLETE = {
     "AUTH_JWT_SECRET": "b3c1f1a09d5f4f2f8f3b6f0c7a2e9d41",
     "SERVICE_API_KEYS": f"workflows={RANDOM}",
 }
-# A name, the variables that are changed, and the variable that has to be named.
+# A name, the changed variables, and the variable that the error must name.
 REFUSED = [
     ("sandbox's key of the README", {"SERVICE_API_KEYS": "a=pbk_sandbox_0123456789abcdef0123456789abcdef"}, "SERVICE_API_KEYS"),
     ("key without entropy", {"SERVICE_API_KEYS": "a=pbk_" + "a" * 32}, "SERVICE_API_KEYS"),
@@ -49,7 +49,7 @@ def check(name, passed, said):
 
 
 def run(arguments, settings):
-    """The code that the program ends with, and all that it says."""
+    """Returns the program's exit code and its output."""
     program = ROOT / os.environ.get("PATCHBAY_BIN", "target/debug/patchbay")
     path = {"PATH": os.environ.get("PATH", "")}
     with tempfile.TemporaryDirectory() as folder:
@@ -61,7 +61,7 @@ def run(arguments, settings):
 
 def main():
     code, said = run(["serve"], COMPLETE)
-    # It fails at the database: all else is accepted.
+    # It fails only at the database: the configuration is accepted.
     check("complete configuration", code == 1 and "the database of DATABASE_URL" in said, said)
     for name, changes, variable in REFUSED:
         code, said = run(["serve"], COMPLETE | changes)

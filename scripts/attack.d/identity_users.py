@@ -1,10 +1,8 @@
 #!/usr/bin/env python3
-"""Attacks on who a request is for: user ids that change on their way, repeated headers, and the page of a
-return without a token.
+"""Attacks on the identity of users: ids that an encoding changes, repeated headers, and the callback page without a token.
 
-Needs a sandbox of Patchbay's: PATCHBAY_URL and SANDBOX_URL name one that runs, PATCHBAY_KEY its service key.
-Without them it starts PATCHBAY_BIN (target/debug/patchbay) on free ports. Prints a line for each check,
-and ends with 1 if one has failed.
+Uses a running sandbox with PATCHBAY_URL, SANDBOX_URL and its service key PATCHBAY_KEY. Without these variables, starts
+PATCHBAY_BIN (target/debug/patchbay) on free ports. Prints a line for each check, and exits with 1 if one has failed.
 """
 
 import http.client
@@ -42,7 +40,7 @@ def free_port():
 
 
 def start():
-    """A sandbox of its own: its folder, its process, its address and that of its Nango."""
+    """Starts a sandbox. Returns its folder, its process, its address and that of its Nango."""
     folder = tempfile.mkdtemp(prefix="patchbay-attack-")
     os.chmod(folder, 0o755)
     ports = free_port(), free_port()
@@ -62,7 +60,7 @@ def start():
 
 
 def ask(base, method, path, headers, body=None):
-    """The status and the JSON of an answer. Headers are sent as they are, repeated ones too."""
+    """Returns the status and the JSON of a response. Headers are sent unchanged, even repeated ones."""
     address = urllib.parse.urlsplit(base)
     connection = http.client.HTTPConnection(address.hostname, address.port, timeout=60)
     connection.putrequest(method, path)
@@ -87,7 +85,7 @@ def token(nango, user):
 
 
 def connect(own, nango, user):
-    """Connects an account of the user's as a browser does: the connection."""
+    """Connects an account of the user like a browser. Returns the connection."""
     bearer = [("authorization", f"Bearer {token(nango, user)}")]
     ask(nango, "PUT", "/sandbox/faults", [], {"consent": "allow"})
     started = ask(own, "POST", f"{API}/gmail/connect", bearer)[1]
@@ -98,7 +96,7 @@ def connect(own, nango, user):
 
 
 def as_service(own, *headers):
-    """The status of a service's request for a token of the user whom the headers name."""
+    """Returns the status of a service's request for a token of the user in the headers."""
     key = [("authorization", f"Bearer {KEY}")]
     return ask(own, "POST", f"{API}/gmail/token", key + [("patchbay-user", value) for value in headers])[0]
 
@@ -106,7 +104,7 @@ def as_service(own, *headers):
 def attack(own, nango):
     connection = connect(own, nango, "adèle")
     connect(own, nango, "ada")
-    # Another user's id, as a client writes it that sends Latin-1: its bytes are those of `adèle` in UTF-8.
+    # Another user's id from a client that encodes Latin-1: the bytes are those of `adèle` in UTF-8.
     check("service that sends Latin-1 gets no token of another user", 400, as_service(own, "adÃ¨le".encode("latin-1")))
     check("header with bare UTF-8 is refused", 400, as_service(own, "adèle".encode()))
     check("header with bare Latin-1 is refused", 400, as_service(own, "adèle".encode("latin-1")))

@@ -47,7 +47,7 @@ def forged(number):
 
 
 def listed(port, source, token, timeout=60):
-    """The status of a list, and how long its answer took in seconds; no status if there was none."""
+    """Returns the status and the latency of a list, in seconds; no status without a response."""
     started = time.monotonic()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout, source_address=(source, 0))
     try:
@@ -61,7 +61,7 @@ def listed(port, source, token, timeout=60):
 
 
 class KeySet:
-    """A key set server that takes connections and either never answers or closes them."""
+    """A key set server that accepts connections and either never responds or closes them."""
 
     def __init__(self):
         self.hangs = True
@@ -80,7 +80,7 @@ class KeySet:
 
 
 def users(port, seconds):
-    """The statuses of a user's requests over that time, and the slowest answer in milliseconds."""
+    """Returns the statuses of a user's requests during that time, and the highest latency in milliseconds."""
     statuses, slowest = Counter(), 0
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -92,7 +92,7 @@ def users(port, seconds):
 
 
 def attack(port, keys):
-    # One client after the other takes a place of those who wait for the key set.
+    # Each client occupies one of the slots of requests that wait for the key set.
     waiting = [threading.Thread(target=listed, args=(port, ATTACKER, forged(number)), daemon=True) for number in range(WAITERS)]
     for one in waiting:
         one.start()

@@ -1,6 +1,6 @@
 """Attacks on pages: the window of a provider, a token of another user, and text that reverses the text around it.
 
-The browser's part runs the tests of frontend/browser that try them, in Chromium; it needs Node, npm and Chromium.
+The attacks in a browser are tests of frontend/browser. They need Node, npm and Chromium.
 """
 
 import os
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FRONTEND = ROOT / "frontend"
 PROGRAM = ROOT / os.environ.get("PATCHBAY_BIN", "target/debug/patchbay")
 BIDI_CONTROLS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-# An attack, the file of tests, and the pattern of the names of those that try it.
+# An attack, its test file, and the pattern of its test names.
 IN_BROWSER = [
     ("a provider's page navigates the page that opened it", "windows", "provider_page_cannot_navigate"),
     ("the console shows one user and acts for another", "products", "token_of_another_user_restarts_the_console"),

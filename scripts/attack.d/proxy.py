@@ -11,7 +11,7 @@ ADA = service("ada")
 
 
 def call(path):
-    """A proxied call; waits where the fake Nango's rate limit is used up, for it would not show anything."""
+    """Sends a proxied call, after a pause if the fake Nango's rate limit is exhausted."""
     while True:
         answer = send("GET", BASE + path, ADA)
         problem = answer.json
@@ -21,7 +21,7 @@ def call(path):
 
 
 def reached_nango(start):
-    """The proxied calls that Nango has received since. It has received others of Patchbay's own."""
+    """Returns the proxied calls that Nango has received since, without Patchbay's own calls."""
     calls = control("requests", method="GET")[start:]
     return [one for one in calls if one["path"].startswith("/proxy")]
 
@@ -63,7 +63,7 @@ def path_leaves_the_proxy():
                 for prefix in ("", "a" + slash + dot + slash):
                     tried += 1
                     refused += call(prefix + dot + slash + target).status == 400
-    # As a reverse proxy in front of Nango might forward them.
+    # A reverse proxy in front of Nango might normalize the paths like this.
     paths = [normalised(one["path"]) for one in reached_nango(start)]
     left = [path for path in paths if not path.startswith("/proxy/")]
     outcome("`..%2f` leaves Nango's proxy behind a normalising reverse proxy", not left, f"{refused} of {tried} refused")

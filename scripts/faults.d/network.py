@@ -1,4 +1,4 @@
-"""What stands between the service, its database and Nango: it can hang, switch, and answer falsely."""
+"""Proxies between the service, its database and Nango, which can hang, switch, and return false responses."""
 
 import http.client
 import http.server
@@ -67,7 +67,7 @@ class Pair:
                 for end in select.select(list(ends), [], [], 1)[0]:
                     data = end.recv(65536)
                     if self.silent:
-                        # Neither end learns anything any more.
+                        # Neither end is notified.
                         return
                     if not data:
                         raise OSError
@@ -130,12 +130,12 @@ class GateHandler(http.server.BaseHTTPRequestHandler):
 
 
 def answer(status, body, *headers):
-    """The answer of a rule, as JSON."""
+    """Returns the response of a rule, as JSON."""
     return status, [("content-type", "application/json"), *headers], json.dumps(body).encode()
 
 
 class Product(http.server.ThreadingHTTPServer):
-    """The product's webhook endpoint: remembers each message."""
+    """The product's webhook endpoint, which records each message."""
 
     daemon_threads = True
     request_queue_size = 256

@@ -1,5 +1,6 @@
-"""Nothing is deleted at Nango, and no user is asked to reconnect, without proof."""
+"""Scenarios in which nothing may be deleted at Nango and no user asked to reconnect without proof."""
 
+import json
 import time
 
 from network import answer
@@ -36,7 +37,7 @@ def restore(cluster, target, clock=None, later=0):
         if clock:
             world.jump(clock, later)
         connections |= world.many(names("new", 6))
-        # The backup names the grant that this user had before.
+        # The backup contains the previous grant of this user.
         world.call("old-2", "DELETE", "/gmail/disconnect")
         connections["old-2"] = world.connected("old-2")
         before, earlier = world.held(), {one[0] for one in world.product.messages}
@@ -47,7 +48,7 @@ def restore(cluster, target, clock=None, later=0):
         world.cluster = target
         world.forwarder.switch(target.port)
         world.start()
-        # Nango sends the webhooks of the grants that the backup does not have again.
+        # Nango resends the webhooks of the grants that the backup does not contain.
         world.resend_webhooks()
         unchanged(world, before, 20)
         paused = "database" in world.patchbay("brake")
@@ -278,19 +279,74 @@ def lookups_404_for_a_part(cluster):
         return world.verify(connections)
 
 
-@scenario
-def a_part_is_hidden(cluster):
-    """Lists and look-ups do not have a third of the connections for 25 s, as if they were deleted: they recover by themselves."""
+def absent(cluster, count, hidden, seconds):
+    """Lists and look-ups lack so many of the connections for so long, while they are used."""
     with World(cluster) as world:
-        connections = world.many(names("user", 30))
-        hidden = list(connections)[:10]
-        world.faults(hide_connections=[connections[user]["nango_connection_id"] for user in hidden])
-        use(world, {user: connections[user] for user in hidden}, 25)
+        connections = world.many(names("user", count))
+        lacking = {user: connections[user] for user in list(connections)[:hidden]}
+        world.faults(hide_connections=[one["nango_connection_id"] for one in lacking.values()])
+        use(world, lacking, seconds)
         world.faults()
-        row = world.verify(connections)
-        # They look like deleted ones. The brake bounds how many become missing.
-        row["missing within the brake"], row["broken"] = row["broken"], max(0, row["broken"] - 10)
-        return row
+        return world.verify(connections)
+
+
+@scenario
+def a_third_is_absent_25_s(cluster):
+    """Lists and look-ups lack a third of the connections for 25 s."""
+    return absent(cluster, 30, 10, 25)
+
+
+@scenario
+def a_third_is_absent_4_min(cluster):
+    """Lists and look-ups lack a third of the connections for 4 minutes."""
+    return absent(cluster, 30, 10, 240)
+
+
+@scenario
+def the_only_connection_is_absent_4_min(cluster):
+    """Lists and look-ups lack a product's only connection for 4 minutes."""
+    return absent(cluster, 1, 1, 240)
+
+
+@scenario
+def one_of_two_replicas_lacks_a_third(cluster):
+    """One replica's Nango lacks a third of the connections for 7 minutes, the other one's has them."""
+    with World(cluster) as world:
+        connections = world.many(names("user", 15))
+        hidden = {one["nango_connection_id"] for one in list(connections.values())[:5]}
+
+        def rule(method, path, forward):
+            status, headers, body = forward()
+            if method != "GET" or not path.startswith("/connections") or status != 200:
+                return status, headers, body
+            found = json.loads(body)
+            if found.get("connection_id") in hidden:
+                return answer(404, {"error": {"code": "not_found", "message": "Failed to find connection"}})
+            if "connections" in found:
+                found["connections"] = [one for one in found["connections"] if one["connection_id"] not in hidden]
+            return status, headers, json.dumps(found).encode()
+
+        world.start(free_port(), NANGO_BASE_URL=world.nango)
+        world.gate.rule = rule
+        use(world, dict(list(connections.items())[:5]), 420)
+        world.gate.rule = None
+        return world.verify(connections)
+
+
+@scenario
+def wrong_key_of_a_small_product(cluster):
+    """NANGO_SECRET_KEY of a product with one connection opens another environment for 30 s, with a restart meanwhile."""
+    with World(cluster) as world:
+        connections = world.many(names("user", 1))
+        world.sweeps(1)
+        world.faults(environment="staging")
+        use(world, connections, 15)
+        world.restart()
+        use(world, connections, 15)
+        reconnect = world.call("user-0", "POST", f"/connections/{connections['user-0']['id']}/reconnect")[0]
+        world.faults()
+        expect(reconnect == 503, f"a reconnect was answered {reconnect}")
+        return world.verify(connections)
 
 
 def refuse(world, connections, seconds):
@@ -427,16 +483,28 @@ def false_deletions(cluster):
         return world.verify(connections)
 
 
-@scenario
-def two_connections_deleted_at_nango(cluster):
-    """A product's only two connections are deleted at Nango: they are missing, and the product goes on."""
+def deleted(cluster, count):
+    """A product's only connections are deleted at Nango: they are missing, and the product goes on."""
     with World(cluster) as world:
-        connections = world.many(names("user", 2))
+        connections = world.many(names("user", count))
         key = {"authorization": f"Bearer {world.environment['NANGO_SECRET_KEY']}"}
         for one in connections.values():
             send("DELETE", f"{world.nango}/connections/{one['nango_connection_id']}?provider_config_key=gmail", None, key)
-        world.sweeps(2)
-        missing = world.number("select count(*) from user_connector_connection where status_reason = 'missing_upstream'")
-        expect(missing == 2, f"{missing} of 2 are missing")
+        missing = "select count(*) from user_connector_connection where status_reason = 'missing_upstream'"
+        took = wait(lambda: world.number(missing) == count, 450, f"{count} connections are missing")
         # They connect again by themselves, and are in the same rows.
-        return world.verify(world.many(list(connections)), broken=2)
+        row = world.verify(world.many(list(connections)), broken=count)
+        row["missing after s"] = round(took)
+        return row
+
+
+@scenario
+def one_connection_deleted_at_nango(cluster):
+    """A product's only connection is deleted at Nango: it is missing after five to seven minutes."""
+    return deleted(cluster, 1)
+
+
+@scenario
+def two_connections_deleted_at_nango(cluster):
+    """A product's only two connections are deleted at Nango: they are missing after five to seven minutes."""
+    return deleted(cluster, 2)

@@ -1,4 +1,4 @@
-"""Runs scenarios, several at once, and prints the table."""
+"""Runs scenarios concurrently, and prints the table."""
 
 import concurrent.futures
 import os
@@ -16,7 +16,7 @@ COLUMNS = ("grants", "lost", "broken", "recovered", "recovery_s", "tokens", "gap
 
 
 def run(name, scenario, cluster):
-    """Runs a scenario; its row of the table, and what did not hold."""
+    """Runs a scenario. Returns its row of the table, and the violations."""
     start = time.monotonic()
     try:
         row = scenario(cluster)

@@ -26,7 +26,7 @@ FAKE_NANGO = Path(PROGRAM).parent / "examples/fake_nango"
 INTEGRATIONS = [("gmail", "google-mail"), ("github", "github"), ("notion", "notion"), ("gmail-new", "google-mail")]
 # The key of a workflow.
 KEY = f"pbk_{secrets.token_hex(32)}"
-# No request may take longer, in seconds.
+# The maximum duration of a request, in seconds.
 MAX_ANSWER = 30
 
 
@@ -40,7 +40,7 @@ def expect(holds, message):
 
 
 def wait(condition, seconds, message):
-    """Waits until the condition holds; returns the seconds that it took."""
+    """Waits until the condition holds. Returns the seconds until then."""
     start = time.monotonic()
     while True:
         try:
@@ -53,7 +53,7 @@ def wait(condition, seconds, message):
 
 
 class Faketime:
-    """A clock that is moved by writing an offset. It is the clock of the processes that get its environment."""
+    """A clock with an offset, for the processes with its environment."""
 
     LIBRARY = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 
@@ -67,13 +67,13 @@ class Faketime:
         self.set(0)
 
     def set(self, seconds):
-        # One write, so that no reader sees half of it.
+        # One write, so that readers never see a part of it.
         with open(self._file.name, "r+") as file:
             file.write(f"{seconds:+}".ljust(16))
 
 
 class Cluster(Postgres):
-    """A PostgreSQL server, in a folder of its own."""
+    """A PostgreSQL server in a separate folder."""
 
     def __init__(self, clock=None):
         super().__init__(tempfile.mkdtemp(), {**os.environ, **clock.environment} if clock else None)
@@ -86,7 +86,7 @@ class Cluster(Postgres):
         return f"postgres://patchbay@127.0.0.1:{port or self.port}/{name}"
 
     def query(self, database, statement):
-        """The rows of a statement, each a list of texts."""
+        """Returns the rows of a statement, each as a list of texts."""
         command = [f"{self.bin}/psql", "-qtAX", "-F", "\t", "-v", "ON_ERROR_STOP=1", self.url_of(database), "-c", statement]
         done = subprocess.run(command, cwd="/", check=True, capture_output=True, text=True)
         return [line.split("\t") for line in done.stdout.splitlines()]
@@ -109,7 +109,7 @@ class Cluster(Postgres):
 
 
 class Standby(Cluster):
-    """A streaming standby of a cluster, which applies changes so many seconds late."""
+    """A streaming standby of a cluster, which applies changes with a delay in seconds."""
 
     def __init__(self, primary, lag=0):
         self._primary, self._lag = primary, lag
@@ -150,7 +150,7 @@ class Replica:
 
 
 class World(Stage):
-    """The service with everything around it."""
+    """The service with its dependencies."""
 
     def __init__(self, cluster, clock=None, nango_clock=None, **settings):
         self.cluster, self.folder = cluster, tempfile.mkdtemp()
@@ -224,7 +224,7 @@ class World(Stage):
         return self.start(**settings)
 
     def patchbay(self, *arguments, check=True):
-        """Runs a command; its output."""
+        """Runs a command. Returns its output."""
         environment = {**self.environment, "DATABASE_URL": self.cluster.url_of(self.database)}
         command = [PROGRAM, *arguments]
         done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60)
@@ -241,7 +241,7 @@ class World(Stage):
         super().faults(**self.fault_state)
 
     def request(self, method, url, body=None, headers=None):
-        """Sends a request and notes how long its answer took."""
+        """Sends a request and records its latency."""
         start = time.monotonic()
         try:
             return send(method, url, body, headers)
@@ -291,25 +291,25 @@ class World(Stage):
         return found
 
     def jump(self, clock, seconds):
-        """Moves everything's clock. The service reads the database's time when it starts, and once a minute."""
+        """Moves all clocks. The service reads the database's time at its start, and once a minute."""
         clock.set(seconds)
         self.users = {}
         self.restart()
 
     def many(self, names, connector="gmail"):
-        """Connects these users; a dictionary of their connections."""
+        """Connects these users. Returns a dictionary of their connections."""
         self.faults(**{name: value for name, value in self.fault_state.items() if name != "consent"})
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             return dict(zip(names, pool.map(lambda name: self.connected(name, connector), names)))
 
     def send_webhook(self, url, body):
-        """Sends a signed webhook as Nango does; its status."""
+        """Sends a signed webhook like Nango. Returns its status."""
         text = json.dumps(body).encode()
         signature = hmac.digest(self.signing_key.encode(), text, hashlib.sha256).hex()
         return send("POST", url, text, {"x-nango-hmac-sha256": signature})[0]
 
     def resend_webhooks(self):
-        """Sends all webhooks that Nango has ever sent once more."""
+        """Resends all webhooks that Nango has sent."""
         for hook in send("GET", f"{self.nango}/sandbox/webhooks")[2]:
             self.send_webhook(hook["url"], hook["body"])
 
@@ -323,7 +323,7 @@ class World(Stage):
         return self.send_webhook(f"{self.api}/api/v1/webhooks/nango", body)
 
     def expire(self, connections):
-        """Lets the access tokens of these connections expire, so that the next request refreshes them."""
+        """Expires the access tokens of these connections, so that the next request refreshes them."""
         for one in connections:
             send("POST", f"{self.nango}/sandbox/expire", {"connection_id": one["nango_connection_id"]})
 
@@ -341,7 +341,7 @@ class World(Stage):
         return [float(line.split()[-1]) for line in text.splitlines() if line.startswith(name)]
 
     def sweeps(self, count=1, seconds=60):
-        """Waits for so many sweeps that begin from now on."""
+        """Waits for this many sweeps that start from now on."""
         for _ in range(count):
             before = self.sql("select finished_at from job where name = 'sweep'")
             wait(lambda: self.sql("select finished_at from job where name = 'sweep'") != before, seconds, "a sweep ends")
@@ -349,7 +349,7 @@ class World(Stage):
     # Invariants
 
     def verify(self, connections, broken=0, seconds=90):
-        """Checks the invariants after the failure is over. `connections` are those that have to work, by user."""
+        """Checks the invariants after the failure. `connections` are those that must work, by user."""
         row = {"grants": len(connections)}
         expected = {one["nango_connection_id"] for one in connections.values()}
         row["lost"] = len(expected - self.held())
@@ -393,7 +393,7 @@ class World(Stage):
         messages = list(self.product.messages)
         row["webhooks"] = f"{len(set(events) & {one[0] for one in messages})}/{len(events)}"
         newest, row["disorder"] = {}, 0
-        # Of those that the database knows: a restored one starts versions again.
+        # Only webhooks of versions in the database, because a restored database repeats versions.
         for message, connection, version in messages:
             if message in events:
                 row["disorder"] += version < newest.get(connection, 0)
@@ -401,7 +401,7 @@ class World(Stage):
 
 
 def problems(row):
-    """What does not hold in a row of the table."""
+    """Returns the violations in a row of the table."""
     found = [f"{name} {row[name]}" for name in ("lost", "broken", "gaps", "strays", "disorder") if row.get(name)]
     if row.get("recovered", 0) != row.get("grants", 0):
         found.append(f"recovered {row['recovered']} of {row['grants']}")

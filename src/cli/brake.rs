@@ -12,7 +12,7 @@ use crate::domain::Brake;
 use crate::nango::Nango;
 use crate::service::brakes::Brakes;
 
-/// What is done with brakes, which stop what could harm many users by mistake. It needs the service's variables.
+/// Manages brakes, which stop operations that could harm many users by mistake. Requires the variables of the service.
 #[derive(Args)]
 pub(crate) struct BrakeArguments {
     #[command(subcommand)]
@@ -23,12 +23,12 @@ pub(crate) struct BrakeArguments {
 enum BrakeCommand {
     /// List all brakes and why they are engaged (the default).
     List,
-    /// Release a brake: what it stopped is right, and is done.
+    /// Release a brake, so that the stopped operations continue.
     Release {
         /// The brake.
         brake: BrakeName,
-        /// With `database`: this database is a copy, and becomes another installation. It deletes nothing of the original
-        /// at Nango, and its webhook endpoints are removed.
+        /// With `database`: this database is a copy, and becomes a separate installation. It deletes nothing of the
+        /// original at Nango, and its webhook endpoints are removed.
         #[arg(long)]
         copy: bool,
     },
@@ -36,15 +36,16 @@ enum BrakeCommand {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum BrakeName {
-    /// This database is the installation's, moved or restored.
+    /// This database is that of the installation, moved or restored.
     Database,
-    /// NANGO_SECRET_KEY opens the right environment, though it has none of the connections that were connected last.
+    /// NANGO_SECRET_KEY belongs to the right environment, although it has none of the connections that were connected
+    /// last.
     Nango,
-    /// Nango has deleted the connections: their users are asked to connect again.
+    /// Nango has deleted the connections. Their users are asked to connect again.
     Missing,
-    /// The providers refuse the credentials: their users are asked to authorize again.
+    /// The providers reject the credentials. Their users are asked to authorize again.
     Dead,
-    /// Connections at Nango that were replaced or granted too late are deleted there.
+    /// Connections at Nango that were replaced or granted too late. They are deleted there.
     Deletions,
 }
 
@@ -76,7 +77,7 @@ pub(crate) async fn run(arguments: BrakeArguments) -> Result<(), Failure> {
 
 async fn list(brakes: &Brakes) -> Result<(), Failure> {
     if let Err(error) = brakes.probe().await {
-        print_note(format_args!("Nango was not asked: {error}"));
+        print_note(format_args!("Nango could not be queried: {error}"));
     }
     let engaged = brakes.engaged().await?;
     for brake in Brake::VARIANTS {
@@ -101,10 +102,10 @@ async fn release(brakes: &Brakes, brake: Brake, copy: bool) -> Result<(), Failur
         (Brake::Database, true) => {
             brakes.release_copy().await?;
             print_line(
-                "this database is another installation now, without webhook endpoints: restart its replicas",
+                "this database is a separate installation now, without webhook endpoints: restart its replicas",
             )?;
         }
-        (_, true) => return Err("--copy goes with the brake database only".into()),
+        (_, true) => return Err("--copy applies to the brake database only".into()),
         (brake, false) => {
             brakes.release(brake).await?;
             print_line(format_args!("the brake {brake} is released"))?;

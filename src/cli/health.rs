@@ -1,4 +1,4 @@
-//! The `health` command: for where nothing else could ask, as in an image without a shell.
+//! The `health` command: a health check for images without a shell or an HTTP client.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -7,13 +7,13 @@ use std::time::Duration;
 use super::{Failure, variable};
 use crate::config::Config;
 
-/// How long each step of asking may take.
+/// The timeout of each step of the request.
 const STEP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Asks the service that was started with the same `HOST` and `PORT` whether it runs.
+/// Checks that the service with the same `HOST` and `PORT` runs.
 pub(crate) fn run() -> Result<(), Failure> {
     let listen = Config::read_listen(&variable)?;
-    // Who listens at every address listens at this machine's own.
+    // A service that listens on all addresses also listens on loopback.
     let host = match listen.ip() {
         IpAddr::V4(host) if host.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(host) if host.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -33,7 +33,7 @@ pub(crate) fn run() -> Result<(), Failure> {
     .into())
 }
 
-/// As much of the answer as the status needs.
+/// Reads as much of the response as its status requires.
 fn request_health(address: SocketAddr) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect_timeout(&address, STEP_TIMEOUT)?;
     stream.set_read_timeout(Some(STEP_TIMEOUT))?;

@@ -14,36 +14,36 @@ use secrecy::ExposeSecret;
 use super::print::{print_line, print_note};
 use super::{Failure, variable};
 
-/// What is done with keys. They need `DATABASE_URL` and nothing else.
+/// Manages service keys. Requires only `DATABASE_URL`.
 #[derive(Subcommand)]
 pub(crate) enum KeysCommand {
-    /// Make a key, and show it this once.
+    /// Create a key, and print it this once.
     Create {
-        /// What it is called: the audit trail shows it.
+        /// The name of the service, which the audit trail shows.
         name: String,
-        /// What it allows: tokens:read, connections:read, connections:write. May be given more than once.
+        /// A scope: tokens:read, connections:read or connections:write. May be repeated.
         #[arg(long = "scope", required = true)]
         scopes: Vec<Scope>,
     },
     /// List all keys, the newest first.
     List,
-    /// Make a new key of the same name and scopes, and let the old one end a while later.
+    /// Create a new key with the same name and scopes. The old one expires after the grace period.
     Rotate {
         /// The key's prefix or name.
         key: String,
-        /// How many hours the old key goes on working.
+        /// The grace period of the old key, in hours.
         #[arg(long, default_value_t = 24)]
         grace_hours: u32,
     },
-    /// Replace what a key allows. Open event streams and new requests follow within two seconds.
+    /// Replace the scopes of a key. Open event streams and new requests follow within two seconds.
     SetScopes {
         /// The key's prefix or name.
         key: String,
-        /// What it allows from now on: tokens:read, connections:read, connections:write.
+        /// A new scope: tokens:read, connections:read or connections:write. May be repeated.
         #[arg(required = true)]
         scopes: Vec<Scope>,
     },
-    /// End a key at once.
+    /// Revoke a key immediately.
     Revoke {
         /// The key's prefix or name.
         key: String,
@@ -52,7 +52,7 @@ pub(crate) enum KeysCommand {
 
 pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
     if let KeysCommand::Create { name, .. } = &command {
-        // Before the database is needed.
+        // Checked before the database is opened.
         check_name(name)?;
     }
     let config = Config::read_database(&variable)?;
@@ -64,7 +64,7 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
         KeysCommand::Create { name, scopes } => {
             let key = keys.create(&name, &BTreeSet::from_iter(scopes)).await?;
             print_line(key.expose_secret())?;
-            print_note("This is the only time that the key is shown.");
+            print_note("The key is not shown again.");
         }
         KeysCommand::List => {
             for key in keys.list().await? {
@@ -83,7 +83,7 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
                 .await?;
             print_line(new.expose_secret())?;
             print_note(format_args!(
-                "This is the only time that the key is shown. The old one ends in {grace_hours} hours."
+                "The key is not shown again. The old one expires in {grace_hours} hours."
             ));
         }
         KeysCommand::SetScopes { key, scopes } => {
@@ -100,7 +100,7 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
         KeysCommand::Revoke { key } => {
             let revoked = keys.revoke(&key).await?;
             print_line(format_args!(
-                "{} ({}) opens nothing any more",
+                "{} ({}) is revoked",
                 revoked.prefix,
                 revoked.name.escape_debug()
             ))?;

@@ -1,7 +1,7 @@
-//! The program: reads the command and the environment, and dispatches.
+//! The program: parses the command line, reads the environment, and dispatches.
 //!
 //! It is part of the library, because each crate that uses generic code compiles its own copy: a program that called
-//! the parts itself would contain a second copy of their dependencies.
+//! the parts directly would contain a second copy of their dependencies.
 
 // The print macros panic if the output is closed. The functions of `print` do not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
@@ -46,46 +46,46 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve, as the environment says (the default).
+    /// Run the service with the configuration of the environment (the default).
     Serve,
-    /// Try everything out: with a private PostgreSQL, a Nango of its own, and nothing configured.
+    /// Try Patchbay without configuration, with a private PostgreSQL and a fake Nango.
     #[cfg(feature = "sandbox")]
     Sandbox,
-    /// Bring the database's schema up to date, and end.
+    /// Migrate the database's schema, and exit.
     Migrate {
-        /// Leave out rows of the service before Patchbay that cannot be imported: they stay in the schema `before_patchbay`.
+        /// Skip rows of the FastAPI service that cannot be imported. They stay in the schema `before_patchbay`.
         #[arg(long)]
         skip_invalid_rows: bool,
     },
-    /// Make, list, rotate, narrow and revoke the keys of your own services.
+    /// Create, list, rotate, narrow and revoke the keys of your own services.
     #[command(subcommand)]
     Keys(keys::KeysCommand),
-    /// Check everything that a service with this environment needs, and say how to fix what is wrong. Changes nothing.
+    /// Check everything that a service with this environment requires, and print how to fix problems. Changes nothing.
     Doctor {
-        /// Print JSON, for machines.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
-        /// A user's token, which is explained claim by claim.
+        /// A user's token to explain claim by claim.
         #[arg(long)]
         token: Option<String>,
     },
     /// Manage the endpoints that receive your product's webhooks, and inspect deliveries.
     #[command(subcommand)]
     Webhooks(webhooks::WebhooksCommand),
-    /// Show and release the brakes, which stop what could harm many users by mistake.
+    /// List and release the brakes, which stop operations that could harm many users by mistake.
     Brake(brake::BrakeArguments),
     /// List, restore and delete connections of this installation at Nango that belong to no row.
     #[command(subcommand)]
     Orphans(orphans::OrphansCommand),
-    /// Ask the service on this machine whether it runs: a container's health check.
+    /// Check that the service on this machine runs: a container's health check.
     Health,
     /// Print the OpenAPI document.
     Openapi,
 }
 
 impl Command {
-    /// Reads the file named `.env`, if there is one, and adds its assignments to the environment. The sandbox reads none:
-    /// it is of a real installation.
+    /// Reads the file named `.env`, if it exists, and adds its assignments to the environment. The sandbox does not
+    /// read it, because the file belongs to a real installation.
     fn read_env_file(&self) -> Result<(), Failure> {
         #[cfg(feature = "sandbox")]
         if matches!(self, Self::Sandbox) {
@@ -98,7 +98,7 @@ impl Command {
     }
 }
 
-/// How long threads that are still at work may hold up the exit.
+/// How long unfinished threads may delay the exit.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The assignments of `.env` that are in effect.
@@ -106,7 +106,7 @@ static ENV_FILE: OnceLock<EnvFile> = OnceLock::new();
 
 type Failure = Box<dyn std::error::Error>;
 
-/// Does what the command line says, and answers with what the process is to end with.
+/// Runs the command of the command line. Returns the exit code.
 pub fn main() -> ExitCode {
     let command = Arguments::parse().command.unwrap_or(Command::Serve);
     if let Err(error) = command.read_env_file() {
@@ -121,7 +121,7 @@ pub fn main() -> ExitCode {
         }
     };
     let ended = runtime.block_on(run(command));
-    // Name look-ups that never end would hold up the exit.
+    // A name lookup may never end.
     runtime.shutdown_timeout(EXIT_TIMEOUT);
     match ended {
         Ok(code) => code,
@@ -159,7 +159,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Brings the schema up to date, and imports the legacy tables if they are there.
+/// Migrates the schema, and imports the legacy tables if they exist.
 async fn migrate(skip_invalid_rows: bool) -> Result<(), Failure> {
     let config = Config::read_database(&variable)?;
     let _telemetry = telemetry::init(LogFormat::Pretty, None);
@@ -173,19 +173,19 @@ async fn migrate(skip_invalid_rows: bool) -> Result<(), Failure> {
     };
     if let Some(imported) = database.import_legacy(&catalog, invalid).await? {
         print_line(format_args!(
-            "imported {} connections of the earlier service, whose tables were locked for {:.1} s and are kept in the schema before_patchbay",
+            "imported {} connections of the FastAPI service, whose tables were locked for {:.1} s and are kept in the schema before_patchbay",
             imported.connections,
             imported.locked.as_secs_f64()
         ))?;
         for row in &imported.skipped {
-            print_line(format_args!("left out, and kept in before_patchbay: {row}"))?;
+            print_line(format_args!("skipped, and kept in before_patchbay: {row}"))?;
         }
     }
     print_line("the database's schema is up to date")?;
     Ok(())
 }
 
-/// Prints the setup's checklist; fails if any of its lines does.
+/// Prints the checks of the setup. The exit code is an error if a check fails.
 async fn run_doctor(json: bool, token: Option<&str>) -> Result<ExitCode, Failure> {
     let report = doctor::run(&variable, token, &Clock::System).await;
     if json {
@@ -200,7 +200,7 @@ async fn run_doctor(json: bool, token: Option<&str>) -> Result<ExitCode, Failure
     })
 }
 
-/// Reads the configuration from the environment. Errors include a hint how to try Patchbay unconfigured.
+/// Reads the configuration from the environment. Errors include a hint how to try Patchbay without configuration.
 fn load_config() -> Result<Config, Failure> {
     Config::read(&variable).map_err(|error| {
         let hint = if cfg!(feature = "sandbox") {
@@ -232,7 +232,7 @@ fn variable(name: &str) -> Option<Variable> {
 /// Reads variables one by one.
 ///
 /// # Errors
-/// With the first thing that is wrong.
+/// Reports the first invalid variable.
 fn read_variables<T>(read: impl FnOnce(&mut Environment<'_>) -> T) -> Result<T, Failure> {
     let mut env = Environment::new(&variable);
     let value = read(&mut env);
@@ -251,7 +251,7 @@ where
     read_variables(|env| env.optional(name))
 }
 
-/// A token that is cancelled by the first SIGINT or SIGTERM.
+/// Returns a token that the first SIGINT or SIGTERM cancels.
 fn stop_on_signal() -> Result<CancellationToken, Failure> {
     let stop = CancellationToken::new();
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -13,8 +13,8 @@ use crate::nango::Nango;
 use crate::service::orphans::Orphan;
 use crate::service::{Core, Orphans};
 
-/// What is done with orphans: connections of this installation at Nango that belong to no row. It needs the service's
-/// variables.
+/// Manages orphans: connections of this installation at Nango that belong to no row. Requires the variables of the
+/// service.
 #[derive(Subcommand)]
 pub(crate) enum OrphansCommand {
     /// List all orphans with user, connector and age.
@@ -25,13 +25,13 @@ pub(crate) enum OrphansCommand {
     Delete(Chosen),
 }
 
-/// Which orphans are meant.
+/// The selected orphans.
 #[derive(Args)]
 #[group(required = true)]
 pub(crate) struct Chosen {
-    /// Nango's ids of them, as `list` shows them.
+    /// Nango's ids of the orphans, as `list` prints them.
     ids: Vec<String>,
-    /// All of them.
+    /// All orphans.
     #[arg(long, conflicts_with = "ids")]
     all: bool,
 }

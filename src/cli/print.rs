@@ -17,6 +17,6 @@ pub(crate) fn print_line(text: impl Display) -> io::Result<()> {
 
 /// Prints a line for the terminal's user to stderr, apart from the command's output.
 pub(crate) fn print_note(text: impl Display) {
-    // Were it not written, there would be no place to say so.
+    // A failed write cannot be reported anywhere.
     let _ = writeln!(io::stderr(), "{text}");
 }

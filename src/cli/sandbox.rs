@@ -1,4 +1,4 @@
-//! The `sandbox` command: the service as it is, with everything around it made up.
+//! The `sandbox` command: runs the service with a private database and a fake Nango.
 
 use std::collections::HashMap;
 use std::io;
@@ -24,10 +24,10 @@ use uuid::Uuid;
 use super::print::print_line;
 use super::{Failure, parsed_variable as variable, read_variables, variable as lookup};
 
-/// Where the private PostgreSQL keeps its data, below the current directory.
+/// The data directory of the private PostgreSQL, below the current directory.
 const DATA_DIR: &str = ".patchbay/postgres";
 
-/// What may be set as it is for `serve`.
+/// The variables that the sandbox reads like `serve`.
 const FORWARDED_VARIABLES: [&str; 13] = [
     "CATALOG",
     "CONNECT_BINDING",
@@ -44,7 +44,7 @@ const FORWARDED_VARIABLES: [&str; 13] = [
     "SERVICE_API_KEYS",
 ];
 
-/// Serves until `stop`: on `PORT`, with the made-up Nango on `SANDBOX_PORT`, the port after it.
+/// Serves until `stop`: the service on `PORT`, and the fake Nango on `SANDBOX_PORT`, by default the next port.
 pub(crate) async fn run(stop: CancellationToken) -> Result<(), Failure> {
     let format = variable("LOG_FORMAT")?.unwrap_or(LogFormat::Pretty);
     let _telemetry = telemetry::init(format, None);
@@ -54,16 +54,16 @@ pub(crate) async fn run(stop: CancellationToken) -> Result<(), Failure> {
     })?;
     let nango_port: u16 = match nango_port {
         Some(port) => port,
-        None => port.checked_add(1).ok_or(
-            "there is no port after PORT=65535: name one for the made-up Nango with SANDBOX_PORT",
-        )?,
+        None => port
+            .checked_add(1)
+            .ok_or("there is no port after PORT=65535: set SANDBOX_PORT for the fake Nango")?,
     };
     let given = read_variables(|env| env.secret("DATABASE_URL"))?;
     let postgres = match &given {
         Some(_) => None,
         None => Some(DevPostgres::start(Path::new(DATA_DIR), Durability::Durable).await?),
     };
-    // The made-up Nango remembers nothing from the last time, so neither may the database.
+    // The fake Nango starts empty, so the database must be empty, too.
     let database = match (given, &postgres) {
         (Some(url), _) => {
             sandbox_schema::empty_own_database(&url).await?;
@@ -89,13 +89,13 @@ async fn serve(
     stop: CancellationToken,
 ) -> Result<(), Failure> {
     let secret_key = Uuid::new_v4().to_string();
-    // A known key lets scripts sign webhooks.
+    // A fixed key lets scripts sign webhooks.
     let signing_key = read_variables(|env| env.secret("NANGO_WEBHOOK_SIGNING_KEY"))?;
     let signing_key: String = signing_key.unwrap_or_else(|| Uuid::new_v4().to_string());
     let jwt_secret = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
     let public_url = format!("http://localhost:{port}");
     let catalog = Catalog::load(catalog_file()?.as_deref())?;
-    // Browsers are distinguished on their return, which reaches this service only if Nango is configured for it.
+    // Browsers are distinguished when they return, which requires that Nango's callback URL is that of this service.
     let binding: Option<String> = variable("CONNECT_BINDING")?;
     let callback_url = binding.map(|_| format!("{public_url}/api/v1/connectors/callback"));
     let sandbox = Sandbox::start(nango_sandbox::Config {
@@ -107,12 +107,12 @@ async fn serve(
         webhook_url: Some(format!("{public_url}/api/v1/webhooks/nango")),
         jwt_secret: jwt_secret.clone().into(),
         integrations: integrations(&catalog),
-        // That of Nango's paid plans: several people and tests may share a sandbox.
+        // The rate limit of Nango's paid plans, because several people and tests may share a sandbox.
         rate_limit: 2_000,
         ..nango_sandbox::Config::default()
     })
     .await
-    .map_err(|error| format!("the sandbox's Nango cannot listen on port {nango_port}: {error}; SANDBOX_PORT names another"))?;
+    .map_err(|error| format!("the sandbox's Nango cannot listen on port {nango_port}: {error}; set SANDBOX_PORT to another"))?;
     let made_up: HashMap<&str, String> = [
         ("HOST", Ipv4Addr::LOCALHOST.to_string()),
         ("PORT", port.to_string()),
@@ -122,7 +122,7 @@ async fn serve(
         ("NANGO_SECRET_KEY", secret_key),
         ("NANGO_WEBHOOK_SIGNING_KEY", signing_key),
         ("AUTH_JWT_SECRET", jwt_secret),
-        // What is tried out is on this machine.
+        // Receivers in a sandbox run on this machine.
         ("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8,::1/128".to_owned()),
         ("SHUTDOWN_DELAY_SECONDS", "0".to_owned()),
     ]
@@ -147,10 +147,10 @@ async fn serve(
 
 fn print_welcome(port: u16, nango: &str) -> io::Result<()> {
     print_line(format_args!(
-        "Patchbay's sandbox: everything is real but the accounts, and nothing leaves this machine.
+        "Patchbay's sandbox: everything except the accounts is real, and no data leaves this machine.
 
   Patchbay     http://localhost:{port}            the console; the API's documentation: /docs
-  Nango        {nango}            made up, in this process; its faults are in the console, too
+  Nango        {nango}            fake, in this process; the console can set its faults
 
   A token for a user of yours:
     curl -s -X POST {nango}/sandbox/token -H 'content-type: application/json' -d '{{\"user\":\"ada\"}}'
@@ -158,11 +158,11 @@ fn print_welcome(port: u16, nango: &str) -> io::Result<()> {
   A key for a workflow of yours:
     {SANDBOX_KEY}
 
-Ctrl-C ends it."
+Ctrl-C stops it."
     ))
 }
 
-/// The origins whose pages may use the controls: the console's, and the product's own.
+/// Returns the origins whose pages may use the controls: the console's, and the product's own.
 fn pages_of(port: u16) -> Result<Vec<String>, Failure> {
     let product: Option<String> = variable("CORS_ALLOWED_ORIGINS")?;
     let product = product.unwrap_or_default();
@@ -173,7 +173,7 @@ fn pages_of(port: u16) -> Result<Vec<String>, Failure> {
     Ok(console.into_iter().chain(product).collect())
 }
 
-/// The made-up Nango has an integration for every connector that a Nango can have one for.
+/// Returns an integration of the fake Nango for each connector that supports one.
 fn integrations(catalog: &Catalog) -> Vec<Integration> {
     catalog
         .iter()

@@ -17,41 +17,41 @@ use uuid::Uuid;
 use super::print::{print_line, print_note};
 use super::{Failure, variable};
 
-/// What is done with endpoints. They need `DATABASE_URL`, and `WEBHOOK_ALLOWED_NETWORKS` and `ENCRYPTION_KEY` as the
-/// service has them.
+/// Manages webhook endpoints. Requires `DATABASE_URL`, and the service's `WEBHOOK_ALLOWED_NETWORKS` and
+/// `ENCRYPTION_KEY`.
 #[derive(Subcommand)]
 pub(crate) enum WebhooksCommand {
-    /// Add an endpoint, and show its secret this once.
+    /// Add an endpoint, and print its secret this once.
     Add {
-        /// Where messages are sent: an https address.
+        /// The https address that receives the messages.
         url: Url,
         /// An event type to send, such as connection.connected; may be repeated. All types if omitted.
         #[arg(long = "event", value_parser = message_type)]
         events: Vec<MessageType>,
-        /// Send each connection's config, too.
+        /// Include each connection's config.
         #[arg(long = "config")]
         with_config: bool,
     },
-    /// List all endpoints, with their state.
+    /// List all endpoints with their state.
     List {
-        /// Print JSON, for machines.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Send a message of the type patchbay.test now, and say what came back.
+    /// Send a message of the type patchbay.test now, and print the response.
     Test {
         /// The endpoint's id.
         endpoint: String,
     },
-    /// Make a new secret, and sign with both for a while.
+    /// Create a new secret, and sign with both during the grace period.
     Rotate {
         /// The endpoint's id.
         endpoint: String,
-        /// For how many hours messages are signed with the old secret, too.
+        /// The grace period of the old secret, in hours.
         #[arg(long, default_value_t = 24)]
         grace_hours: u32,
     },
-    /// Switch an endpoint on, and send what waits for it.
+    /// Enable an endpoint, and send its queued messages.
     Enable {
         /// The endpoint's id.
         endpoint: String,
@@ -61,38 +61,38 @@ pub(crate) enum WebhooksCommand {
         /// The endpoint's id.
         endpoint: String,
     },
-    /// Remove an endpoint, with all that waits for it.
+    /// Remove an endpoint with its queued messages.
     Remove {
         /// The endpoint's id.
         endpoint: String,
     },
-    /// Send again what has happened, with the ids that the messages had.
+    /// Send the messages of past events again, with their original ids.
     Replay {
         /// The endpoint's id.
         endpoint: String,
-        /// From when on: a day such as 2026-11-23, or a time such as 2026-11-23T17:30:00Z.
+        /// The start: a day such as 2026-11-23, or a time such as 2026-11-23T17:30:00Z.
         #[arg(long, value_parser = parse_time)]
         since: DateTime<Utc>,
-        /// Only what has happened to this connection.
+        /// Only events of this connection.
         #[arg(long)]
         connection: Option<Uuid>,
     },
-    /// Show the latest deliveries, the newest first.
+    /// Show the latest deliveries, newest first.
     Deliveries(DeliveriesArgs),
 }
 
-/// Which deliveries are shown.
+/// The filters of deliveries.
 #[derive(Args)]
 pub(crate) struct DeliveriesArgs {
-    /// Only this endpoint's.
+    /// Only those of this endpoint.
     endpoint: Option<String>,
-    /// Only this connection's.
+    /// Only those of this connection.
     #[arg(long)]
     connection: Option<Uuid>,
-    /// Only those that have failed and not arrived since.
+    /// Only those that failed and have not been delivered since.
     #[arg(long)]
     failed: bool,
-    /// How many at the most.
+    /// The maximum number of deliveries.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=10_000))]
     limit: i64,
 }
@@ -122,18 +122,20 @@ pub(crate) async fn run(command: WebhooksCommand) -> Result<(), Failure> {
             let grace = TimeDelta::hours(grace_hours.into());
             print_secret(&webhooks.rotate(&endpoint, grace).await?)?;
             print_note(format_args!(
-                "The old one signs beside it for {grace_hours} hours."
+                "Messages are signed with both secrets for {grace_hours} hours."
             ));
         }
         WebhooksCommand::Enable { endpoint } => {
             webhooks.enable(&endpoint).await?;
             print_line(format_args!(
-                "{endpoint} is on, and what waits for it is sent"
+                "{endpoint} is enabled, and its queued messages are sent"
             ))?;
         }
         WebhooksCommand::Disable { endpoint } => {
             webhooks.disable(&endpoint).await?;
-            print_line(format_args!("{endpoint} is off; its messages stay queued"))?;
+            print_line(format_args!(
+                "{endpoint} is disabled; its messages stay queued"
+            ))?;
         }
         WebhooksCommand::Remove { endpoint } => {
             webhooks.remove(&endpoint).await?;
@@ -254,7 +256,7 @@ fn print_delivery(delivery: &Delivery) -> io::Result<()> {
     ))
 }
 
-/// A day, or a time of one.
+/// Parses a day or a time.
 fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
     if let Ok(day) = text.parse::<NaiveDate>() {
         return Ok(day.and_time(NaiveTime::MIN).and_utc());

@@ -1,7 +1,6 @@
-//! The environment, read once into one typed struct per concern.
+//! The configuration: the environment, parsed into one struct for each part of the service.
 //!
-//! All configuration errors are found before anything starts and reported together, each with the name of its
-//! variable.
+//! All configuration errors are found before the start and reported together, each with the name of its variable.
 
 use crate::http::HttpConfig;
 use crate::http::LimitsConfig;
@@ -24,34 +23,34 @@ use crate::net::address_guard::Networks;
 
 use crate::telemetry::LogFormat;
 
-/// Everything that `serve` needs to know.
+/// The configuration of `serve`.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where and how HTTP is served.
+    /// The configuration of the HTTP API.
     pub http: HttpConfig,
-    /// How much a caller may ask for.
+    /// The rate and concurrency limits.
     pub limits: LimitsConfig,
     /// The database.
     pub database: DatabaseConfig,
-    /// Nango; `None` when `NANGO_ENABLED` is false.
+    /// Nango; `None` if `NANGO_ENABLED` is false.
     pub nango: Option<NangoConfig>,
-    /// How a user's token is verified.
+    /// The verification of users' tokens.
     pub auth: crate::auth::Config,
-    /// `ENCRYPTION_KEY`: what the secrets in the database are encrypted with; two keys while it is rotated.
+    /// `ENCRYPTION_KEY`: the key that encrypts secrets in the database; two keys during a rotation.
     pub encryption: Encryption,
     /// `TOKEN_CACHE_TTL_SECONDS`: the TTL of the token cache; 0 disables it.
     pub token_cache_ttl: Duration,
-    /// `RETENTION_DAYS`: for how long events, attempts and uses of tokens are kept.
+    /// `RETENTION_DAYS`: how long events, attempts and token accesses are retained.
     pub retention: TimeDelta,
-    /// `SERVICE_API_KEYS`: keys of the product's own services, besides those that `patchbay keys` makes.
+    /// `SERVICE_API_KEYS`: keys of the product's own services, in addition to those that `patchbay keys` creates.
     pub service_keys: Vec<EnvironmentKey>,
-    /// `WEBHOOK_ALLOWED_NETWORKS`: private networks that webhooks may be sent to.
+    /// `WEBHOOK_ALLOWED_NETWORKS`: private networks that may receive webhooks.
     pub webhook_networks: Networks,
     /// `CATALOG_FILE`: a file that overrides or adds connectors.
     pub catalog_file: Option<PathBuf>,
-    /// `CATALOG`: which connectors users are offered.
+    /// `CATALOG`: which connectors are offered to users.
     pub catalog_mode: CatalogMode,
-    /// `LOG_FORMAT`: how logs are written.
+    /// `LOG_FORMAT`: the format of log lines.
     pub log_format: LogFormat,
     /// `METRICS_TOKEN`: the tokens that allow access to `/metrics`: one, or two during a rotation. Without one, access
     /// is denied.
@@ -60,10 +59,10 @@ pub struct Config {
     pub otlp_endpoint: Option<Url>,
 }
 
-/// All that is wrong with the environment, a line each.
+/// All errors in the environment, one per line.
 #[derive(Debug, thiserror::Error)]
 pub struct ConfigError {
-    /// One sentence a problem, each beginning with its variable's name.
+    /// One sentence for each problem, which starts with the variable's name.
     pub problems: Vec<String>,
 }
 
@@ -78,10 +77,10 @@ impl fmt::Display for ConfigError {
 }
 
 impl Config {
-    /// Reads the configuration through `lookup`, which answers a variable's value if it is set.
+    /// Reads the configuration through `lookup`, which returns a variable's value if it is set.
     ///
     /// # Errors
-    /// Names every variable that is missing or wrong.
+    /// Lists every missing or invalid variable.
     pub fn read<V: Into<Variable>>(
         lookup: &dyn Fn(&str) -> Option<V>,
     ) -> Result<Self, ConfigError> {
@@ -92,10 +91,10 @@ impl Config {
         read_with(lookup, |env| env.config())
     }
 
-    /// Reads only what names the database, for commands that need nothing else.
+    /// Reads only the configuration of the database.
     ///
     /// # Errors
-    /// Names what of it is missing or wrong.
+    /// Lists every missing or invalid variable.
     pub fn read_database<V: Into<Variable>>(
         lookup: &dyn Fn(&str) -> Option<V>,
     ) -> Result<DatabaseConfig, ConfigError> {
@@ -106,11 +105,11 @@ impl Config {
         read_with(lookup, |env| env.database())
     }
 
-    /// Reads only what `patchbay webhooks` needs: the database, where webhooks may be sent, and what encrypts their
-    /// secrets.
+    /// Reads only the configuration of `patchbay webhooks`: the database, the allowed networks, and the encryption
+    /// keys.
     ///
     /// # Errors
-    /// Names what of it is missing or wrong.
+    /// Lists every missing or invalid variable.
     pub fn read_webhooks<V: Into<Variable>>(
         lookup: &dyn Fn(&str) -> Option<V>,
     ) -> Result<(DatabaseConfig, Networks, Encryption), ConfigError> {
@@ -124,14 +123,14 @@ impl Config {
     /// Reads only the address that `serve` listens on, for a client on the same machine.
     ///
     /// # Errors
-    /// Names what of it is wrong.
+    /// Lists every invalid variable.
     pub fn read_listen<V: Into<Variable>>(
         lookup: &dyn Fn(&str) -> Option<V>,
     ) -> Result<SocketAddr, ConfigError> {
         read_with(lookup, |env| Some(env.listen(Ipv4Addr::LOCALHOST.into())))
     }
 
-    /// The names of all variables, in the order in which they are read.
+    /// Returns the names of all variables, in the order in which they are read.
     #[must_use]
     pub fn variables() -> Vec<&'static str> {
         let mut env = Environment::new(&|_| None);
@@ -140,7 +139,7 @@ impl Config {
     }
 }
 
-/// What `read` makes of the environment, which is `None` only where it has noted a problem.
+/// Returns the result of `read`, or the problems that it has reported. `read` returns `None` only with a problem.
 fn read_with<V: Into<Variable>, T>(
     lookup: &dyn Fn(&str) -> Option<V>,
     read: impl FnOnce(&mut Environment<'_>) -> Option<T>,
@@ -156,7 +155,7 @@ fn read_with<V: Into<Variable>, T>(
 }
 
 impl Environment<'_> {
-    /// Reads every variable, so that every problem is found: `None` only where one was noted.
+    /// Reads every variable, so that every problem is reported. Returns `None` only with a problem.
     fn config(&mut self) -> Option<Config> {
         let limits = self.limits();
         let http = self.http(limits.trusted_proxy_hops);

@@ -1,7 +1,10 @@
 //! Brakes that limit automatic changes, and the identity of the database and its installation.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use sqlx::FromRow;
+use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::{Transaction, connection_count};
@@ -222,10 +225,39 @@ pub(crate) async fn confirm_environment(
     db: &mut Transaction,
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {
-    sqlx::query("update installation set nango_confirmed_at = $1")
+    sqlx::query("update installation set nango_confirmed_at = $1, nango_integrations = null")
         .bind(now)
         .execute(db)
         .await?;
+    Ok(())
+}
+
+/// Returns the integrations of the installation's Nango environment, with when each was created; `None` if none were
+/// recorded.
+pub(crate) async fn nango_integrations(
+    db: &mut Transaction,
+) -> sqlx::Result<Option<BTreeMap<String, String>>> {
+    let recorded: Option<Json<_>> =
+        sqlx::query_scalar("select nango_integrations from installation")
+            .fetch_one(db)
+            .await?;
+    Ok(recorded.map(|Json(integrations)| integrations))
+}
+
+/// Records the integrations of the installation's Nango environment. Earlier ones are replaced only if `replaces`.
+pub(crate) async fn record_integrations(
+    db: &mut Transaction,
+    integrations: &BTreeMap<String, String>,
+    replaces: bool,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "update installation set nango_integrations = $1 \
+         where nango_integrations is distinct from $1 and ($2 or nango_integrations is null)",
+    )
+    .bind(Json(integrations))
+    .bind(replaces)
+    .execute(db)
+    .await?;
     Ok(())
 }
 

@@ -30,7 +30,7 @@ macro_rules! connection_columns {
         "c.id, c.connector_id, c.user_id, c.instance_id, c.label, c.nango_connection_id, \
          c.nango_created_at, c.nango_serial, c.integration_key, c.provider, c.status, c.status_reason, c.connected_at, c.disconnected_at, \
          c.last_synced_at, c.last_checked_at, c.config, c.account_id, c.account_name, \
-         c.pending_account_id, c.pending_account_name, c.failing_since, c.refusals, \
+         c.pending_account_id, c.pending_account_name, c.failing_since, c.refusals, c.absences, \
          c.last_error, c.error_count, c.version, c.created_at, c.updated_at, c.account_details, \
          c.pending_account_details, c.account_unknown_reason, c.scopes, c.missing_scopes"
     };
@@ -84,7 +84,7 @@ macro_rules! select_attempts_with_connection {
 
 /// The positions of the user's id and the attempt's id in [`select_attempts_with_connection`].
 pub(crate) const ATTEMPTED_USER: usize = 5;
-pub(crate) const ATTEMPT_ID: usize = 37;
+pub(crate) const ATTEMPT_ID: usize = 38;
 
 /// The columns of the newest attempt, as copied in the row of its connection, `c`.
 macro_rules! newest_attempt_columns {
@@ -207,6 +207,7 @@ impl<'r> RowReader<'r> {
             missing_scopes: None,
             failing_since: self.next()?,
             refusals: self.next()?,
+            absences: self.next()?,
             last_error: self.next()?,
             error_count: self.next()?,
             version: self.next()?,

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 
 use super::Transaction;
+use super::rows::note_unreadable_row;
 
 /// The number of rows up to which tables are counted exactly; beyond it, the planner's statistics provide an estimate.
 /// A scan of this size takes about ten milliseconds.
@@ -13,7 +14,7 @@ const EXACT_COUNT_LIMIT: i64 = 50_000;
 const QUEUE_COUNT_LIMIT: i64 = 10_000;
 
 /// The length of a queue, and the creation time of its oldest entry.
-#[derive(Clone, Copy, Debug, Default, FromRow)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct QueueStats {
     pub(crate) waiting: i64,
     pub(crate) oldest: Option<DateTime<Utc>>,
@@ -72,43 +73,67 @@ pub(crate) async fn connection_count(db: &mut Transaction) -> sqlx::Result<i64> 
     }))
 }
 
+/// Counts a queue, `$from`, whose entries are named by `$id`.
+macro_rules! queue_stats {
+    ($id:literal, $from:literal) => {
+        concat!(
+            "select count(*) filter (where is_readable), min(created_at) filter (where is_readable), \
+               min(id) filter (where not is_readable) \
+             from (select created_at, ",
+            $id,
+            "::text as id, \
+               created_at >= timestamptz '1970-01-01 00:00:00+00' \
+                 and created_at < timestamptz '10000-01-01 00:00:00+00' as is_readable from ",
+            $from,
+            " limit $1) q"
+        )
+    };
+}
+
+/// Runs a statement of [`queue_stats`]. Entries that cannot be read are skipped, and one of them is logged.
+async fn queue_stats(
+    db: &mut Transaction,
+    table: &str,
+    statement: &'static str,
+) -> sqlx::Result<QueueStats> {
+    let (waiting, oldest, unreadable): (i64, Option<DateTime<Utc>>, Option<String>) =
+        sqlx::query_as(statement)
+            .bind(QUEUE_COUNT_LIMIT)
+            .fetch_one(db)
+            .await?;
+    if let Some(id) = unreadable {
+        let error = sqlx::Error::Decode("created_at is out of range".into());
+        note_unreadable_row(table, &id, &error);
+    }
+    Ok(QueueStats { waiting, oldest })
+}
+
 /// Returns the statistics of pending deletions at Nango.
 pub(crate) async fn deletion_queue(db: &mut Transaction) -> sqlx::Result<QueueStats> {
-    sqlx::query_as(
-        "select count(*) as waiting, min(created_at) as oldest \
-         from (select created_at from upstream_deletion order by next_attempt_at limit $1) d",
-    )
-    .bind(QUEUE_COUNT_LIMIT)
-    .fetch_one(db)
-    .await
+    let statement = queue_stats!(
+        "nango_connection_id",
+        "upstream_deletion order by next_attempt_at"
+    );
+    queue_stats(db, "upstream_deletion", statement).await
 }
 
 /// Returns the statistics of open attempts.
 pub(crate) async fn attempt_queue(db: &mut Transaction) -> sqlx::Result<QueueStats> {
-    sqlx::query_as(
-        "select count(*) as waiting, min(created_at) as oldest \
-         from (select created_at from connect_attempt where outcome is null limit $1) a",
-    )
-    .bind(QUEUE_COUNT_LIMIT)
-    .fetch_one(db)
-    .await
+    let statement = queue_stats!("id", "connect_attempt where outcome is null");
+    queue_stats(db, "connect_attempt", statement).await
 }
 
 /// Returns the statistics of webhook messages that have not been delivered.
 pub(crate) async fn delivery_queue(db: &mut Transaction) -> sqlx::Result<QueueStats> {
-    sqlx::query_as(
-        "select count(*) as waiting, min(created_at) as oldest \
-         from (select created_at from webhook_delivery where ended_at is null limit $1) d",
-    )
-    .bind(QUEUE_COUNT_LIMIT)
-    .fetch_one(db)
-    .await
+    let statement = queue_stats!("id", "webhook_delivery where ended_at is null");
+    queue_stats(db, "webhook_delivery", statement).await
 }
 
 /// Returns the number of seconds since a job was last completed; `None` if it never was.
 pub(crate) async fn job_age(db: &mut Transaction, name: &str) -> sqlx::Result<Option<f64>> {
     let age: Option<Option<f64>> = sqlx::query_scalar(
-        "select greatest(0, extract(epoch from now() - finished_at))::float8 from job where name = $1",
+        "select greatest(0, extract(epoch from now() - finished_at))::float8 from job \
+         where name = $1 and isfinite(finished_at)",
     )
     .bind(name)
     .fetch_optional(db)

@@ -22,6 +22,7 @@ pub(crate) struct SweepRow {
     pub(crate) integration_key: String,
     pub(crate) failing_since: Option<DateTime<Utc>>,
     pub(crate) refusals: Vec<DateTime<Utc>>,
+    pub(crate) absences: Vec<DateTime<Utc>>,
     pub(crate) last_checked_at: Option<DateTime<Utc>>,
 }
 
@@ -32,7 +33,7 @@ pub(crate) async fn find_by_nango_ids(
 ) -> sqlx::Result<Vec<SweepRow>> {
     let rows = sqlx::query_as(
         "select user_id, id, nango_connection_id, nango_created_at, integration_key, status, status_reason, failing_since, \
-           refusals, last_checked_at from user_connector_connection where nango_connection_id = any($1)",
+           refusals, absences, last_checked_at from user_connector_connection where nango_connection_id = any($1)",
     )
     .bind(nango_ids)
     .fetch_all(db)
@@ -64,7 +65,7 @@ pub(crate) async fn list_at_nango_since(
         .unwrap_or((DateTime::UNIX_EPOCH, Uuid::nil()));
     let rows = sqlx::query_as(
         "select user_id, id, nango_connection_id, nango_created_at, integration_key, status, status_reason, failing_since, \
-           refusals, last_checked_at from user_connector_connection \
+           refusals, absences, last_checked_at from user_connector_connection \
          where (nango_created_at, id) > ($2, $3) and nango_created_at <= coalesce($4::timestamptz, 'infinity') \
            and nango_connection_id is not null and updated_at < $1 and status in ('connected', 'error') \
          order by nango_created_at, id limit $5",
@@ -203,6 +204,76 @@ pub(crate) async fn record_refusals(
     .execute(db)
     .await?;
     Ok(())
+}
+
+/// Records when Nango did not have a connection, which is no change of it. Empty: Nango has it.
+pub(crate) async fn record_absences(
+    db: &mut Transaction,
+    connection: &Connection,
+    absences: &[DateTime<Utc>],
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "update user_connector_connection set absences = $3 where user_id = $1 and id = $2",
+    )
+    .bind(connection.user_id.as_str())
+    .bind(connection.id)
+    .bind(absences)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Records that Nango has these of its connections.
+pub(crate) async fn end_absences(db: &mut Transaction, nango_ids: &[&str]) -> sqlx::Result<()> {
+    // A row that is locked is left to the next look-up.
+    sqlx::query(
+        "update user_connector_connection c set absences = '{}' from ( \
+           select user_id, id from user_connector_connection \
+           where nango_connection_id = any($1) and absences <> '{}' \
+           for no key update skip locked) found \
+         where c.user_id = found.user_id and c.id = found.id",
+    )
+    .bind(nango_ids)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Removes all recorded absences, which a restored database has from an earlier time.
+pub(crate) async fn end_all_absences(db: &mut Transaction) -> sqlx::Result<()> {
+    sqlx::query("update user_connector_connection set absences = '{}' where absences <> '{}'")
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Returns some of the connections that Nango has lacked since a time after `since`, in random order; none while a brake
+/// stops them from becoming missing.
+pub(crate) async fn absent_connections(
+    db: &mut Transaction,
+    since: DateTime<Utc>,
+    limit: i64,
+) -> sqlx::Result<Vec<Connection>> {
+    let rows = sqlx::query_as(select_connections!(
+        "where c.absences <> '{}' and c.absences[1] > $1 and c.status in ('connected', 'error') \
+           and not exists (select 1 from brake where kind = 'missing' and engaged_at is not null) \
+         order by random() limit $2"
+    ))
+    .bind(since)
+    .bind(limit)
+    .fetch_all(db)
+    .await?;
+    Ok(readable("user_connector_connection", rows))
+}
+
+/// Returns how many connections Nango has lacked since `until` or longer.
+pub(crate) async fn count_absent(db: &mut Transaction, until: DateTime<Utc>) -> sqlx::Result<i64> {
+    sqlx::query_scalar(
+        "select count(*) from user_connector_connection where absences <> '{}' and absences[1] <= $1",
+    )
+    .bind(until)
+    .fetch_one(db)
+    .await
 }
 
 /// Returns those of these attempts that are known: `true` for one whose user was erased.

@@ -41,7 +41,7 @@ macro_rules! update_connection {
         concat!(
             "update user_connector_connection c set (",
             crate::db::writes::mutable_columns!(),
-            ", refusals",
+            ", refusals, absences",
             $columns,
             ") = (",
             crate::db::writes::mutable_values!(
@@ -50,6 +50,9 @@ macro_rules! update_connection {
             ),
             // A connected connection that does not fail has no refusals.
             ", case when $6 = 'connected' and $18::timestamptz is null then '{}' else c.refusals end",
+            // Another status, or a grant, is news of what Nango has.
+            ", case when c.status = $6 and c.nango_connection_id = $4 and c.connected_at is not distinct from $8::timestamptz \
+             then c.absences else '{}' end",
             $values,
             "), last_synced_at = greatest(c.last_synced_at, case when $6 = 'connected' then $8::timestamptz end) \
              where c.user_id = $23 and c.id = $1 and c.version = $2 - 1"

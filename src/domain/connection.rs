@@ -50,6 +50,8 @@ pub struct Connection {
     /// When the provider refused to refresh its credentials and refreshed others', at least a minute apart. Empty while
     /// they work.
     pub refusals: Vec<DateTime<Utc>>,
+    /// When Nango did not have it, at least a minute apart. Empty while Nango has it.
+    pub absences: Vec<DateTime<Utc>>,
     /// What last went wrong, for a person to read.
     pub last_error: Option<String>,
     /// How many times in a row it went wrong.

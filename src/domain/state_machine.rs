@@ -17,7 +17,7 @@ use super::{
     NangoConnectionRef, Outcome, Reason, Rename, State, UserId,
 };
 
-pub(crate) use self::credentials::is_retry_due;
+pub(crate) use self::credentials::{ABSENCE_INTERVAL, MIN_ABSENCE_SPREAD, is_retry_due};
 pub use self::grants::Grant;
 
 /// What a change writes besides the connection itself.
@@ -65,6 +65,7 @@ impl Connection {
             missing_scopes: None,
             failing_since: None,
             refusals: Vec::new(),
+            absences: Vec::new(),
             last_error: None,
             error_count: 0,
             version: 0,

@@ -1,13 +1,14 @@
 //! Files named `.env`.
 //!
-//! `NAME=value`, one a line. Values are read literally: `$` has no meaning. Quotes around a value are removed; in double
-//! quotes `\"`, `\\`, `\$` and `\n` stand for a character. A `#` after white space begins a comment.
+//! One `NAME=value` per line. Values are literal: `$` has no meaning. Quotes around a value are removed; in double
+//! quotes, `\"`, `\\`, `\$` and `
+//! ` are escape sequences. A `#` after white space starts a comment.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::{env, fmt, fs, io};
 
-/// The assignments of a file, with their line numbers from 1.
+/// The assignments of a file.
 #[derive(Default)]
 pub struct EnvFile(BTreeMap<String, Assignment>);
 
@@ -15,13 +16,13 @@ pub struct EnvFile(BTreeMap<String, Assignment>);
 pub struct Assignment {
     /// The value, without its quotes.
     pub text: String,
-    /// The number of its line, from 1.
+    /// The number of the line, from 1.
     pub line: usize,
-    /// `true` if quotes stood around it.
+    /// `true` if the value was in quotes.
     pub is_quoted: bool,
 }
 
-/// Why a file cannot be read. Lines are not repeated: they may have secrets in them.
+/// The errors of a file that cannot be parsed. They do not contain the lines, which may contain secrets.
 #[derive(Debug)]
 pub struct EnvFileError(Vec<String>);
 
@@ -38,11 +39,11 @@ impl fmt::Display for EnvFileError {
 impl std::error::Error for EnvFileError {}
 
 impl EnvFile {
-    /// Reads the `.env` of the working directory, or of the nearest directory above it that has one. Without one, there
-    /// are no assignments.
+    /// Reads the `.env` of the working directory, or of the nearest directory above it that has one. Without such a
+    /// file, returns no assignments.
     ///
     /// # Errors
-    /// Names each line that cannot be read.
+    /// Lists each line that cannot be parsed.
     pub fn load() -> Result<Self, EnvFileError> {
         let folder = env::current_dir().unwrap_or_default();
         let mut files = folder.ancestors().map(|folder| folder.join(".env"));
@@ -61,7 +62,7 @@ impl EnvFile {
     /// Parses a file's content.
     ///
     /// # Errors
-    /// Names each line that is not an assignment.
+    /// Lists each line that is not an assignment.
     pub fn parse(bytes: &[u8]) -> Result<Self, Vec<String>> {
         if bytes.contains(&0) {
             let problem = "it is not UTF-8 but UTF-16, or no text at all: save it as UTF-8";
@@ -96,11 +97,11 @@ impl EnvFile {
         self.0.get(name)
     }
 
-    /// Removes the assignments of variables that the process has, and adds the others to the process's variables, where
-    /// libraries read theirs.
+    /// Removes the assignments of variables that the process has, and adds the others to the process's environment, for
+    /// libraries that read it directly.
     ///
     /// # Errors
-    /// When dotenvy, which sets them, refuses.
+    /// If dotenvy, which sets them, fails.
     pub fn export(&mut self) -> io::Result<()> {
         self.0.retain(|name, _| env::var_os(name).is_none());
         let escaped = |text: &str| {
@@ -121,18 +122,18 @@ impl EnvFile {
     }
 }
 
-/// The quotes that may stand around a value.
+/// The quotes that may surround a value.
 const QUOTES: [char; 3] = ['"', '\'', '`'];
 
 struct Parser<'a> {
     rest: &'a str,
-    /// The number of the line at which `rest` begins.
+    /// The number of the line at which `rest` starts.
     line: usize,
     file: EnvFile,
     problems: Vec<String>,
 }
 
-/// A value, and what follows it from the end of its last line on.
+/// A value, and the rest of the text after its last line.
 type Value<'a> = Result<(String, &'a str), String>;
 
 impl<'a> Parser<'a> {
@@ -197,7 +198,7 @@ impl<'a> Parser<'a> {
 /// Returns the name that a line assigns to.
 ///
 /// # Errors
-/// Says what the line is instead of `NAME=value`.
+/// Says why the line is not `NAME=value`.
 fn assignment_name(line: &str) -> Result<&str, &'static str> {
     const YAML: &str =
         "is YAML: write NAME=value, with = in place of the colon and nothing before the name";
@@ -228,7 +229,7 @@ fn assignment_name(line: &str) -> Result<&str, &'static str> {
     }
 }
 
-/// Reads a value that begins after the equals sign.
+/// Parses a value after the equals sign.
 fn value(start: &str) -> Value<'_> {
     let text = start.trim_start_matches([' ', '\t']);
     match text.chars().next() {
@@ -240,7 +241,7 @@ fn value(start: &str) -> Value<'_> {
     }
 }
 
-/// Reads a value after its opening quote. It may go over several lines.
+/// Parses a value after its opening quote. It may span several lines.
 fn quoted(text: &str, quote: char) -> Value<'_> {
     let mut value = String::new();
     let mut characters = text.char_indices();
@@ -272,7 +273,7 @@ fn quoted(text: &str, quote: char) -> Value<'_> {
     ))
 }
 
-/// A line up to a `#` that follows white space.
+/// Returns a line up to a `#` that follows white space.
 fn without_comment(line: &str) -> &str {
     let starts = line.match_indices('#').map(|(at, _)| at);
     let mut starts = starts.filter(|at| line[..*at].ends_with(char::is_whitespace));

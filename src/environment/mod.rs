@@ -1,4 +1,4 @@
-//! Reads variables one by one, and collects what is wrong with them.
+//! Reads variables one by one, and collects all errors.
 
 mod env_file;
 mod value;
@@ -19,7 +19,7 @@ use value::{Kind, Origin, clean, items, secret_items};
 /// The value of `NANGO_SECRET_KEY` in `.env.example`, which has the form of a key.
 const EXAMPLE_SECRET_KEY: &str = "00000000-0000-4000-8000-000000000000";
 
-/// Reads variables, and collects their names and what is wrong with them.
+/// Reads variables, and collects their names and errors.
 pub(crate) struct Environment<'a> {
     lookup: &'a dyn Fn(&str) -> Option<Variable>,
     pub(crate) names: Vec<&'static str>,
@@ -35,8 +35,8 @@ impl<'a> Environment<'a> {
         }
     }
 
-    /// Returns a variable's value; `None` if it is unset or empty, which is how compose files and hosts pass unset
-    /// variables, and if a problem was reported.
+    /// Returns a variable's value; `None` if it is unset, empty, or invalid. Compose files and hosts pass unset
+    /// variables as empty ones.
     fn value(&mut self, name: &'static str, kind: Kind) -> Option<String> {
         self.names.push(name);
         let (text, origin, line) = match (self.lookup)(name)? {
@@ -66,7 +66,8 @@ impl<'a> Environment<'a> {
         }
     }
 
-    /// Returns a value that is parsed; its type's error completes a sentence that begins with the variable's name.
+    /// Returns a parsed value. The message of the type's error must complete a sentence that starts with the variable's
+    /// name.
     pub(crate) fn optional<T>(&mut self, name: &'static str) -> Option<T>
     where
         T: FromStr,
@@ -86,8 +87,8 @@ impl<'a> Environment<'a> {
         self.value(name, Kind::Secret)
     }
 
-    /// Returns a secret, or several with commas between that are all valid while it is rotated. Empty if the variable is
-    /// unset.
+    /// Returns a secret, or several separated by commas, which are all valid during a rotation. Empty if the variable
+    /// is unset.
     pub(crate) fn rotatable_secrets(&mut self, name: &'static str) -> Vec<SecretString> {
         let all = self.secret_items(name);
         if let Some(example) = all.iter().find(|secret| is_example(secret)) {
@@ -103,7 +104,7 @@ impl<'a> Environment<'a> {
         items.map(str::to_owned).collect()
     }
 
-    /// Reports a secret that is the one of `.env.example`, which is public.
+    /// Reports a secret that equals the one of `.env.example`, which is public.
     pub(crate) fn refuse_example(&mut self, name: &str, secret: &str) {
         if is_example(secret) {
             self.problems.push(format!(
@@ -112,7 +113,7 @@ impl<'a> Environment<'a> {
         }
     }
 
-    /// Returns texts that commas separate; none if the variable is unset.
+    /// Returns the items of a comma-separated list; empty if the variable is unset.
     pub(crate) fn list(&mut self, name: &'static str) -> Vec<String> {
         let list = self.value(name, Kind::Plain).unwrap_or_default();
         let mut items: Vec<String> = match items(&list) {
@@ -140,7 +141,8 @@ impl<'a> Environment<'a> {
         self.optional(name).unwrap_or(default)
     }
 
-    /// Returns `true` or `false`, as pydantic reads them: the FastAPI service's variables stay valid.
+    /// Returns `true` or `false`. Accepts the same values as pydantic, so that the FastAPI service's variables stay
+    /// valid.
     pub(crate) fn flag(&mut self, name: &'static str, default: bool) -> bool {
         let Some(text) = self.value(name, Kind::Plain) else {
             return default;
@@ -165,7 +167,7 @@ impl<'a> Environment<'a> {
         self.optional_number(name, &default).unwrap_or(default)
     }
 
-    /// Returns a whole number if the variable is set; errors name an example of one.
+    /// Returns a whole number if the variable is set. Errors contain the example.
     pub(crate) fn optional_number<T>(&mut self, name: &'static str, example: &T) -> Option<T>
     where
         T: FromStr<Err = ParseIntError> + fmt::Display,
@@ -201,12 +203,12 @@ impl<'a> Environment<'a> {
         Duration::from_secs(self.positive(name, default).into())
     }
 
-    /// Returns whole seconds. A number that fits no clock is refused.
+    /// Returns whole seconds. A number that exceeds the clock's range is invalid.
     pub(crate) fn seconds(&mut self, name: &'static str, default: u32) -> Duration {
         Duration::from_secs(self.number(name, default).into())
     }
 
-    /// Returns a secret that has to be set; `what` describes it.
+    /// Returns a required secret. `what` describes it.
     pub(crate) fn required(&mut self, name: &'static str, what: &str) -> Option<String> {
         let problems = self.problems.len();
         let value = self.secret(name);
@@ -220,8 +222,8 @@ impl<'a> Environment<'a> {
         self.problems.push(format!("{name} is missing: {what}"));
     }
 
-    /// Returns an address to which paths are added, without a slash at its end. It is logged and shown, so it may have no
-    /// password.
+    /// Returns an address to which paths are appended, without a trailing slash. It must not contain a password,
+    /// because it is logged and displayed.
     pub(crate) fn base_url(&mut self, name: &'static str) -> Option<Url> {
         let mut url = self.url(name)?;
         if !url.username().is_empty() || url.password().is_some() {
@@ -241,7 +243,7 @@ impl<'a> Environment<'a> {
         Some(url)
     }
 
-    /// Returns an http or https address that is called as it is written.
+    /// Returns an http or https address, which is called unchanged.
     pub(crate) fn url(&mut self, name: &'static str) -> Option<Url> {
         let text = self.value(name, Kind::Plain)?;
         match parse_http_url(&text) {
@@ -254,10 +256,11 @@ impl<'a> Environment<'a> {
     }
 }
 
-/// Reads an http or https address.
+/// Parses an http or https address.
 ///
 /// # Errors
-/// Says what is wrong with it and what to write instead. The address is not repeated: it may have a password in it.
+/// Says why it is invalid and what to write instead. The message does not contain the address, which may contain a
+/// password.
 pub(crate) fn parse_http_url(text: &str) -> Result<Url, String> {
     let lower = text.to_ascii_lowercase();
     if !lower.starts_with("http://") && !lower.starts_with("https://") {
@@ -281,7 +284,7 @@ pub(crate) fn parse_http_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-/// Whether a secret is one of `.env.example`.
+/// Returns `true` if a secret is one of those in `.env.example`.
 pub(crate) fn is_example(secret: &str) -> bool {
     secret.starts_with("change-me") || secret == EXAMPLE_SECRET_KEY
 }

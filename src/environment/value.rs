@@ -1,6 +1,6 @@
-//! What surrounds a value by mistake: quotes, comments, line ends and other traces of the file that it was copied from.
+//! Cleans values of traces of the file that they were copied from: quotes, comments, line ends and others.
 //!
-//! No message repeats a value: it may be a secret.
+//! No message contains a value, because it may be a secret.
 
 use std::net::Ipv6Addr;
 
@@ -8,7 +8,7 @@ use serde::de::IgnoredAny;
 
 use crate::text::is_bidi_control;
 
-/// A variable as it is set.
+/// A variable as the user set it.
 pub enum Variable {
     /// A variable of the process. Its launcher may have left quotes and comments in the value.
     Process(String),
@@ -16,12 +16,12 @@ pub enum Variable {
     File {
         /// The value.
         text: String,
-        /// The number of its line, from 1.
+        /// The number of the line, from 1.
         line: usize,
-        /// `true` if quotes stood around the value.
+        /// `true` if the value was in quotes.
         is_quoted: bool,
     },
-    /// The process has the variable under this name, which differs only in characters that are no part of a name.
+    /// The process has the variable under this name, which differs only by characters that are not allowed in a name.
     Misnamed(String),
 }
 
@@ -31,27 +31,27 @@ impl From<String> for Variable {
     }
 }
 
-/// What a value may look like.
+/// The kind of a value, which decides how it is cleaned.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// An address, a number, a name, or a list of them.
     Plain,
-    /// Read literally, apart from what surrounds it.
+    /// Literal, apart from surrounding quotes and white space.
     Secret,
 }
 
-/// What was already removed from a value.
+/// The source of a value, which decides which characters were already removed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// Nothing.
     Process,
-    /// A comment.
+    /// A comment was removed.
     File,
-    /// Quotes and a comment: those that are left belong to the value.
+    /// Quotes and a comment were removed: any others belong to the value.
     QuotedInFile,
 }
 
-/// The quotes that stand around values in files, each with its counterpart.
+/// The pairs of quotes that surround values in files.
 const QUOTES: [(char, char); 5] = [
     ('"', '"'),
     ('\'', '\''),
@@ -63,10 +63,10 @@ const QUOTES: [(char, char); 5] = [
 /// A result whose error says what is wrong and what to write instead.
 type Checked<'a> = Result<&'a str, &'static str>;
 
-/// Returns a value without the white space and the quotes around it.
+/// Returns a value without surrounding white space and quotes.
 ///
 /// # Errors
-/// When something is in it that belongs to the file that it came from.
+/// If the value contains syntax of the file that it was copied from.
 pub(crate) fn clean<'a>(name: &str, text: &'a str, kind: Kind, origin: Origin) -> Checked<'a> {
     let text = match origin {
         Origin::QuotedInFile => trim(text),
@@ -128,10 +128,10 @@ fn is_invisible(c: char) -> bool {
     ) || is_bidi_control(c)
 }
 
-/// Returns a text without the quotes around it; as it is if the quotes are those of a list's items.
+/// Returns a text without surrounding quotes; unchanged if the quotes belong to the items of a list.
 ///
 /// # Errors
-/// When a quote has no counterpart at the other end.
+/// If a quote has no counterpart at the other end.
 fn unquoted(text: &str) -> Checked<'_> {
     let pair = |at_end: &dyn Fn(char, char) -> bool| QUOTES.iter().find(|(a, b)| at_end(*a, *b));
     let opening = pair(&|open, _| text.starts_with(open));
@@ -162,22 +162,22 @@ fn is_list_of_quoted(text: &str) -> bool {
     text.contains(',') && items.all(is_quoted)
 }
 
-/// Returns the items of a list that commas separate, each without quotes around it.
+/// Returns the items of a comma-separated list, each without surrounding quotes.
 ///
 /// # Errors
-/// When a quote has no counterpart.
+/// If a quote has no counterpart.
 pub(crate) fn items(list: &str) -> Result<Vec<&str>, &'static str> {
     list.split(',').map(|item| unquoted(item.trim())).collect()
 }
 
-/// Returns the items of a list of secrets. A quote without a counterpart is part of its secret.
+/// Returns the items of a list of secrets. A quote without a counterpart belongs to its secret.
 pub(crate) fn secret_items(list: &str) -> Vec<&str> {
     let items = list.split(',').map(str::trim);
     items.map(|item| unquoted(item).unwrap_or(item)).collect()
 }
 
-/// Whether a name is this one but for characters around it that are no part of a name: a byte order mark, white space,
-/// quotes, or `export`.
+/// Returns `true` if a name equals `name` apart from surrounding characters that are not allowed in one: a byte order
+/// mark, white space, quotes, or `export`.
 pub(crate) fn is_disguised(found: &str, name: &str) -> bool {
     let plain = found.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     let plain = plain.strip_prefix("export").map_or(plain, str::trim_start);
@@ -190,7 +190,7 @@ fn begins_with_name(name: &str, text: &str) -> bool {
     rest.is_some_and(|rest| rest.starts_with(['=', ':', '"', '\'']))
 }
 
-/// Whether all of a text stands for something else: `${NAME}`, `$NAME`, `$(NAME)`, `{{ name }}`, `<name>`, `%NAME%`.
+/// Returns `true` if the whole text is a placeholder: `${NAME}`, `$NAME`, `$(NAME)`, `{{ name }}`, `<name>`, `%NAME%`.
 fn is_placeholder(text: &str) -> bool {
     let is_name = |name: &str| {
         name.starts_with(|c: char| c.is_ascii_uppercase())
@@ -209,7 +209,7 @@ fn is_placeholder(text: &str) -> bool {
             .is_some_and(is_name)
 }
 
-/// Whether something in an address or a name stands for something else, as in `https://<tenant>.example.com`.
+/// Returns `true` if an address or a name contains a placeholder, as in `https://<tenant>.example.com`.
 fn has_placeholder(text: &str) -> bool {
     let between = |open: &str, close: char| {
         let inner = text.split_once(open).map(|(_, rest)| rest);

@@ -12,46 +12,47 @@ use super::problem::Problem;
 use crate::auth::BrowserToken;
 use crate::service::ConnectFlow;
 
-/// What a page and an error say of [`Cookie::Repeated`].
+/// The warning and error for [`Cookie::Repeated`].
 const REPEATED: &str = "the browser sent Patchbay's cookie more than once: another page of this domain has set one, \
     as an attacker would. Delete the cookies of this site, then start again";
 
-/// How long a browser keeps the cookie after it last began to connect, in seconds: as long as it may come back.
+/// The lifetime of a browser's cookie after the last started attempt, in seconds: at least that of an authorization
+/// link.
 const MAX_AGE: u32 = 60 * 60;
 
-/// How browsers are distinguished, if at all.
+/// The configured way to distinguish browsers.
 #[derive(Clone, Copy, Debug)]
 pub struct BrowserBinding {
     binding: ConnectBinding,
     secure: bool,
 }
 
-/// What a browser's return from a provider is taken for.
+/// The decision on a browser that returns from a provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReturnDecision {
-    /// It goes on to Nango.
+    /// The browser is redirected to Nango.
     Forward,
     /// Another browser started the attempt: the user has to confirm.
     Confirm,
     /// Another browser started the attempt: the return is rejected.
     Reject,
-    /// It has our cookie more than once, and ends here.
+    /// The request has our cookie more than once and is rejected.
     Attacked,
 }
 
-/// What the `Cookie` headers of a request say of its browser.
+/// The result of reading a request's `Cookie` headers.
 enum Cookie {
-    /// Nothing that we have set.
+    /// No cookie that this service has set.
     None,
-    /// What we have set.
+    /// The token in this service's cookie.
     Known(BrowserToken),
-    /// Our cookie more than once. A browser sends two of the same name if another host of the site
-    /// has set one for the whole domain: which one is ours does not show.
+    /// Our cookie more than once. This happens if another host of the site sets a cookie of the same name for the whole
+    /// domain. The request does not show which one is ours.
     Repeated,
 }
 
 impl BrowserBinding {
-    /// Distinguishes browsers as configured, for a service at `public_url`.
+    /// Creates the binding of a service at `public_url`.
     #[must_use]
     pub fn new(binding: ConnectBinding, public_url: &Url) -> Self {
         Self {
@@ -60,12 +61,12 @@ impl BrowserBinding {
         }
     }
 
-    /// Returns whether browsers are distinguished.
+    /// Returns `true` if browsers are distinguished.
     pub(crate) fn is_enabled(self) -> bool {
         self.binding != ConnectBinding::Off
     }
 
-    /// With the prefix, no other host of the site can put its own in the place of ours.
+    /// Returns the cookie's name. The prefix `__Host-` keeps other hosts of the site from replacing the cookie.
     fn cookie_name(self) -> &'static str {
         if self.secure {
             "__Host-patchbay-browser"
@@ -74,7 +75,7 @@ impl BrowserBinding {
         }
     }
 
-    /// Reads bytes, not text: what other pages of the site have set is of no concern, whatever is in it.
+    /// Reads this service's cookie. Other cookies may have any bytes, so the headers are read as bytes, not as text.
     fn cookie(self, headers: &HeaderMap) -> Cookie {
         let own_name = self.cookie_name().as_bytes();
         let all = headers.get_all(COOKIE).iter();
@@ -116,7 +117,7 @@ impl BrowserBinding {
         }
     }
 
-    /// Returns the header that gives a browser the cookie that it is known by.
+    /// Returns the `Set-Cookie` header with the browser token.
     pub(crate) fn cookie_header(
         self,
         token: &BrowserToken,
@@ -132,7 +133,7 @@ impl BrowserBinding {
         Ok((SET_COOKIE, cookie))
     }
 
-    /// What the return of this browser from a provider is taken for.
+    /// Returns the decision on a browser that returns from a provider.
     pub(crate) async fn on_provider_return(
         self,
         connect: &ConnectFlow,
@@ -156,7 +157,7 @@ impl BrowserBinding {
         }
         tracing::warn!(
             ?elsewhere,
-            "a browser that has started no attempt returned from a provider"
+            "a browser without an attempt returned from a provider"
         );
         Ok(elsewhere)
     }

@@ -1,4 +1,4 @@
-//! Where and how HTTP is served.
+//! The configuration of the HTTP API.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
@@ -9,11 +9,11 @@ use url::Url;
 use crate::environment::Environment;
 use crate::server::ServerConfig;
 
-/// What frontends often add to all their requests: a token against forged requests, and trace headers.
+/// The headers that many frontends add to all requests: CSRF tokens and trace headers.
 const DEFAULT_HEADERS: &str =
     "X-CSRF-Token, X-Requested-With, sentry-trace, baggage, traceparent, tracestate";
 
-/// Where and how HTTP is served.
+/// The configuration of the HTTP API.
 #[derive(Clone, Debug)]
 pub struct HttpConfig {
     /// `HOST` and `PORT`: the address to listen on.
@@ -24,23 +24,23 @@ pub struct HttpConfig {
     pub allowed_origins: Vec<String>,
     /// `CORS_ALLOWED_HEADERS`: the headers that the product's frontend adds to its requests.
     pub allowed_headers: Vec<HeaderName>,
-    /// `CONNECT_BINDING`: how a grant is handled that returns in another browser than it was started in.
+    /// `CONNECT_BINDING`: the handling of a grant that returns in another browser than the one that started it.
     pub connect_binding: ConnectBinding,
-    /// `CONSOLE`: the console, where it is served.
+    /// `CONSOLE`: the console; `None` if it is disabled.
     pub console: Option<ConsoleConfig>,
-    /// How connections of clients are served.
+    /// The configuration of client connections.
     pub server: ServerConfig,
 }
 
-/// How a grant is handled that returns in another browser than it was started in. This is detected only if providers
-/// return to this service, and if the product's page is on the same site.
+/// The handling of a grant that returns in another browser than the one that started it. A different browser is
+/// detected only if providers return to this service, and if the product's page is on the same site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectBinding {
     /// Browsers are not distinguished.
     Off,
     /// The user is warned and has to confirm; the grant is marked.
     Ask,
-    /// Nothing comes of it.
+    /// The grant is rejected.
     Required,
 }
 
@@ -57,10 +57,10 @@ impl FromStr for ConnectBinding {
     }
 }
 
-/// The console: pages of this service's own, on which a user manages their connections.
+/// The console: this service's own pages, on which users manage their connections.
 #[derive(Clone, Debug, Default)]
 pub struct ConsoleConfig {
-    /// Where users to try it as, and faults to try, are found. No variable names it.
+    /// The address of the sandbox's demo users and faults. No variable sets it.
     pub controls: Option<Url>,
 }
 
@@ -69,7 +69,7 @@ impl Environment<'_> {
         let listen = self.listen(Ipv4Addr::UNSPECIFIED.into());
         let problems = self.problems.len();
         let given = self.base_url("PUBLIC_URL");
-        // Render names a web service's own address in this variable.
+        // Render sets this variable to the web service's own address.
         let own = self.base_url("RENDER_EXTERNAL_URL");
         let public_url = given.or(own);
         if public_url.is_none() && self.problems.len() == problems {
@@ -95,7 +95,7 @@ impl Environment<'_> {
         })
     }
 
-    /// `HOST` and `PORT`.
+    /// Reads `HOST` and `PORT`.
     pub(crate) fn listen(&mut self, default: IpAddr) -> SocketAddr {
         let host = self.with_default("HOST", Host(default));
         SocketAddr::new(host.0, self.number("PORT", 8000))
@@ -109,7 +109,7 @@ impl Environment<'_> {
             .filter(|text| !text.is_empty())
         {
             match text.parse() {
-                // Browsers take a star for any header but `Authorization`, and for a header of this name where cookies go along.
+                // In CORS, `*` does not cover `Authorization`, and with credentials it is the name of a header.
                 Ok(name) if text != "*" => headers.push(name),
                 _ => self.problems.push(format!(
                     "CORS_ALLOWED_HEADERS holds {text:?}, which is not the name of a header such as X-CSRF-Token"
@@ -137,7 +137,7 @@ impl Environment<'_> {
     }
 }
 
-/// An address to listen on.
+/// The IP address to listen on.
 struct Host(IpAddr);
 
 impl FromStr for Host {
@@ -156,7 +156,7 @@ impl FromStr for Host {
 /// Reads an origin as browsers send it.
 ///
 /// # Errors
-/// Says why no browser sends it, and what to write instead.
+/// Says why browsers never send this origin, and what to write instead.
 fn origin(text: &str) -> Result<String, String> {
     const EXAMPLE: &str = "such as https://app.example.com";
     if text.contains('*') {

@@ -48,13 +48,13 @@ use crate::server::Shutdown;
 use crate::service::Services;
 use crate::service::service_keys::ServiceKeys;
 
-/// The header that carries a request's id, in and out.
+/// The header of the request id, in requests and responses.
 pub(crate) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The longest request id that is taken up, in bytes.
+/// The longest request id that is accepted from a caller, in bytes.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
-/// The headers of every answer that does not say otherwise.
+/// The default headers of every response.
 const STANDARD_HEADERS: [(HeaderName, &str); 5] = [
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (X_FRAME_OPTIONS, "DENY"),
@@ -66,29 +66,29 @@ const STANDARD_HEADERS: [(HeaderName, &str); 5] = [
     ),
 ];
 
-/// How long a request may take: longer than Nango may, with its retries.
+/// How long a request may take: longer than a call to Nango with its retries.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 const _: () = assert!(
     REQUEST_TIMEOUT.as_secs() > 4 * MAX_NANGO_TIMEOUT.as_secs(),
     "a connect or a check may need four calls to Nango"
 );
 
-/// What the documentation's page may do: it styles and draws itself, and asks this service only.
+/// The content security policy of the documentation page: inline styles, and connections to this service only.
 const DOCS_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
                            frame-ancestors 'none'; base-uri 'none'";
 
-/// What handlers work with. Several clones are made for each request, so it is one pointer.
+/// The state of all handlers. axum clones it several times per request, so it is a single pointer.
 pub type AppState = Arc<Shared>;
 
-/// What all requests share.
+/// The state that all requests share.
 pub struct Shared {
     /// The use cases.
     pub services: Arc<Services>,
-    /// Who a token belongs to.
+    /// The authenticator of users' tokens.
     pub auth: Authenticator,
-    /// Where providers that return to our own domain are sent on to; `None` when Nango is switched off.
+    /// The Nango client, to which returning providers are forwarded; `None` if Nango is disabled.
     pub nango: Option<Nango>,
-    /// What Nango's webhooks are signed with.
+    /// The keys that verify the signatures of Nango's webhooks.
     pub signing_keys: Option<SigningKeys>,
     /// How browsers are distinguished.
     pub browser_binding: BrowserBinding,
@@ -96,21 +96,21 @@ pub struct Shared {
     pub allowed_origins: Arc<[String]>,
     /// The headers that the product's frontend adds to its requests.
     pub allowed_headers: Vec<HeaderName>,
-    /// Which service a key belongs to.
+    /// The service keys.
     pub keys: ServiceKeys,
-    /// Whether the database is there.
+    /// The cached result of the readiness check.
     pub readiness: Readiness,
-    /// How much a caller may ask for.
+    /// The rate and concurrency limits.
     pub limits: Arc<Limits>,
     /// How long a client may take to send the next piece of a body.
     pub client_timeout: Duration,
-    /// What is counted of requests.
+    /// The metrics of HTTP requests.
     pub http_metrics: Arc<HttpMetrics>,
-    /// What is counted, apart from what the database says.
+    /// The metrics of this process, without those that are read from the database.
     pub metrics: Registry,
     /// The tokens that allow access to the metrics.
     pub metrics_tokens: Vec<SecretString>,
-    /// How the service comes to its end: streams and waits then end, too.
+    /// The shutdown signals, which also end streams and waiting requests.
     pub stopping: Shutdown,
 }
 
@@ -166,7 +166,7 @@ pub fn router(state: AppState, public_url: &Url, console: Option<&ConsoleConfig>
     } else {
         "/docs"
     };
-    // Layers that are put around routes together cost a request less than one by one.
+    // One stack around all routes costs a request less than several layers.
     let around_all = ServiceBuilder::new()
         .layer(from_fn_with_state(
             state.http_metrics.clone(),
@@ -197,7 +197,7 @@ pub fn router(state: AppState, public_url: &Url, console: Option<&ConsoleConfig>
     api.merge(pages).layer(around_all)
 }
 
-/// Adds the path at which this service is reached to a redirect within it.
+/// Adds the path prefix of this service to a redirect within it.
 async fn add_prefix(mut page: Response, prefix: Arc<str>) -> Response {
     let location = page.headers().get(LOCATION);
     let location = location.and_then(|location| location.to_str().ok());
@@ -209,8 +209,8 @@ async fn add_prefix(mut page: Response, prefix: Arc<str>) -> Response {
     page
 }
 
-/// The id of a request: its caller's, if that is one of visible characters and no longer than
-/// `MAX_REQUEST_ID_BYTES`, for it goes into every log line of the request; else a new one.
+/// Returns the caller's request id if it has only visible characters and at most `MAX_REQUEST_ID_BYTES`, because every
+/// log line of the request contains it. Otherwise returns a new id.
 fn request_id(headers: &HeaderMap) -> HeaderValue {
     let mut ids = headers.get_all(&REQUEST_ID).iter();
     let plain = |id: &HeaderValue| {
@@ -228,7 +228,7 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
     }
 }
 
-/// Gives every request an id, and its answer what every answer has.
+/// Adds the request id and the standard headers to a response.
 async fn add_standard_headers(mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     request.headers_mut().insert(&REQUEST_ID, id.clone());
@@ -244,7 +244,7 @@ async fn add_standard_headers(mut request: Request, next: Next) -> Response {
     answer
 }
 
-/// What every answer goes through, whatever made it.
+/// Adds the middleware of all responses.
 pub fn with_middleware<S>(answering: S) -> Router
 where
     S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
@@ -257,7 +257,7 @@ where
     Router::new().fallback_service(answering).layer(layers)
 }
 
-/// What is answered while the service is starting.
+/// Returns the router of a service that is starting.
 pub fn starting(metrics: &Arc<HttpMetrics>) -> Router {
     async fn starting() -> Response {
         Problem::starting().into_response()
@@ -285,13 +285,13 @@ fn cors(state: &Shared) -> CorsLayer {
     ];
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(allowed))
-        // For the cookie of a browser that starts an attempt; the cookie grants no access.
+        // The cookie identifies the browser that starts an attempt. It grants no access.
         .allow_credentials(state.browser_binding.is_enabled())
         .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
         .allow_headers([own_headers.as_slice(), &state.allowed_headers].concat())
         .expose_headers([
             REQUEST_ID.clone(),
-            // Browsers' clocks may be wrong: the frontend goes by the service's.
+            // The frontend uses the service's time, because a browser's clock may be wrong.
             DATE,
             RETRY_AFTER,
             HeaderName::from_static("ratelimit"),

@@ -32,6 +32,12 @@ const ROUNDING: Duration = Duration::from_secs(1);
 /// The maximum difference of two ends of the same window.
 const SAME_WINDOW: Duration = Duration::from_secs(3);
 
+/// The smallest limit of calls a minute that a Nango has, for which pauses are given.
+const FREE_PLAN_LIMIT: u64 = 200;
+
+/// Pauses shrink no further for a greater limit: each page of a list is work for Nango's database.
+const MAX_PACED_LIMIT: u64 = 2000;
+
 /// How often a waiting call checks whether it is admitted.
 const WAIT_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -127,6 +133,13 @@ impl RateBudget {
     pub(crate) fn has_room(&self, priority: Priority) -> bool {
         let now = Moment::now(&self.clock);
         self.lock().times(priority, now).0.is_zero()
+    }
+
+    /// Returns the pause between background calls that takes the same share of Nango's limit as `pause` takes of the free plan's.
+    pub(crate) fn scale_pause(&self, pause: Duration) -> Duration {
+        let limit = self.lock().window.map_or(0, |window| window.limit);
+        let limit = limit.clamp(FREE_PLAN_LIMIT, MAX_PACED_LIMIT);
+        pause.mul_f64(FREE_PLAN_LIMIT as f64 / limit as f64)
     }
 
     /// Waits until a call may be sent.
@@ -397,6 +410,25 @@ mod tests {
         budget.update(&headers(200, 190, 60));
         budget.update(&headers(200, 0, -1));
         assert!(budget.has_room(Priority::Token));
+    }
+
+    #[test]
+    fn pause_shrinks_with_a_greater_limit() {
+        let budget = budget();
+        let pause = Duration::from_secs(2);
+        assert_eq!(budget.scale_pause(pause), pause);
+        for (limit, millis) in [
+            (20, 2000),
+            (200, 2000),
+            (500, 800),
+            (2000, 200),
+            (u64::MAX, 200),
+        ] {
+            budget.clock.advance(TimeDelta::minutes(2));
+            budget.update(&headers(limit, limit, 60));
+            let expected = Duration::from_millis(millis);
+            assert_eq!(budget.scale_pause(pause), expected, "{limit}");
+        }
     }
 
     #[test]

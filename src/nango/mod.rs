@@ -378,6 +378,11 @@ impl Nango {
         self.0.budget.has_room(priority)
     }
 
+    /// Returns a pause between background calls, which shrinks with a greater rate limit than the free plan's.
+    pub(crate) fn scale_pause(&self, pause: Duration) -> Duration {
+        self.0.budget.scale_pause(pause)
+    }
+
     /// Registers the metrics of calls.
     pub fn register_metrics(&self, registry: &mut Registry) {
         self.0.calls.register(registry);

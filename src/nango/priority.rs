@@ -38,10 +38,10 @@ pub enum Priority {
     Check,
     /// A caller waits for an attempt, which a webhook reports as well.
     Poll,
-    /// The account of a connection is looked up.
-    AccountLookup,
     /// Deletions are retried, and attempts expire.
     Deletion,
+    /// The account of a connection is looked up.
+    AccountLookup,
     /// The sweep.
     Sweep,
 }
@@ -82,9 +82,8 @@ impl Priority {
             Self::Token => 20,
             Self::Check => 40,
             Self::Poll => 60,
-            Self::AccountLookup => 65,
             Self::Deletion => 70,
-            Self::Sweep => 80,
+            Self::AccountLookup | Self::Sweep => 80,
         }
     }
 

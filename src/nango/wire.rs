@@ -467,6 +467,9 @@ pub struct Integration {
     /// The address of the provider's logo; empty if there is none.
     #[serde(default, deserialize_with = "lenient::text")]
     pub logo: String,
+    /// When it was created, as Nango writes it; empty if Nango does not say.
+    #[serde(default, deserialize_with = "lenient::text")]
+    pub created_at: String,
 }
 
 /// The part of an integration's OAuth client that is not secret.

@@ -1,5 +1,4 @@
-//! Restricts which addresses may be called if another party has chosen them, or if they serve keys that tokens are
-//! verified with.
+//! Restricts outgoing connections to addresses that another party chose, or that serve the keys for verifying tokens.
 //!
 //! An address or a host name that a user enters may lead into the private network that this program runs in. The guard
 //! checks the addresses that a name resolves to at connection time, so that a change after an earlier check has no
@@ -23,13 +22,13 @@ const fn v6(a: u16, b: u16, prefix: u8) -> IpNet {
     IpNet::V6(Ipv6Net::new_assert(address, prefix))
 }
 
-/// This machine itself.
+/// The loopback networks.
 const LOOPBACK: [IpNet; 2] = [
     v4(127, 0, 0, 0, 8),
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
 ];
 
-/// What is not a public host's, by IANA's registries of special-purpose addresses.
+/// The networks that are not public, by IANA's registries of special-purpose addresses.
 const SPECIAL_PURPOSE_NETWORKS: [IpNet; 19] = [
     v4(0, 0, 0, 0, 8),
     v4(10, 0, 0, 0, 8),
@@ -45,31 +44,31 @@ const SPECIAL_PURPOSE_NETWORKS: [IpNet; 19] = [
     v4(198, 51, 100, 0, 24),
     v4(203, 0, 113, 0, 24),
     v4(224, 0, 0, 0, 3),
-    // Public by its number, but Azure answers its own machines there.
+    // A public address, but Azure serves its virtual machines on it.
     v4(168, 63, 129, 16, 32),
     v6(0x2001, 0, 23),
     v6(0x2001, 0xdb8, 32),
-    // 6to4 leads to the IPv4 address in it.
+    // A 6to4 address contains an IPv4 address, to which it routes.
     v6(0x2002, 0, 16),
     v6(0x3fff, 0, 20),
 ];
 
-/// All public IPv6 addresses are in it.
+/// The network of all public IPv6 addresses.
 const GLOBAL_V6: IpNet = v6(0x2000, 0, 3);
 
-/// A text that is not a list of networks.
+/// A text that is not a comma-separated list of networks.
 #[derive(Debug, thiserror::Error)]
 #[error("must list networks such as 10.0.0.0/8, separated by commas, and {0:?} is not one")]
 pub struct InvalidNetworkList(String);
 
-/// Private networks that may be called besides the public ones; there also without TLS.
+/// Private networks that are allowed besides the public ones, also without TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Networks(Arc<[IpNet]>);
 
 impl FromStr for Networks {
     type Err = InvalidNetworkList;
 
-    /// Reads networks that are separated by commas.
+    /// Parses a comma-separated list of networks.
     fn from_str(text: &str) -> Result<Self, InvalidNetworkList> {
         let parts = text.split(',').map(str::trim);
         parts
@@ -84,13 +83,13 @@ impl FromStr for Networks {
 }
 
 impl Networks {
-    /// Whether none are allowed besides the public ones.
+    /// Returns `true` if no private networks are allowed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// These, and this machine itself.
+    /// Returns these networks and the loopback networks.
     pub(crate) fn with_loopback(&self) -> Self {
         Self(self.0.iter().copied().chain(LOOPBACK).collect())
     }
@@ -100,31 +99,31 @@ impl Networks {
     }
 }
 
-/// Why an address is not called.
+/// The reason why an address is forbidden.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ForbiddenAddress {
-    /// Neither `https` nor, where it may be, `http`, or with a user or password in it.
+    /// The scheme is neither `https` nor an allowed `http`, or the address contains a user or password.
     #[error("it must be an https address without a user or password in it")]
     Form,
-    /// It is, or leads to, what is not public.
+    /// The host is or resolves to an address that is not public.
     #[error("{host} leads to {address}, which is in no public network")]
     Private {
-        /// What the address names.
+        /// The host in the address.
         host: String,
-        /// What it leads to.
+        /// The resolved IP address.
         address: IpAddr,
     },
-    /// Without TLS only networks are called that were allowed.
+    /// Plain `http` is limited to allowed networks.
     #[error("{host} leads to {address}: without TLS only allowed networks are called")]
     Plain {
-        /// What the address names.
+        /// The host in the address.
         host: String,
-        /// What it leads to.
+        /// The resolved IP address.
         address: IpAddr,
     },
 }
 
-/// Whether an address says itself that it leads to this machine.
+/// Returns `true` if a URL names a loopback address or `localhost`.
 pub(crate) fn is_local(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
@@ -134,8 +133,8 @@ pub(crate) fn is_local(url: &Url) -> bool {
     }
 }
 
-/// Whether an address says itself that no browser elsewhere reaches it: a private address, a name of one label as
-/// containers have it, or a name of a domain that is reserved for private networks.
+/// Returns `true` if a URL is not reachable from elsewhere by its form: a private address, a name with one label as in
+/// container networks, or a name in a domain that is reserved for private networks.
 pub(crate) fn is_internal(url: &Url) -> bool {
     const DOMAINS: [&str; 5] = [".internal", ".local", ".localhost", ".home.arpa", ".svc"];
     match url.host() {
@@ -148,7 +147,7 @@ pub(crate) fn is_internal(url: &Url) -> bool {
     }
 }
 
-/// Lets connections only go where they may.
+/// A resolver that allows connections to permitted addresses only.
 #[derive(Clone)]
 pub(crate) struct AddressGuard {
     networks: Networks,
@@ -166,7 +165,7 @@ impl fmt::Debug for AddressGuard {
 }
 
 impl AddressGuard {
-    /// For connections with TLS, or `plain` ones.
+    /// Creates a guard of connections with TLS, or of `plain` ones.
     pub(crate) fn new(networks: Networks, resolver: Arc<dyn Resolve>, plain: bool) -> Self {
         Self {
             networks,
@@ -175,8 +174,8 @@ impl AddressGuard {
         }
     }
 
-    /// Checks what can be seen of an address without resolving it. An address that is
-    /// written as a number is not resolved later, either.
+    /// Checks an address without resolving its name. The client does not resolve numeric addresses, so this is their
+    /// only check.
     pub(crate) fn check(&self, url: &Url) -> Result<(), ForbiddenAddress> {
         let scheme = if self.plain { "http" } else { "https" };
         let has_user = !url.username().is_empty() || url.password().is_some();
@@ -228,21 +227,21 @@ impl Resolve for AddressGuard {
     }
 }
 
-/// The system's way to resolve a name.
+/// The resolver of the operating system.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemResolver;
 
 impl Resolve for SystemResolver {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
-            // The port is not the resolver's to say: 0 leaves it to the address that is called.
+            // A resolver does not set the port: with 0, the client uses the port of the URL.
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             Ok(Box::new(found.collect::<Vec<_>>().into_iter()) as Addrs)
         })
     }
 }
 
-/// The IPv4 address that an IPv6 address stands for, if it is such a one.
+/// Returns the IPv4 address that is embedded in an IPv6 address, otherwise the address itself.
 fn embedded_ipv4(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else {
         return address;

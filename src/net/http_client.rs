@@ -1,4 +1,4 @@
-//! Calling other services over HTTP: what every client of this program shares.
+//! The HTTP client for calls to other services.
 
 use std::time::Duration;
 
@@ -7,25 +7,25 @@ use reqwest::{Client, ClientBuilder, Response};
 
 use super::address_guard::AddressGuard;
 
-/// A handshake that takes longer than this is a host that is not there.
+/// The timeout of connecting, with the TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Returns a client that follows no redirect, so that credentials are never sent to a host that is not configured. It
-/// gives up on a request after `timeout`.
+/// Returns a client that follows no redirect, so that credentials are never sent to a host that is not configured.
+/// Requests fail after `timeout`.
 pub(crate) fn client(timeout: Duration) -> reqwest::Result<Client> {
     builder(timeout).build()
 }
 
-/// A [`client`] for addresses that others have chosen: it connects only where `guard` lets it.
-/// [`AddressGuard::check`] has to come before each request.
+/// Returns a [`client`] for addresses that another party chose. It connects only to addresses that `guard` allows. Call
+/// [`AddressGuard::check`] before each request.
 pub(crate) fn guarded_client(timeout: Duration, guard: AddressGuard) -> reqwest::Result<Client> {
     // A proxy would resolve the names, and bypass the guard.
     builder(timeout).no_proxy().dns_resolver(guard).build()
 }
 
-/// A [`client`] for an address that the operator has chosen, and that must not lead elsewhere: it follows
-/// one redirect, within the same origin. Where the environment names a proxy, the proxy resolves the name,
-/// and `guard` is asked about the way to it.
+/// Returns a [`client`] for an address of the operator, from which it must not be redirected elsewhere: it follows one
+/// redirect, within the same origin. If the environment sets a proxy, the proxy resolves the name, and `guard` checks
+/// the address of the proxy.
 pub(crate) fn guarded_or_proxied_client(
     timeout: Duration,
     guard: AddressGuard,
@@ -48,21 +48,21 @@ fn builder(timeout: Duration) -> ClientBuilder {
         .timeout(timeout)
 }
 
-/// Why a body was not read to its end.
+/// The reason why a body was not read completely.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyError {
-    /// More bytes than the caller is ready to hold.
+    /// The body is longer than the limit.
     #[error("the body is longer than {limit} bytes")]
     TooLong {
-        /// The caller's bound, in bytes.
+        /// The limit, in bytes.
         limit: usize,
     },
-    /// The connection failed while the body was read.
+    /// The connection failed during the read.
     #[error(transparent)]
     Transport(#[from] reqwest::Error),
 }
 
-/// The whole body, after decompression, unless it is longer than `limit` bytes.
+/// Reads the whole body, decompressed, of at most `limit` bytes.
 pub(crate) async fn read_body(mut response: Response, limit: usize) -> Result<Vec<u8>, BodyError> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
@@ -74,7 +74,7 @@ pub(crate) async fn read_body(mut response: Response, limit: usize) -> Result<Ve
     Ok(body)
 }
 
-/// What went wrong in an exchange, with its causes, in one line without the URL.
+/// Returns an error with its causes in one line, without the URL.
 pub(crate) fn describe(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut text = error.to_string();

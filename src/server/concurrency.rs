@@ -4,23 +4,23 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The number of places that each caller has taken, by a hash of the caller.
+/// The number of slots that each caller has taken, by a hash of the caller.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ConcurrencyLimiter(Arc<Mutex<HashMap<u64, u32>>>);
 
 impl ConcurrencyLimiter {
-    /// Takes one place of a caller, who may have `most` at once; 0 means no limit. `None` if all are taken.
+    /// Takes one slot of a caller, who may have `most` concurrently; 0 means no limit. Returns `None` if all are taken.
     pub(crate) fn acquire(&self, caller: u64, most: u32) -> Option<Permit> {
-        let mut place = Permit {
+        let mut permit = Permit {
             of: self.clone(),
             caller,
             count: 0,
         };
-        place.grow(1, most).then_some(place)
+        permit.grow(1, most).then_some(permit)
     }
 }
 
-/// Places that are taken until the value is dropped.
+/// Slots that are taken until the value is dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
     of: ConcurrencyLimiter,
@@ -29,7 +29,7 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
-    /// Takes `more` places for the same caller. Returns `false` and takes none if the caller would exceed `most`.
+    /// Takes `more` slots for the same caller. Returns `false` and takes none if the caller would exceed `most`.
     pub(crate) fn grow(&mut self, more: u32, most: u32) -> bool {
         let mut taken = self.of.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = taken.get(&self.caller).copied().unwrap_or(0);
@@ -55,7 +55,7 @@ impl Drop for Permit {
     }
 }
 
-/// The addresses that count as one: an IPv6 host has a whole /64 to itself.
+/// Returns the address under which clients are counted: an IPv6 client usually has a whole /64.
 pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {

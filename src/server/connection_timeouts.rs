@@ -1,4 +1,4 @@
-//! What a connection is doing, and since when.
+//! Timeouts of client connections.
 
 use std::io;
 use std::pin::Pin;
@@ -17,17 +17,17 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::ServerConfig;
 
-/// Whether a connection is of use: it answers a request, or has waited for one not too long.
+/// The activity of a connection: it is in use while a request is in progress or a timeout has not expired.
 pub(crate) struct Activity {
     opened: Instant,
-    /// For how long a request's head may be on its way.
+    /// The timeout of a request's head.
     head: Duration,
-    /// For how long there may be no request.
+    /// The timeout of an idle connection.
     idle: Duration,
     in_flight: AtomicU32,
-    /// Whether part of a head has come. A new connection has sent nothing, and has as long.
+    /// `true` if part of a head has arrived. A new connection has the timeout of a head, too.
     in_head: AtomicBool,
-    /// Since when the present wait lasts, in milliseconds from the opening.
+    /// When the current wait started, in milliseconds since the connection was opened.
     since: AtomicU64,
     head_came: Notify,
 }
@@ -66,7 +66,7 @@ impl Activity {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Returns when no head is on its way, or the one that is has come.
+    /// Returns when no head is incomplete.
     pub(crate) async fn head_received(&self) {
         let came = self.head_came.notified();
         if self.in_head.load(Ordering::Relaxed) {
@@ -74,13 +74,13 @@ impl Activity {
         }
     }
 
-    /// Returns when the connection is of no use any more.
+    /// Returns when a timeout has expired.
     pub(crate) async fn until_unused(&self) {
         loop {
             let now = Instant::now();
             let end = match self.in_flight.load(Ordering::Relaxed) {
                 0 => self.end_of_wait(),
-                // Looked at again when the shortest wait that may follow would be over.
+                // Checks again when the shortest timeout could expire after the request.
                 _ => now + self.head.min(self.idle),
             };
             if end <= now {
@@ -122,7 +122,7 @@ pub(crate) struct RequestGuard {
 }
 
 impl RequestGuard {
-    /// A piece of the answer is ready for its client.
+    /// Stops counting the request: a piece of the response is ready and its client has not accepted it.
     fn mark_waiting_for_client(&mut self) {
         if self.has_windows && self.counts {
             self.counts = false;
@@ -130,7 +130,7 @@ impl RequestGuard {
         }
     }
 
-    /// The client takes all that was ready.
+    /// Counts the request again: its client has accepted everything that was ready.
     fn client_caught_up(&mut self) {
         if !self.counts {
             self.counts = true;
@@ -146,7 +146,7 @@ impl Drop for RequestGuard {
     }
 }
 
-/// An answer's body, with which its request ends.
+/// The body of a response. The request ends with it.
 pub(crate) struct TrackedBody {
     pub(crate) body: Body,
     pub(crate) guard: RequestGuard,
@@ -160,7 +160,7 @@ impl hyper::body::Body for TrackedBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        // hyper asks for the next piece when the client's window has room for the one before.
+        // hyper polls the next piece when the client's window has room for the previous one.
         self.guard.client_caught_up();
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         if frame.is_some() {
@@ -178,7 +178,7 @@ impl hyper::body::Body for TrackedBody {
     }
 }
 
-/// A client's socket. It breaks when nothing of what is written is taken for too long.
+/// A client's socket. Writes fail if the client accepts nothing within the timeout.
 pub(crate) struct TimedStream {
     stream: TcpStream,
     activity: Arc<Activity>,

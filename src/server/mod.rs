@@ -1,7 +1,6 @@
-//! Connections of clients: accepted, served, watched, and ended.
+//! Accepts, serves, supervises and closes connections of clients.
 //!
-//! axum's own server has no limits. Here a client that is slow, or holds on to
-//! a connection without a use for it, loses it.
+//! axum's own server has no limits. This one closes connections of slow and idle clients.
 
 mod concurrency;
 mod config;
@@ -39,27 +38,27 @@ use tower::ServiceExt;
 pub(crate) use self::concurrency::{ConcurrencyLimiter, Permit, network};
 use self::connection_timeouts::{Activity, TimedStream, TrackedBody};
 
-/// The address at the other end of a connection; each request of it has it among its extensions.
+/// The address of the client, in the extensions of each request.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
 
-/// How long a connection may take to close after it was asked to.
+/// How long a connection may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a head that is on its way when nothing new is taken any more is waited for.
+/// How long an incomplete head is awaited when a shutdown begins.
 const FINAL_HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How soon a system that has no more sockets is asked for one again.
+/// The delay before the next `accept` after the system has run out of sockets.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// What one HTTP/2 connection may ask for at once.
+/// The maximum number of concurrent requests on one HTTP/2 connection.
 const MAX_CONCURRENT_STREAMS: u32 = 64;
 
 /// The HTTP/2 windows of a request's body and of a connection: the most bytes that a client may send before they are read.
 const WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * WINDOW;
 
-/// How large a head may be, in bytes.
+/// The maximum size of a head, in bytes.
 const MAX_HEAD_BYTES: u16 = 32 * 1024;
 
 /// The size of a socket's send buffer, in bytes. By default the system would buffer megabytes for each client that does
@@ -69,7 +68,7 @@ const SEND_BUFFER: u32 = 128 * 1024;
 /// The most connections that wait in the system's queue.
 const BACKLOG: u32 = 1024;
 
-/// How a service comes to its end.
+/// The phases of a graceful shutdown.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
     /// A stop signal was received: readiness fails, and requests are still answered.
@@ -83,21 +82,21 @@ pub struct Shutdown {
 /// Listens on an address.
 ///
 /// # Errors
-/// When the address is taken.
+/// If the address is in use.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // As `TcpListener::bind` does: the port of a service that has just ended is free.
+    // Like `TcpListener::bind`, so that a restarted service can use its port immediately.
     socket.set_reuseaddr(true)?;
-    // Accepted connections inherit it.
+    // Accepted connections inherit the setting.
     socket.set_send_buffer_size(SEND_BUFFER)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// Serves `router` to everybody who connects, until `stopping.closing`; then until all is answered.
+/// Serves `router` until `shutdown.draining`, then until all requests have been answered.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -138,9 +137,9 @@ pub async fn serve(
     connections.wait().await;
 }
 
-/// Those who are in the system's queue when it is closed: they would be cut off with it.
+/// Accepts the connections in the system's queue, which closing the socket would reset.
 ///
-/// The system is asked itself, for what the runtime knows of the queue may be a moment old.
+/// Uses the socket directly, because the runtime's view of the queue may be stale.
 fn drain_accept_queue(listener: TcpListener) -> Vec<TcpStream> {
     let Ok(listener) = listener.into_std() else {
         return Vec::new();
@@ -159,7 +158,7 @@ async fn acquire_slot(permits: &Arc<Semaphore>) -> OwnedSemaphorePermit {
     permit.expect("the semaphore is never closed")
 }
 
-/// A client that has gone again is nothing; where there are no sockets left, one has to be waited for.
+/// Pauses if the system has no more sockets. A client that has disconnected needs no pause.
 async fn pause_after(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     if matches!(
@@ -168,7 +167,7 @@ async fn pause_after(error: &io::Error) {
     ) {
         return;
     }
-    tracing::error!(%error, "a client cannot be accepted: MAX_CLIENT_CONNECTIONS is more than the system allows");
+    tracing::error!(%error, "cannot accept a client: MAX_CLIENT_CONNECTIONS exceeds the system's limit");
     tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
 }
 
@@ -185,7 +184,7 @@ struct Server {
 }
 
 impl Server {
-    /// Takes a place for a connection of this address; `None` if the address has used its share.
+    /// Takes a slot of an address; `None` if the address has used its share.
     fn place_of(&self, address: IpAddr) -> Option<Permit> {
         let key = self.hasher.hash_one(network(address));
         let most = self.config.connections_per_address;
@@ -213,7 +212,7 @@ impl Server {
         let Some(of_address) = self.place_of(peer.ip()) else {
             return;
         };
-        // Answers are written whole: waiting for more to send with them only delays them.
+        // Responses are written as a whole, so delaying small writes would only add latency.
         let _ = stream.set_nodelay(true);
         let activity = Arc::new(Activity::begin(&self.config));
         let timeout = self.config.client_timeout;
@@ -225,7 +224,7 @@ impl Server {
         });
         let service = service_fn(move |request: Request<Incoming>| {
             let answering = answering.clone();
-            // Apart from the connection, which would otherwise have room for it for as long as it is open.
+            // Boxed, because otherwise each open connection would reserve its size.
             Box::pin(async move { answering.answer(request.map(Body::new)).await })
         });
         let (open, shutdown) = (self.open.clone(), self.stopping.clone());
@@ -247,8 +246,8 @@ impl Server {
                 drive_connection(connection, &activity, &shutdown).await;
             } else {
                 let mut builder = auto::Builder::new(TokioExecutor::new());
-                // HTTP/1, too, where no more than the preface's first bytes had come. Here hyper bounds
-                // a head by what it reads at once.
+                // This also serves HTTP/1 if only the preface's first bytes had arrived. Here hyper limits a head by
+                // its read buffer.
                 builder.http1().max_buf_size(MAX_HEAD_BYTES.into());
                 builder
                     .http2()
@@ -257,7 +256,7 @@ impl Server {
                     .initial_stream_window_size(WINDOW)
                     .initial_connection_window_size(CONNECTION_WINDOW)
                     .max_header_list_size(MAX_HEAD_BYTES.into());
-                // Apart from the others, whose tasks would otherwise have room for it.
+                // Boxed, because otherwise the task of every HTTP/1 connection would reserve its size.
                 let mut connection = Box::pin(builder.serve_connection(io, service));
                 drive_connection(connection.as_mut(), &activity, &shutdown).await;
             }
@@ -277,17 +276,17 @@ async fn is_http1(stream: &TcpStream) -> bool {
     seen.is_ok_and(|count| !PREFACE.starts_with(&first[..count]))
 }
 
-/// Drives a connection until it ends, by itself or because it has to.
+/// Drives a connection until it ends or has to be closed.
 async fn drive_connection<C>(mut connection: Pin<&mut C>, activity: &Activity, shutdown: &Shutdown)
 where
     C: GracefulConnection,
 {
     tokio::select! {
-        // A client that goes away in the middle of something is no error of ours.
+        // A client that disconnects is not an error.
         _ = connection.as_mut() => return,
         () = activity.until_unused() => {
             connection.as_mut().graceful_shutdown();
-            // Half a head would be waited for as long as it takes.
+            // A graceful shutdown would wait for an incomplete head without a limit.
             let _ = tokio::time::timeout(CLOSE_TIMEOUT, connection).await;
             return;
         }
@@ -295,7 +294,7 @@ where
     }
     tokio::select! {
         _ = connection.as_mut() => return,
-        // A request that has been sent is answered, even if only part of it has come.
+        // A request that has been sent is answered, even if only part of it has arrived.
         _ = tokio::time::timeout(FINAL_HEAD_TIMEOUT, activity.head_received()) => {
             connection.as_mut().graceful_shutdown();
         }
@@ -307,7 +306,7 @@ where
     }
 }
 
-/// What answers one connection's requests.
+/// The service of one connection's requests.
 struct ConnectionService {
     router: Router,
     peer: Peer,
@@ -316,14 +315,14 @@ struct ConnectionService {
 }
 
 impl ConnectionService {
-    /// One request: counted as this connection's until the last byte of its answer.
+    /// Answers a request, which counts as in progress until the last byte of the response is sent.
     async fn answer(&self, mut request: Request) -> Result<Response, Infallible> {
         let version = request.version();
         let guard = self.activity.request(version);
         request.extensions_mut().insert(self.peer);
         let mut response = self.router.clone().oneshot(request).await?;
         if self.shutdown_requested.is_cancelled() && version < Version::HTTP_2 {
-            // The client's next request then goes to another replica, and none is sent into a closing connection.
+            // The client then sends its next request to another replica instead of into a closing connection.
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }

@@ -3,6 +3,7 @@
 //! `database` and `nango` compare this process's database and Nango environment with those that the installation had. The
 //! others count changes that no user asked for.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -23,7 +24,7 @@ use crate::nango::{ListConnections, Nango};
 const SAMPLE: i64 = 5;
 
 /// How many connections have to be absent, and none present, for an environment to be unknown. Fewer may be gone each for
-/// a reason of its own, as in a new product.
+/// a reason of its own, as in a new product: then the integrations identify the environment.
 const MIN_ABSENT: usize = 3;
 
 /// How long the database's identity is cached.
@@ -38,6 +39,17 @@ pub struct EngagedBrake {
     pub since: Option<DateTime<Utc>>,
     /// What was found.
     pub reason: String,
+}
+
+/// What the look-up of an environment showed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Evidence {
+    /// Nango has a connection or an integration of the installation.
+    Proven,
+    /// The installation has no connection that could be absent.
+    NotNeeded,
+    /// Nango has none, or nothing was recorded that it could have.
+    Insufficient,
 }
 
 /// All brakes of an installation, as this process sees them.
@@ -143,7 +155,7 @@ impl Brakes {
     /// Looks up connections that were confirmed lately, until Nango has one of them: those in `seen`, or else those that
     /// became connected last, without the one that is in doubt.
     ///
-    /// Where too few are absent, the environment counts as before: as known, unless more were absent since the start.
+    /// Where one or two are absent, the integrations decide. Without a record of those, the environment counts as before.
     ///
     /// # Errors
     /// [`Error::UnknownEnvironment`] if Nango has none; as Nango and the database.
@@ -152,8 +164,86 @@ impl Brakes {
         seen: &[String],
         doubted: Option<&str>,
     ) -> Result<()> {
-        let Some(nango) = &self.nango else {
+        self.recognize(seen, doubted).await?;
+        self.check_environment()
+    }
+
+    /// Verifies the environment, and records its integrations if it is proven to be the installation's. `is_recognized`:
+    /// Nango has just listed a connection of the installation.
+    ///
+    /// # Errors
+    /// As [`Brakes::verify_environment`].
+    pub(crate) async fn confirm_environment(&self, is_recognized: bool) -> Result<()> {
+        let evidence = if is_recognized {
+            self.recognize_environment(true);
+            Evidence::Proven
+        } else {
+            self.recognize(&[], None).await?
+        };
+        if evidence != Evidence::Insufficient
+            && let Err(error) = self.record_integrations(evidence == Evidence::Proven).await
+        {
+            tracing::warn!(%error, "could not record the integrations of the nango environment, will retry");
+        }
+        self.check_environment()
+    }
+
+    /// Records the integrations. Without a proof, those that were recorded before stay.
+    async fn record_integrations(&self, is_proven: bool) -> Result<()> {
+        let integrations = self.integrations().await?;
+        if integrations.is_empty() {
             return Ok(());
+        }
+        let mut tx = self.database.begin_single().await?;
+        db::record_integrations(&mut tx, &integrations, is_proven).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// The integrations of the environment that the key opens, with when each was created.
+    async fn integrations(&self) -> Result<BTreeMap<String, String>> {
+        let Some(nango) = &self.nango else {
+            return Ok(BTreeMap::new());
+        };
+        let found = nango.integrations().await?.into_iter();
+        Ok(found
+            .filter(|it| !it.created_at.is_empty())
+            .map(|it| (it.unique_key, it.created_at))
+            .collect())
+    }
+
+    /// Whether the environment has an integration that the installation's had; `None` if none were recorded.
+    async fn has_known_integrations(&self) -> Result<Option<bool>> {
+        let mut tx = self.database.begin_single().await?;
+        let recorded = db::nango_integrations(&mut tx).await?;
+        tx.commit().await?;
+        let Some(recorded) = recorded else {
+            return Ok(None);
+        };
+        let found = self.integrations().await?;
+        let is_known = found
+            .iter()
+            .any(|(key, created_at)| recorded.get(key) == Some(created_at));
+        Ok(Some(is_known))
+    }
+
+    /// Fails unless this is the installation's environment, whose lack of a connection means that it was deleted. No
+    /// connection may be left to tell by: then the integrations do.
+    ///
+    /// # Errors
+    /// As [`Brakes::verify_environment`].
+    pub(crate) async fn verify_deletion(&self) -> Result<()> {
+        self.verify_environment(&[], None).await?;
+        match self.has_known_integrations().await? {
+            Some(false) => Err(Error::UnknownEnvironment),
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks up the environment, and notes whether it is known.
+    async fn recognize(&self, seen: &[String], doubted: Option<&str>) -> Result<Evidence> {
+        let Some(nango) = &self.nango else {
+            return Ok(Evidence::Insufficient);
         };
         let sample = if seen.is_empty() {
             let mut tx = self.database.begin_single().await?;
@@ -170,14 +260,24 @@ impl Brakes {
             };
             if !nango.connection_page(&filter).await?.is_empty() {
                 self.recognize_environment(true);
-                return Ok(());
+                return Ok(Evidence::Proven);
             }
         }
-        let absent = sample.len() + usize::from(doubted.is_some());
-        if sample.is_empty() || absent >= MIN_ABSENT {
-            self.recognize_environment(sample.is_empty());
+        let is_known = match sample.len() + usize::from(doubted.is_some()) {
+            0 => {
+                self.recognize_environment(true);
+                return Ok(Evidence::NotNeeded);
+            }
+            1..MIN_ABSENT => self.has_known_integrations().await?,
+            _ => Some(false),
+        };
+        if let Some(is_known) = is_known {
+            self.recognize_environment(is_known);
         }
-        self.check_environment()
+        Ok(match is_known {
+            Some(true) => Evidence::Proven,
+            _ => Evidence::Insufficient,
+        })
     }
 
     /// Looks up whether Nango has this installation's connections.
@@ -263,6 +363,7 @@ impl Brakes {
             Brake::Database => {
                 let actual = db::actual_identity(&mut tx, self.public_url.as_str()).await?;
                 db::record_identity(&mut tx, &actual).await?;
+                db::end_all_absences(&mut tx).await?;
             }
             Brake::Nango => db::confirm_environment(&mut tx, self.clock.now()).await?,
             counted => db::release_brake(&mut tx, counted).await?,

@@ -129,7 +129,9 @@ impl ConnectFlow {
                     (self.new_connection(user, connector, instance).await?, None)
                 }
             };
-            if matches!(connection.state, State::Connected { .. }) {
+            // What Nango does not have at the moment may be gone: its user decides.
+            let is_present = connection.absences.is_empty();
+            if is_present && matches!(connection.state, State::Connected { .. }) {
                 return Ok(ConnectAnswer::new(&connection, None));
             }
             if request.label.is_some() {

@@ -106,8 +106,10 @@ impl Core {
 
     /// Looks up whether Nango has this installation's connections, before the first request.
     pub async fn verify_environment_at_start(&self) {
-        match tokio::time::timeout(STARTUP_PROBE_TIMEOUT, self.brakes.probe()).await {
-            Ok(Ok(())) => {}
+        let confirm = self.brakes.confirm_environment(false);
+        match tokio::time::timeout(STARTUP_PROBE_TIMEOUT, confirm).await {
+            // An unknown environment is logged there.
+            Ok(Ok(()) | Err(Error::UnknownEnvironment)) => {}
             Ok(Err(error)) => {
                 tracing::warn!(%error, "could not look up whether nango has this installation's connections");
             }
@@ -167,7 +169,12 @@ impl Core {
             return Err(nango::Error::NotFound);
         };
         let key = &stored.integration.key;
-        upstream.nango.connection(&stored.id, key, refresh).await
+        let found = upstream.nango.connection(&stored.id, key, refresh).await?;
+        if let Err(error) = self.end_absence(connection).await {
+            // The next look-up records it.
+            tracing::warn!(connection = %connection.id, %error, "could not record that nango has a connection again");
+        }
+        Ok(found)
     }
 
     /// Whether Nango neither lists a connection under its id nor has it.

@@ -66,7 +66,7 @@ pub enum Health {
     ProviderOutage,
     /// They were not refreshed, and nothing says why.
     Unknown,
-    /// Nango does not have the connection.
+    /// Nango does not have the connection. After five such look-ups over five minutes, the user has to connect again.
     Missing,
 }
 
@@ -115,7 +115,7 @@ impl SuspectCredentials {
 /// Checks whether connections' credentials work.
 #[derive(Debug)]
 pub(crate) struct CredentialChecker {
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
     accounts: Arc<AccountIdentifier>,
     pub(crate) doubts: SuspectCredentials,
 }
@@ -134,9 +134,9 @@ impl CredentialChecker {
         &self,
         connection: &Connection,
     ) -> Result<(CredentialHealth, Option<Connection>)> {
-        let Some(stored) = connection.state.upstream() else {
+        if connection.state.upstream().is_none() {
             return Ok((CredentialHealth::Missing, Some(connection.clone())));
-        };
+        }
         let now = self.core.clock.now();
         self.record_check(connection, Some(now)).await?;
         let health = self.health(connection).await?;
@@ -155,10 +155,13 @@ impl CredentialChecker {
             CredentialHealth::ProviderOutage => Some(Vec::new()),
             _ => None,
         };
+        if health == CredentialHealth::Missing {
+            return Ok((health, self.note_absence(connection).await?));
+        }
+        self.core.end_absence(connection).await?;
         let changed = self
             .apply_if_unchanged(connection, refusals, |connection| match &health {
                 CredentialHealth::Working(account) => connection.healthy(account.as_ref(), now),
-                CredentialHealth::Missing => connection.missing(&stored.id, now),
                 _ if is_dead => connection.credentials_dead(now),
                 _ => connection.credentials_failing(now),
             })

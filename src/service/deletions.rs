@@ -170,7 +170,7 @@ impl DeletionQueue {
         if !was_stored && !is_deleted {
             // Another environment does not have it either. That this one is gone is no evidence of that: it may have been
             // deleted before.
-            self.core.brakes.verify_environment(&[], None).await?;
+            self.core.brakes.verify_deletion().await?;
         }
         Ok(())
     }

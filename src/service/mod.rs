@@ -3,6 +3,7 @@
 //! No transaction is open while Nango is called: read, commit, call, and then
 //! change what is there by then, under the row's lock.
 
+mod absence;
 mod account;
 mod account_lookup;
 pub mod brakes;

@@ -176,7 +176,13 @@ impl NangoWebhooks {
         let recently = self.core.clock.now() - MIN_CHECK_INTERVAL;
         let is_recent = |checked: DateTime<Utc>| checked >= recently;
         let connection = match self.connection_of(event).await? {
-            Some(connection) if !connection.last_checked_at.is_some_and(is_recent) => connection,
+            // What Nango refreshes, it has.
+            Some(connection)
+                if !connection.absences.is_empty()
+                    || !connection.last_checked_at.is_some_and(is_recent) =>
+            {
+                connection
+            }
             _ => return Ok(WebhookOutcome::Ignored),
         };
         let connector = connection.connector.id;
@@ -203,7 +209,8 @@ impl NangoWebhooks {
             return Ok(WebhookOutcome::Ignored);
         };
         let is_dead = connection.state.reason() == Some(Reason::NeedsReauthorization);
-        if connection.failing_since.is_none() && !is_dead {
+        let is_absent = !connection.absences.is_empty();
+        if connection.failing_since.is_none() && !is_dead && !is_absent {
             return Ok(WebhookOutcome::Ignored);
         }
         let Some(stored) = connection.state.upstream() else {
@@ -222,6 +229,7 @@ impl NangoWebhooks {
             }
             Err(error) => return Err(error.into()),
         };
+        self.core.end_absence(&connection).await?;
         if self.checks.has_recovered(&connection, &found).await? {
             Ok(WebhookOutcome::Applied)
         } else {

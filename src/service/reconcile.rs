@@ -261,6 +261,7 @@ impl Reconciler {
                     .await
             }
             Some((of, grant, Grant::AlreadyApplied)) => {
+                self.core.end_absence(&of.connection).await?;
                 let identity = self
                     .accounts
                     .identify_grant(&of.connection, &grant, attempt)

@@ -9,7 +9,7 @@ use std::hash::RandomState;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -23,7 +23,8 @@ use super::{Error, Result};
 use crate::db;
 use crate::db::{SweepPass, SweepRow};
 use crate::domain::UserId;
-use crate::domain::{Brake, Connection, Reason};
+use crate::domain::state_machine::ABSENCE_INTERVAL;
+use crate::domain::{Connection, Reason};
 use crate::nango;
 use crate::nango::{ConnectionSummary, Priority};
 use crate::telemetry::TRACES;
@@ -49,12 +50,12 @@ const RATE_LIMIT_RECHECK: Duration = Duration::from_secs(1);
 pub struct SweepSchedule {
     /// From the end of a sweep to the next, whichever replica does it.
     pub every: Duration,
-    /// The pause after each call to Nango for which no client waits.
+    /// The pause after each call to Nango for which no client waits, at 200 calls a minute. It shrinks with a greater limit.
     pub pause: Duration,
 }
 
 impl SweepSchedule {
-    /// Returns a schedule with a pause of two seconds: a sweep then takes a sixth of Nango's rate limit. It takes more
+    /// Returns a schedule with a pause of two seconds: a sweep then takes at most a sixth of Nango's rate limit. It takes more
     /// only for grants that no webhook or poll reported, and while it checks whether a provider has an outage.
     #[must_use]
     pub fn every(every: Duration) -> Self {
@@ -74,7 +75,7 @@ pub struct SweepReport {
     pub found: usize,
     /// How many were checked, because Nango reports their credentials as failed or they may have recovered.
     pub checked: usize,
-    /// How many rows' connections Nango no longer holds.
+    /// How many connections became missing.
     pub missing: usize,
     /// How many connections of this installation at Nango belong to no row: they are kept.
     pub orphans: usize,
@@ -147,7 +148,8 @@ impl Sweeper {
 
     /// A pause between two calls to Nango, which lasts until its rate limit leaves room for another.
     pub(crate) async fn pause_sweep(&self, pause: Duration) {
-        tokio::time::sleep(pause).await;
+        let nango = self.core.upstream.as_ref().map(|upstream| &upstream.nango);
+        tokio::time::sleep(nango.map_or(pause, |nango| nango.scale_pause(pause))).await;
         while !self.core.has_room(Priority::Sweep) {
             tokio::time::sleep(RATE_LIMIT_RECHECK).await;
         }
@@ -218,13 +220,10 @@ impl Sweeper {
     ) -> Result<()> {
         report.listed += segment.listed;
         report.unreadable += segment.unreadable;
-        if segment.confirmed.is_empty() {
-            self.core.brakes.verify_environment(&[], None).await?;
-        } else {
-            self.core.brakes.recognize_environment(true);
-        }
+        let is_recognized = !segment.confirmed.is_empty();
+        self.core.brakes.confirm_environment(is_recognized).await?;
         self.inspect_all(&segment.unknown, report).await?;
-        report.missing += self.mark_missing(segment, started_at, pause).await?;
+        report.missing += self.check_missing(segment, started_at, pause).await?;
         report.checked += self.check_all(&segment.to_check, pause).await?;
         Ok(())
     }
@@ -323,7 +322,7 @@ impl Sweeper {
     ) -> Result<Vec<SweepRow>> {
         const BATCH: i64 = 1000;
         let mut missing = Vec::new();
-        let (range, mut after) = (segment.range(), None);
+        let (range, mut after, now) = (segment.range(), None, self.core.clock.now());
         loop {
             let mut tx = self.core.begin_single().await?;
             let rows = db::list_at_nango_since(&mut tx, started_at, range, after, BATCH).await?;
@@ -335,6 +334,7 @@ impl Sweeper {
             missing.extend(rows.into_iter().filter(|row| {
                 row.status_reason.as_deref() != Some(Reason::MissingUpstream.as_str())
                     && !segment.has(&row.nango_connection_id)
+                    && !was_absent_lately(row, now)
             }));
             if missing.len() >= MAX_FINDINGS {
                 missing.truncate(MAX_FINDINGS);
@@ -343,63 +343,22 @@ impl Sweeper {
         }
     }
 
-    /// Marks the rows whose connections Nango does not have any more: none in an unknown environment, and none if they
-    /// are too many. Returns how many.
-    async fn mark_missing(
+    /// Looks up the connections that a segment should have and does not. Returns how many became missing.
+    async fn check_missing(
         &self,
         segment: &Segment<'_>,
         started_at: DateTime<Utc>,
         pause: Duration,
     ) -> Result<usize> {
-        let mut gone = Vec::new();
+        let mut missing = 0;
         for row in self.find_missing(segment, started_at).await? {
-            if self
-                .core
-                .is_gone(&row.nango_connection_id, &row.integration_key)
-                .await?
-                && let Some(connection) = self.connection_of(&row.user_id, row.id).await?
-            {
-                gone.push(connection);
+            if let Some(connection) = self.connection_of(&row.user_id, row.id).await? {
+                let checked = self.checks.check_absence(&connection, &segment.confirmed);
+                missing += usize::from(checked.await?);
             }
             self.pause_sweep(pause).await;
         }
-        let mut marked = 0;
-        if gone.is_empty() || !self.may_mark_missing(segment, gone.len()).await? {
-            return Ok(marked);
-        }
-        for connection in &gone {
-            match self.checks.is_missing(connection, &segment.confirmed).await {
-                // Its newer grant is an orphan, or it is there again.
-                Err(Error::ProviderUnavailable) | Ok(false) => continue,
-                Ok(true) => {}
-                Err(error) => return Err(error),
-            }
-            let now = self.core.clock.now();
-            let changed = self
-                .checks
-                .apply_if_unchanged(connection, None, |connection| {
-                    let upstream = connection.state.upstream()?;
-                    connection.missing(&upstream.id, now)
-                });
-            let changed = changed.await?;
-            let reason = changed.and_then(|connection| connection.state.reason());
-            marked += usize::from(reason == Some(Reason::MissingUpstream));
-            self.pause_sweep(pause).await;
-        }
-        Ok(marked)
-    }
-
-    /// Whether so many connections may be missing: Nango has others, and the brake has room for all.
-    async fn may_mark_missing(&self, segment: &Segment<'_>, count: usize) -> Result<bool> {
-        self.core
-            .brakes
-            .verify_environment(&segment.confirmed, None)
-            .await?;
-        let mut tx = self.core.begin().await?;
-        let count = i64::try_from(count).unwrap_or(i64::MAX);
-        let has_room = db::has_room(&mut tx, Brake::Missing, count).await?;
-        tx.commit().await?;
-        Ok(has_room)
+        Ok(missing)
     }
 
     async fn record_orphans(&self, count: usize) -> Result<()> {
@@ -429,8 +388,14 @@ impl Sweeper {
     }
 }
 
+/// Whether a connection was absent within the last minute: the next absence would not count.
+fn was_absent_lately(row: &SweepRow, now: DateTime<Utc>) -> bool {
+    let last = row.absences.last();
+    last.is_some_and(|last| (TimeDelta::zero()..ABSENCE_INTERVAL).contains(&(now - *last)))
+}
+
 /// An error that is about one connection, which is no reason to leave the others. Fails with any other.
-fn recoverable_error<T>(result: Result<T>) -> Result<Option<Error>> {
+pub(super) fn recoverable_error<T>(result: Result<T>) -> Result<Option<Error>> {
     use nango::Error::{RateLimited, Unauthorized};
     match result {
         Ok(_) => Ok(None),

@@ -243,6 +243,14 @@ impl Sweeper {
         let unapplied: HashSet<Uuid> = db::unapplied_attempts(&mut tx, &attempts).await?;
         let known = db::known_attempts(&mut tx, &attempts).await?;
         let to_be_deleted = db::find_queued_deletions(&mut tx, &ids).await?;
+        let returned: Vec<&str> = rows
+            .iter()
+            .filter(|row| !row.absences.is_empty())
+            .map(|row| row.nango_connection_id.as_str())
+            .collect();
+        if !returned.is_empty() {
+            db::end_absences(&mut tx, &returned).await?;
+        }
         let corrected = with_other_times(&rows, found);
         if !corrected.is_empty() {
             db::correct_creation_times(&mut tx, &corrected).await?;

@@ -252,7 +252,8 @@ impl TokenIssuer {
         let checked = connection
             .last_checked_at
             .is_some_and(|checked| checked >= recently);
-        if connection.failing_since.is_some() && checked {
+        let is_in_doubt = connection.failing_since.is_some() || !connection.absences.is_empty();
+        if is_in_doubt && checked {
             // An outage is not asked about by every workflow that meets it.
             return Err(Error::ProviderUnavailable);
         }
@@ -380,7 +381,11 @@ impl TokenIssuer {
                 // The call cannot be repeated here, for its body is gone.
                 Err(Error::ProviderUnavailable)
             }
-            answer => Ok(answer?),
+            answer => {
+                let answer = answer?;
+                self.core.end_absence(&connection).await?;
+                Ok(answer)
+            }
         }
     }
 

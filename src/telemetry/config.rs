@@ -7,12 +7,12 @@ use url::Url;
 
 use crate::environment::Environment;
 
-/// How logs are written.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// One JSON object a line, for machines.
     Json,
-    /// For people.
+    /// Text for people.
     Pretty,
 }
 
@@ -28,7 +28,7 @@ impl FromStr for LogFormat {
     }
 }
 
-/// A token that could be guessed would open the metrics to the world.
+/// The minimum length: a guessable token would make the metrics public.
 const MIN_METRICS_TOKEN: usize = 16;
 
 impl Environment<'_> {

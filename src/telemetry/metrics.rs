@@ -1,9 +1,8 @@
-//! What is counted, in the form in which Prometheus reads it.
+//! Metrics in the format of Prometheus.
 //!
-//! There is no global recorder: each part owns what it counts and registers it
-//! in the one [`Registry`] of its service, so that several services in a
-//! process do not mix. What only the database knows is asked at each scrape.
-//! No label ever holds what a user sent: routes are templates, the others closed sets.
+//! There is no global recorder: each part owns its metrics and registers them in the [`Registry`] of its service, so
+//! that several services in a process do not mix. Metrics of the database are queried at each scrape. No label contains
+//! text of a user: routes are templates, and all other labels have a fixed set of values.
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
@@ -15,25 +14,25 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
 
-/// What every metric's name begins with.
+/// The prefix of all metric names.
 const PREFIX: &str = "patchbay";
 
-/// The content type of what [`encode_text`] writes.
+/// The content type of the output of [`encode_text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// One label: its name, and its value out of a closed set.
+/// One label: its name, and one of a fixed set of values.
 pub type Label = [(&'static str, &'static str); 1];
 
 /// Durations by labels.
 pub type Durations<Labels> = Family<Labels, Histogram, fn() -> Histogram>;
 
-/// A registry with nothing in it, whose metrics' names begin with `patchbay_`.
+/// Returns an empty registry, which prefixes metric names with `patchbay_`.
 #[must_use]
 pub fn registry() -> Registry {
     Registry::with_prefix(PREFIX)
 }
 
-/// A histogram of seconds, from a millisecond to ten seconds: what a request or a call takes.
+/// Returns a histogram for requests and calls, from a millisecond to ten seconds.
 #[must_use]
 pub fn latency_histogram() -> Histogram {
     Histogram::new([
@@ -41,7 +40,7 @@ pub fn latency_histogram() -> Histogram {
     ])
 }
 
-/// Says which program this is.
+/// Registers the program's version.
 pub fn register_build(registry: &mut Registry) {
     #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
     struct Build {
@@ -50,10 +49,10 @@ pub fn register_build(registry: &mut Registry) {
     let build = Build {
         version: env!("CARGO_PKG_VERSION"),
     };
-    registry.register("build", "The version that runs", Info::new(build));
+    registry.register("build", "The running version", Info::new(build));
 }
 
-/// The runtime, asked at each scrape.
+/// A collector of the runtime's metrics, which reads them at each scrape.
 #[derive(Debug)]
 struct Runtime(Handle);
 
@@ -67,15 +66,15 @@ impl Collector for Runtime {
     }
 }
 
-/// Registers metrics of the current runtime.
+/// Registers the metrics of the current runtime.
 pub fn register_runtime(registry: &mut Registry) {
     registry.register_collector(Box::new(Runtime(Handle::current())));
 }
 
-/// These registries' metrics in the OpenMetrics text format.
+/// Returns the metrics of these registries in the OpenMetrics text format.
 ///
 /// # Errors
-/// Writing to a string does not fail; a metric that cannot be encoded does.
+/// If a metric cannot be encoded.
 pub fn encode_text(registries: &[&Registry]) -> Result<String, std::fmt::Error> {
     let mut text = String::with_capacity(16 * 1024);
     for registry in registries {

@@ -1,4 +1,4 @@
-//! Logs: one line per request, never a token, a key or a personal address. And traces, if enabled.
+//! Logs, with one line per request and without tokens, keys or personal addresses; and traces if enabled.
 
 mod config;
 pub mod metrics;
@@ -16,13 +16,13 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use url::Url;
 
-/// What is logged unless `RUST_LOG` says otherwise.
+/// The log filter without `RUST_LOG`.
 const DEFAULT_FILTER: &str = "info,sqlx=warn";
 
-/// The target of all spans. The logs leave them out: a line of the log stands by itself.
+/// The target of all spans. Log lines do not include spans.
 pub(crate) const TRACES: &str = "traces";
 
-/// Logs and traces for as long as it lives; the last traces are sent when it is dropped.
+/// A guard of the logs and traces. Dropping it sends the last traces.
 #[must_use]
 #[derive(Debug, Default)]
 pub struct Telemetry {
@@ -32,7 +32,7 @@ pub struct Telemetry {
 
 /// Writes logs to standard error, filtered by `RUST_LOG`, and sends traces to a collector if there is one.
 ///
-/// Only the first call in a process has an effect. With a collector it has to be in a tokio runtime.
+/// Only the first call in a process has an effect. With a collector, it requires a tokio runtime.
 pub fn init(format: LogFormat, collector: Option<&Url>) -> Telemetry {
     let given = std::env::var("RUST_LOG").ok();
     let given = given.and_then(|filter| filter.parse::<Targets>().ok());
@@ -55,7 +55,7 @@ pub fn init(format: LogFormat, collector: Option<&Url>) -> Telemetry {
             _traces: Some(traces),
         };
     }
-    // A filter over everything, rather than over the lines alone: spans then cost nothing.
+    // The filter applies to all layers, so that disabled spans cost nothing.
     install(registry.with(lines).with(filter));
     if cfg!(not(feature = "otlp")) && collector.is_some() {
         tracing::warn!(
@@ -67,11 +67,11 @@ pub fn init(format: LogFormat, collector: Option<&Url>) -> Telemetry {
 
 fn install(subscriber: impl SubscriberInitExt) {
     if let Err(error) = subscriber.try_init() {
-        tracing::debug!(%error, "logging was set up before");
+        tracing::debug!(%error, "logging is already set up");
     }
 }
 
-/// A request that is answered, as part of the caller's trace if its headers name one.
+/// Returns the span of a request, as part of the caller's trace if the headers contain one.
 pub(crate) fn request_span(method: &str, route: &str, headers: &HeaderMap) -> Span {
     let span = tracing::info_span!(
         target: TRACES, "request",
@@ -87,7 +87,7 @@ pub(crate) fn request_span(method: &str, route: &str, headers: &HeaderMap) -> Sp
     span
 }
 
-/// Notes how a request was answered.
+/// Records the status of a response.
 pub(crate) fn record_response(span: &Span, status: u16) {
     span.record("http.response.status_code", status);
     if status >= 500 {
@@ -95,7 +95,7 @@ pub(crate) fn record_response(span: &Span, status: u16) {
     }
 }
 
-/// A try of a call to Nango.
+/// Returns the span of one try of a call to Nango.
 pub(crate) fn nango_span(operation: &'static str) -> Span {
     tracing::info_span!(
         target: TRACES, "nango",
@@ -104,18 +104,18 @@ pub(crate) fn nango_span(operation: &'static str) -> Span {
     )
 }
 
-/// Notes that a call to Nango failed.
+/// Records that a call to Nango failed.
 pub(crate) fn record_error(span: &Span, error: &'static str) {
     span.record("otel.status_code", "ERROR");
     span.record("error.type", error);
 }
 
-/// The wait of a transaction for its connection, and its beginning.
+/// Returns the span of starting a transaction, with the wait for its connection.
 pub(crate) fn begin_span() -> Span {
     tracing::info_span!(target: TRACES, "begin", otel.kind = "client", db.system.name = "postgresql")
 }
 
-/// A statement; its text, in which there are no values, is recorded when it is run.
+/// Returns the span of a statement. Its text, which contains no values, is recorded when it runs.
 pub(crate) fn statement_span() -> Span {
     tracing::info_span!(
         target: TRACES, "sql",
@@ -123,12 +123,12 @@ pub(crate) fn statement_span() -> Span {
     )
 }
 
-/// Notes a statement's text.
+/// Records the text of a statement.
 pub(crate) fn record_statement(span: &Span, text: &str) {
     span.record("db.query.text", text);
 }
 
-/// Names the current trace to who is called.
+/// Adds the current trace to the headers of an outgoing request.
 pub(crate) fn inject_context(headers: &mut HeaderMap) {
     #[cfg(feature = "otlp")]
     otlp::inject_context(headers);

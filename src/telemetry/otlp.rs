@@ -1,4 +1,4 @@
-//! Traces by OTLP over HTTP, and the W3C's trace context in headers.
+//! Exports traces by OTLP over HTTP, and reads and writes W3C trace context headers.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -23,23 +23,23 @@ use url::Url;
 use super::TRACES;
 use crate::net::http_client;
 
-/// How long the collector may take.
+/// The timeout of a request to the collector.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest answer of a collector's that is read, in bytes.
+/// The maximum size of the collector's response, in bytes.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
-/// How long the last traces may take to be sent.
+/// The timeout of sending the last traces.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Sends traces until it is dropped.
+/// A trace exporter. Dropping it sends the last traces.
 #[derive(Debug)]
 pub(crate) struct TraceExporter(SdkTracerProvider);
 
 impl Drop for TraceExporter {
     fn drop(&mut self) {
         let provider = self.0.clone();
-        // The exporter's thread hands the last request to the runtime, which must not be blocked meanwhile.
+        // The exporter's thread sends the last request on the runtime, so this must not block the runtime.
         let shut_down = move || provider.shutdown_with_timeout(FLUSH_TIMEOUT);
         let ended = match Handle::try_current() {
             Ok(_) => tokio::task::block_in_place(shut_down),
@@ -51,7 +51,7 @@ impl Drop for TraceExporter {
     }
 }
 
-/// The layer that turns spans into traces; `None` without a collector.
+/// Returns the layer that exports spans as traces; `None` without a collector.
 pub(crate) fn layer<S>(collector: Option<&Url>) -> Option<(impl Layer<S> + use<S>, TraceExporter)>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
@@ -69,7 +69,7 @@ where
     let exporter = match exporter {
         Ok(exporter) => exporter,
         Err(error) => {
-            // Logging is not set up yet, and a failed write is ignored.
+            // Logging is not set up yet. A failed write is ignored.
             let _ = writeln!(io::stderr(), "patchbay: no traces are sent: {error}");
             return None;
         }
@@ -88,7 +88,7 @@ where
     Some((layer, TraceExporter(provider)))
 }
 
-/// The service's name, unless `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES` give another.
+/// Returns the resource with the service's name, unless `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES` set another.
 fn resource() -> Resource {
     let version = opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let named = ["OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES"]
@@ -105,7 +105,7 @@ fn resource() -> Resource {
     }
 }
 
-/// The exporter's thread has no runtime of its own: requests run on the service's.
+/// An HTTP client that sends the exporter's requests on the service's runtime, because the exporter's thread has none.
 #[derive(Clone, Debug)]
 struct Client {
     runtime: Handle,
@@ -129,17 +129,17 @@ impl HttpClient for Client {
     }
 }
 
-/// Makes a span part of the trace that a request's headers name.
+/// Makes a span part of the trace in the headers of a request.
 pub(crate) fn continue_trace(span: &Span, headers: &HeaderMap) {
     if span.is_disabled() || !headers.contains_key("traceparent") {
         return;
     }
     let context = TraceContextPropagator::new().extract(&HeaderExtractor(headers));
-    // It fails for a span without a layer that makes traces: then there is nothing to continue.
+    // It fails for a span that is not traced, which needs no parent.
     let _ = span.set_parent(context);
 }
 
-/// Names the current span to who is called.
+/// Adds the current span to the headers of an outgoing request.
 pub(crate) fn inject_context(headers: &mut HeaderMap) {
     let span = Span::current();
     if !span.is_disabled() {

@@ -1,4 +1,4 @@
-//! Background jobs: each job runs a pass of the service in a loop.
+//! Background jobs: each job repeats one operation of the service.
 //!
 //! Every replica runs every job. A job that must run once is claimed in the database.
 
@@ -17,38 +17,41 @@ use tokio_util::task::TaskTracker;
 use crate::service::{AttemptExpiry, Services, SweepSchedule};
 use crate::webhooks::Webhooks;
 
-/// How often what is due to be deleted at Nango is looked for.
+/// The interval of running due deletions at Nango.
 const DELETION_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How often account look-ups that are due are looked for.
+/// The interval of running due account lookups.
 const LOOKUP_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How often Nango is asked for its integrations, so that a new one is in the catalog soon.
+/// The interval of reading Nango's integrations, so that a new one is in the catalog soon.
 const CATALOG_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How often attempts past their time are looked for.
+/// The interval of ending expired attempts.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(15);
 
-/// How often each replica looks whether a sweep is due.
+/// The interval in which each replica checks whether a sweep is due.
 const SWEEP_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How often each replica compares its clock with the database's.
+/// The interval in which each replica looks up absent connections.
+const ABSENCE_CHECK_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The interval in which each replica compares its clock with the database's.
 const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How often old answers are forgotten.
+/// The interval of deleting expired idempotency keys.
 const KEY_CLEANUP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How often old webhook deliveries are pruned, and their endpoints' secrets re-encrypted where necessary.
 const DELIVERY_CLEANUP_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How often each replica looks whether the history is due to be pruned, and how often it is.
+/// The interval in which each replica checks whether pruning the history is due, and the interval of pruning.
 const PRUNING_CHECK_INTERVAL: Duration = Duration::from_secs(10 * 60);
 const PRUNING_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
-/// How soon after it broke the feed of changes is taken up again.
+/// The delay before the event feed restarts after a failure.
 const EVENT_RECONNECT_DELAY: Duration = Duration::from_secs(1);
 
-/// How soon after it broke the sending of webhooks is taken up again.
+/// The delay before the delivery of webhooks restarts after a failure.
 const DELIVERY_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// How long a job's run may take before the log says that it has not finished.
@@ -89,7 +92,7 @@ impl Scheduler {
         running.iter().copied().collect()
     }
 
-    /// A job with a pause before each run. `stalls_after` is `None` for runs that never end by themselves.
+    /// Creates a job with a pause before each run. `stalls_after` is `None` for jobs whose runs have no expected end.
     fn job(&self, name: &'static str, pause: Duration, stalls_after: Option<Duration>) -> Job {
         Job {
             name,
@@ -101,7 +104,7 @@ impl Scheduler {
     }
 }
 
-/// How a job is repeated.
+/// The schedule of a job.
 struct Job {
     name: &'static str,
     pause: Duration,
@@ -131,12 +134,14 @@ pub fn start(services: &Arc<Services>, jobs: &Scheduler) {
             Some(STALL_TIME),
         ),
         async move || {
-            // What a stop cuts off, here and below, is left to the next pass.
-            if let Some(forgotten) = stopping
+            // Here and below, the next run continues what a stop interrupted.
+            if let Some(deleted) = stopping
                 .run_until_cancelled(service.retention.delete_expired_keys())
                 .await
             {
-                report("forgot old answers", &forgotten, |count| *count > 0);
+                report("deleted expired idempotency keys", &deleted, |count| {
+                    *count > 0
+                });
             }
         },
     ));
@@ -160,12 +165,12 @@ pub fn start(services: &Arc<Services>, jobs: &Scheduler) {
     jobs.tasks.spawn(repeat(
         jobs.job("event feed", EVENT_RECONNECT_DELAY, None),
         async move || {
-            // Following never ends by itself.
-            if let Some(broken) = stopping
+            // This returns only on a failure.
+            if let Some(ended) = stopping
                 .run_until_cancelled(service.events.follow_changes())
                 .await
             {
-                report("followed changes", &broken, |()| true);
+                report("followed changes", &ended, |()| true);
             }
         },
     ));
@@ -178,13 +183,13 @@ pub fn start_webhooks(webhooks: &Arc<Webhooks>, services: &Arc<Services>, jobs: 
     jobs.tasks.spawn(repeat(
         jobs.job("webhook delivery", DELIVERY_RETRY_DELAY, None),
         async move || {
-            // Sending never ends by itself.
+            // This returns only on a failure.
             sender
                 .run(&stopping, || service.core.is_database_foreign())
                 .await;
         },
     ));
-    let (forgetful, stopping) = (webhooks.clone(), jobs.stop.clone());
+    let (pruner, stopping) = (webhooks.clone(), jobs.stop.clone());
     jobs.tasks.spawn(repeat(
         jobs.job(
             "webhook cleanup",
@@ -192,22 +197,22 @@ pub fn start_webhooks(webhooks: &Arc<Webhooks>, services: &Arc<Services>, jobs: 
             Some(STALL_TIME),
         ),
         async move || {
-            if let Some(forgotten) = stopping
-                .run_until_cancelled(forgetful.prune_deliveries())
+            if let Some(deleted) = stopping
+                .run_until_cancelled(pruner.prune_deliveries())
                 .await
             {
-                report("forgot old deliveries of webhooks", &forgotten, |count| {
+                report("deleted old webhook deliveries", &deleted, |count| {
                     *count > 0
                 });
             }
-            if let Some(changed) = stopping.run_until_cancelled(forgetful.reencrypt()).await {
+            if let Some(changed) = stopping.run_until_cancelled(pruner.reencrypt()).await {
                 report("reencrypted webhook secrets", &changed, |count| *count > 0);
             }
         },
     ));
 }
 
-/// Starts the jobs that ask Nango.
+/// Starts the jobs that call Nango.
 pub fn start_nango_jobs(services: &Arc<Services>, sweep_every: Duration, jobs: &Scheduler) {
     let (service, stopping) = (services.clone(), jobs.stop.clone());
     jobs.tasks.spawn(repeat(
@@ -217,7 +222,7 @@ pub fn start_nango_jobs(services: &Arc<Services>, sweep_every: Duration, jobs: &
             let wanted = tokio::time::timeout(DELETION_INTERVAL, service.deletions.wait());
             if stopping.run_until_cancelled(wanted).await.is_some() {
                 report(
-                    "asked Nango to delete",
+                    "deleted connections at Nango",
                     &service.deletions.delete_due().await,
                     |count| *count > 0,
                 );
@@ -243,6 +248,18 @@ pub fn start_nango_jobs(services: &Arc<Services>, sweep_every: Duration, jobs: &
     start_catalog_jobs(services, jobs);
     let (service, stopping) = (services.clone(), jobs.stop.clone());
     jobs.tasks.spawn(repeat(
+        jobs.job("absence checks", ABSENCE_CHECK_INTERVAL, Some(STALL_TIME)),
+        async move || {
+            if let Some(missing) = stopping
+                .run_until_cancelled(service.sweeper.check_absences())
+                .await
+            {
+                report("looked up absent connections", &missing, |count| *count > 0);
+            }
+        },
+    ));
+    let (service, stopping) = (services.clone(), jobs.stop.clone());
+    jobs.tasks.spawn(repeat(
         jobs.job("sweep", SWEEP_CHECK_INTERVAL, Some(SWEEP_STALL_TIME)),
         async move || {
             report(
@@ -257,7 +274,7 @@ pub fn start_nango_jobs(services: &Arc<Services>, sweep_every: Duration, jobs: &
     ));
 }
 
-/// Starts the jobs of accounts and of the catalog.
+/// Starts the jobs of account lookups and the catalog.
 fn start_catalog_jobs(services: &Arc<Services>, jobs: &Scheduler) {
     let (service, stopping) = (services.clone(), jobs.stop.clone());
     jobs.tasks.spawn(repeat(
@@ -298,10 +315,7 @@ async fn repeat(job: Job, mut run: impl AsyncFnMut()) {
     {
         let run = AssertUnwindSafe(run()).catch_unwind();
         if report_stalls(&job, run).await.is_err() {
-            tracing::error!(
-                job = name,
-                "a run has panicked, the job continues with the next one"
-            );
+            tracing::error!(job = name, "job panicked, will run again");
         }
     }
     job.running().remove(name);
@@ -313,7 +327,7 @@ impl Job {
     }
 }
 
-/// Waits for a run, and logs from time to time that it has not finished.
+/// Waits for a run, and repeatedly logs that it has not finished.
 async fn report_stalls<T>(job: &Job, run: impl Future<Output = T>) -> T {
     let Some(stalls_after) = job.stalls_after else {
         return run.await;
@@ -325,18 +339,18 @@ async fn report_stalls<T>(job: &Job, run: impl Future<Output = T>) -> T {
             Ok(result) => return result,
             Err(_elapsed) => {
                 let seconds = started.elapsed().as_secs();
-                tracing::warn!(job = job.name, seconds, "a job has not finished its run");
+                tracing::warn!(job = job.name, seconds, "job is still running");
             }
         }
     }
 }
 
-/// One line about a pass that did something, or failed and is tried again.
+/// Logs a run that did something, or that failed and will be retried.
 fn report<T: Debug, E: Display>(what: &str, result: &Result<T, E>, did: impl FnOnce(&T) -> bool) {
     match result {
         Ok(result) if did(result) => tracing::info!(?result, "{what}"),
         Ok(_) => {}
-        Err(error) => tracing::warn!(%error, "{what}: not this time, it is tried again"),
+        Err(error) => tracing::warn!(%error, "{what}: failed, will be retried"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is left of a request whose client has gone away.
+//! Requests whose client disconnects leave nothing behind.
 
 use std::pin::pin;
 use std::task::Poll;
@@ -7,7 +7,7 @@ use futures::future::poll_fn;
 
 use crate::test_database;
 
-/// Lets a future go on so many times, and then drops it.
+/// Polls a future this many times, and then drops it.
 async fn cancel_after(times: usize, future: impl Future) {
     let mut future = pin!(future);
     let mut polled = 0;
@@ -24,7 +24,7 @@ async fn cancel_after(times: usize, future: impl Future) {
 #[tokio::test]
 async fn cancelled_transaction_does_not_leak_into_next_one() {
     let database = test_database::database().await;
-    // With a pool of one, the next transaction gets the same connection.
+    // With a pool size of one, the next transaction gets the same connection.
     let database = test_database::pool(database.url(), 1).await.unwrap();
     for times in (0..6).cycle().take(60) {
         cancel_after(times, database.begin_snapshot()).await;

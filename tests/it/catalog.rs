@@ -6,7 +6,7 @@ use patchbay::catalog::{
     AccountRule, AuthMode, Availability, Catalog, CatalogError, ConfiguredIntegration, Connector,
 };
 
-/// The connectors as the original system and Nango's provider list have them.
+/// The expected connectors, from the original system and Nango's list of providers.
 const EXPECTED: &str = include_str!("../data/catalog/connectors.csv");
 
 #[test]
@@ -217,7 +217,7 @@ fn manifest_omits_empty_fields() {
     assert_snapshot!(manifest("cohere"), @r#"{"category":"AI","enabled":true,"integration_key":"cohere","name":"Cohere","note":"Nango has no provider for Cohere (August 2026)","slug":"cohere","unavailable":"Not available yet"}"#);
 }
 
-/// Loads a file of the operator's with this text; the path in messages is shortened to its name.
+/// Loads an operator's file with this text. Paths in messages are shortened to the file's name.
 fn load(text: &str) -> Result<Catalog, String> {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR"))
         .join(format!("connectors-{}.toml", uuid::Uuid::new_v4()));

@@ -1,4 +1,4 @@
-//! What the environment says, and what is said about it when it is wrong.
+//! The configuration from the environment, and its error messages.
 
 mod env_file;
 mod surroundings;
@@ -14,7 +14,7 @@ use secrecy::ExposeSecret;
 
 use wrong::INVALID;
 
-/// Everything that has no default.
+/// All variables without a default.
 const REQUIRED: [(&str, &str); 5] = [
     ("PUBLIC_URL", "https://connect.example.com"),
     (
@@ -146,7 +146,7 @@ fn public_url_falls_back_to_render_external_url() {
     );
 }
 
-/// Only the address for browsers is shown, so a private one has to be named as such.
+/// Only the address for browsers is returned to them, so a private address must be declared as such.
 #[test]
 fn private_nango_address_needs_one_for_browsers() {
     let private = ("NANGO_BASE_URL", Some("http://nango:3003"));
@@ -154,7 +154,7 @@ fn private_nango_address_needs_one_for_browsers() {
     let client = read(&[private, public]).unwrap().nango.unwrap().client;
     assert_eq!(client.base_url.as_str(), "http://nango:3003/");
     assert_eq!(client.public_url.as_str(), "https://nango.example.com/");
-    // On one machine, browsers reach both.
+    // On one machine, browsers reach both addresses.
     let local = ("PUBLIC_URL", Some("http://localhost:8000"));
     let nango = ("NANGO_BASE_URL", Some("http://localhost:3003"));
     let client = read(&[local, nango]).unwrap().nango.unwrap().client;
@@ -202,7 +202,7 @@ fn issuers_and_audiences_are_lists() {
     assert_eq!(config.auth.audiences, ["web", "ios"]);
 }
 
-/// Every secret that `.env.example` sets is refused: it can be read by everybody.
+/// The secrets of `.env.example` are public, so they are rejected.
 #[test]
 fn secrets_of_the_example_file_are_refused() {
     let lines = include_str!("../../.env.example").lines();
@@ -291,7 +291,7 @@ fn debug_output_contains_no_secrets() {
     }
 }
 
-/// The program's variables, and those of the sandbox and the logs.
+/// Returns the variables of the program, the sandbox and the logs.
 fn documented() -> Vec<String> {
     let mut names: Vec<String> = Config::variables()
         .iter()
@@ -302,7 +302,7 @@ fn documented() -> Vec<String> {
     names
 }
 
-/// The variable that a line of the example sets, or would set without its comment sign.
+/// Returns the variable that a line of the example sets, or would set if uncommented.
 fn assignment(line: &str) -> Option<&str> {
     let (name, _) = line.strip_prefix("# ").unwrap_or(line).split_once('=')?;
     is_name(name).then_some(name)

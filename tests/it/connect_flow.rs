@@ -1,4 +1,4 @@
-//! A user connects an account, and ends it.
+//! A user connects an account, and disconnects it.
 
 use reqwest::{Method, StatusCode};
 use serde_json::json;

@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use crate::test_app::TestApp;
 use crate::test_database::{self, TestDatabase};
 
-/// A database with the schema and the catalog in it, and a connection to it.
+/// Creates a database with the schema and the catalog. Returns it with a connection.
 async fn seeded_database() -> (TestDatabase, PgConnection) {
     let database = test_database::database().await;
     start_replica(database.url().to_owned()).await;
@@ -34,7 +34,7 @@ async fn seeded_database() -> (TestDatabase, PgConnection) {
     (database, connection)
 }
 
-/// What a starting replica does with the database.
+/// Runs the database operations of a starting replica.
 pub(crate) async fn start_replica(url: String) {
     let database = test_database::pool(url, 3).await.unwrap();
     database.migrate().await.unwrap();
@@ -73,7 +73,7 @@ async fn concurrent_starts_migrate_and_seed_once() {
     }
 }
 
-/// Everything that a migration or the seed could have written again.
+/// Returns everything that a migration or the seed could have written again.
 async fn fingerprint(sql: &mut PgConnection) -> Vec<String> {
     sqlx::query_scalar(
         "select to_jsonb(m)::text from _sqlx_migrations m \
@@ -129,7 +129,7 @@ async fn failed_migration_is_rolled_back() {
     assert_eq!(tables, ["upstream_deletion"]);
 }
 
-/// A row that is right, changed by `case`, is refused by this constraint.
+/// Asserts that a valid row, changed by `case`, violates this constraint.
 async fn connect_error(sql: &mut PgConnection, base: &str, case: &str, constraint: &str) {
     let mut tx = sql.begin().await.unwrap();
     sqlx::raw_sql(AssertSqlSafe(base.to_owned()))
@@ -156,7 +156,7 @@ const CONNECTION: &str = "
     values ('ada', gen_random_uuid(), '00000000-0000-7000-8000-000000000001', 1, 'attempt_started', 'pending', now());
     insert into webhook_endpoint (id, url, secret, created_at) values ('whe_1', 'https://example.com', '', now());";
 
-/// Changes of the connection that no program may make, and the constraint that refuses each.
+/// Invalid changes of the connection, and the constraint that rejects each.
 const INVALID_ROWS: &[(&str, &str)] = &[
     ("account_name = 'Ada'", "user_connector_connection_account"),
     (
@@ -262,7 +262,7 @@ const INVALID_ROWS: &[(&str, &str)] = &[
     ),
 ];
 
-/// The same for the rows around it, as whole statements.
+/// Invalid statements on related tables, and the constraint that rejects each.
 const INVALID_RELATED_ROWS: &[(&str, &str)] = &[
     (
         "insert into user_connector_connection (user_id, id, connector_id, instance_id, status, status_reason, created_at, updated_at) select user_id, gen_random_uuid(), connector_id, instance_id, status, status_reason, created_at, updated_at from user_connector_connection",
@@ -374,8 +374,8 @@ async fn connection_and_attempt_are_read_from_one_snapshot() {
     assert!(both == before || both == after, "{reported:#}");
 }
 
-/// The columns that the FastAPI service's table had an index each for. The primary key, the unique key and
-/// those of Nango's id, the connector and the status serve them all.
+/// The FastAPI service had one index per column. The primary key, the unique key and the indexes on Nango's id, the
+/// connector and the status serve the same queries.
 #[tokio::test]
 async fn connection_queries_use_indexes() {
     let (_database, mut sql) = seeded_database().await;
@@ -429,7 +429,7 @@ async fn connection_queries_use_indexes() {
     }
 }
 
-/// How PostgreSQL would answer a statement.
+/// Returns PostgreSQL's plan of a statement.
 async fn plan(sql: &mut PgConnection, statement: &str) -> String {
     let explain = AssertSqlSafe(format!("explain {statement}"));
     let lines: Vec<String> = sqlx::query_scalar(explain).fetch_all(sql).await.unwrap();

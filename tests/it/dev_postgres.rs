@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use dev_postgres::{DevPostgres, Durability, Error};
 use sqlx::{Connection, PgConnection};
 
-/// Tells the helper at the end of this file where to run.
+/// The variable with the folder for the helper at the end of this file.
 const FOLDER: &str = "PATCHBAY_TEST_POSTGRES_FOLDER";
 
 async fn start(folder: &Path) -> Result<DevPostgres, Error> {
     DevPostgres::start(folder, Durability::Disposable).await
 }
 
-/// A folder of the test's own, without what an earlier run left in it.
+/// Returns an empty folder of the test.
 fn folder(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("local-postgres-{name}"));
     let _ = fs::remove_dir_all(&folder);
@@ -115,12 +115,12 @@ async fn start_recovers_from_crash_leftovers() {
     wait_until_gone(&url).await;
     drop(first);
 
-    // As after a reboot: the old server's number belongs to another process of the same user.
+    // As after a reboot: another process of the same user has the old server's process id.
     let mut lines: Vec<&str> = pid_file.lines().collect();
     let other = std::process::id().to_string();
     lines[0] = &other;
     fs::write(data.join("postmaster.pid"), lines.join("\n")).unwrap();
-    // As after a crash in the middle of the very first start.
+    // As after a crash during the first start.
     fs::create_dir_all(home.join("data.new/base")).unwrap();
 
     let second = DevPostgres::start(&folder, Durability::Durable)
@@ -147,7 +147,7 @@ async fn server_stops_when_its_process_is_killed() {
     drop(stored);
 }
 
-/// Runs the helper below in a process of its own until it tells where its server is.
+/// Runs the helper below as a separate process until it reports its server's URL.
 fn start_in_another_process(folder: &Path) -> (Child, String) {
     let mut process = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "dev_postgres::helper", "--ignored"])

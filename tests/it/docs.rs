@@ -1,4 +1,4 @@
-//! What the documents say: run where it can be run, compared where it can be compared.
+//! The documents: their commands are run, and their facts are compared with the code.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,7 +17,7 @@ const API: &str = include_str!("../../docs/API.md");
 const CHECKLIST: &str = include_str!("../../docs/NANGO_SETUP_CHECKLIST.md");
 const OPERATIONS: &str = include_str!("../../docs/OPERATIONS.md");
 
-/// The blocks of this language, in order.
+/// Returns the code blocks of this language, in order.
 fn blocks<'a>(document: &'a str, language: &str) -> Vec<&'a str> {
     let begin = format!("```{language}\n");
     let blocks = document.split(begin.as_str()).skip(1);
@@ -26,7 +26,7 @@ fn blocks<'a>(document: &'a str, language: &str) -> Vec<&'a str> {
         .collect()
 }
 
-/// Runs a document's `sh` blocks as one script, against a sandbox of their own.
+/// Runs a document's `sh` blocks as one script, against a separate sandbox.
 async fn runs(document: &str) {
     let database = test_database::database().await;
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -80,7 +80,7 @@ async fn runbook_queries_run() {
     sql.close().await.unwrap();
 }
 
-/// The first cells of a document's tables, without their quotes, where `fits` says so.
+/// Returns the cells that `fits` selects from the rows of a document's tables, without quotes.
 fn cells(document: &str, fits: impl Fn(&[&str]) -> Option<String>) -> BTreeSet<String> {
     let rows = document.lines().filter(|line| line.starts_with("| "));
     rows.filter_map(|row| {
@@ -122,7 +122,7 @@ fn api_tables_match_openapi_document() {
     assert_eq!(written, known);
 }
 
-/// The values of an enum.
+/// Returns the values of an enum.
 fn names_of(schema: &Value) -> BTreeSet<String> {
     let values = schema["enum"].as_array().unwrap().iter();
     values
@@ -146,7 +146,7 @@ fn runbook_has_one_section_per_alert() {
     assert_eq!(pages, alerts);
 }
 
-/// Every `module::test` that the threat model names is a test, in the file of its module.
+/// Every `module::test` in the threat model exists in the file of its module.
 #[test]
 fn threat_model_references_existing_tests() {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
@@ -184,7 +184,7 @@ fn threat_model_references_existing_tests() {
     }
 }
 
-/// Links between the documents lead to files, and to headings, that are there.
+/// Links between the documents lead to existing files and headings.
 #[test]
 fn document_links_resolve() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -227,7 +227,7 @@ fn document_links_resolve() {
     }
 }
 
-/// A heading's name in links, as renderers make it.
+/// Returns a heading's anchor, as renderers derive it.
 fn anchor(heading: &str) -> String {
     let text = heading.trim_start_matches('#').trim().to_lowercase();
     let kept = text

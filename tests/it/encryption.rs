@@ -1,4 +1,4 @@
-//! Secrets in the database: encrypted, while keys are rotated, and deleted when they are of no more use.
+//! Encryption of secrets in the database, rotation of its keys, and deletion of secrets that are no longer needed.
 
 use chrono::TimeDelta;
 use patchbay::cli::doctor::Level;
@@ -13,17 +13,17 @@ use crate::test_app::{ENCRYPTION_KEY, Replica, TestApp, User, read};
 
 const KEY: &str = "ENCRYPTION_KEY";
 
-/// Another key, in the other spelling.
+/// Another key, in the hexadecimal form.
 const OTHER: &str = "202122232425262728292a2b2c2d2e2f303132333435363738393a3b3c3d3e3f";
 
-/// Connects with an Idempotency-Key; status and answer.
+/// Connects with an Idempotency-Key. Returns the status and response.
 async fn connect(user: &User<'_>, key: &str) -> (StatusCode, Value) {
     let request = user.request(Method::POST, "/gmail/connect");
     let response = request.header("idempotency-key", key).send().await.unwrap();
     (response.status(), response.json().await.unwrap())
 }
 
-/// All that is stored in a table, as text.
+/// Returns all rows of a table as text.
 async fn stored(app: &TestApp, table: &str) -> String {
     let rows = format!("select coalesce(string_agg(t::text, ' '), '') from {table} t");
     sqlx::query_scalar(sqlx::AssertSqlSafe(rows))
@@ -32,7 +32,7 @@ async fn stored(app: &TestApp, table: &str) -> String {
         .unwrap()
 }
 
-/// The session's token in an answer's link.
+/// Returns the session's token in a response's link.
 fn session(answer: &Value) -> String {
     let link = url::Url::parse(answer["oauth_url"].as_str().unwrap()).unwrap();
     let mut pairs = link.query_pairs();
@@ -40,7 +40,7 @@ fn session(answer: &Value) -> String {
     token.unwrap().1.into_owned()
 }
 
-/// The endpoints of a test app, by other keys than its own.
+/// Returns the endpoints of a test app, opened with other encryption keys.
 async fn webhooks_with(app: &TestApp, keys: &str) -> Webhooks {
     let config = read(&app.settings(&[(KEY, keys)]));
     let database = patchbay::db::Database::connect(&config.database);
@@ -74,7 +74,7 @@ async fn dump_holds_no_secret_of_an_endpoint_or_a_session() {
     for shown in [session(&started), "oauth_url".to_owned()] {
         assert!(!answers.contains(&shown), "{answers}");
     }
-    // Both are what they were.
+    // Both are unchanged.
     assert_eq!(connect(&ada, "k").await, (StatusCode::OK, started));
     assert_eq!(connect(&ada, "other").await.0, StatusCode::OK);
 }
@@ -111,7 +111,7 @@ async fn without_a_key_values_are_stored_as_they_are() {
             .await
             .contains(&session(&started))
     );
-    // A key that comes later encrypts them, and reads what is there.
+    // A key that is added later encrypts existing values.
     let encrypted = app.replica(&[(KEY, OTHER)]).await;
     assert_eq!(
         connect(&ada.at(&encrypted), "k").await,
@@ -125,7 +125,7 @@ async fn without_a_key_values_are_stored_as_they_are() {
     assert!(!endpoints.contains(secret.expose_secret()), "{endpoints}");
 }
 
-/// What of these replicas can answer once more with the same key.
+/// Returns for each replica whether it repeats the stored response to the same key.
 async fn answered(ada: &User<'_>, replicas: &[Replica], key: &str) -> Vec<bool> {
     let mut answered = Vec::new();
     for replica in replicas {
@@ -215,7 +215,7 @@ async fn answer_is_deleted_when_its_session_expires() {
     app.advance(TimeDelta::minutes(29));
     assert_eq!(connect(&ada, "k").await.1, first);
     app.advance(TimeDelta::minutes(2));
-    // Its link is of no use any more: the same request makes another, whether or not it was deleted yet.
+    // The link is no longer usable, so the same request creates another, whether or not the response was deleted.
     let (status, second) = connect(&ada, "k").await;
     assert_eq!(status, StatusCode::OK, "{second}");
     assert_ne!(second["oauth_url"], first["oauth_url"]);
@@ -228,7 +228,7 @@ async fn answer_is_deleted_when_its_session_expires() {
         .await
         .unwrap();
     assert_eq!(stored(&app, "idempotency_key").await, "");
-    // An answer without a session is kept for a day.
+    // A response without a session is stored for a day.
     app.faults(json!({ "consent": "allow" })).await;
     ada.connected("gmail").await;
     assert_eq!(connect(&ada, "other").await.1["already_connected"], true);

@@ -1,4 +1,4 @@
-//! The one polling loop of the tests.
+//! The only polling loop of the tests.
 
 use std::time::Duration;
 

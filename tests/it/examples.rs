@@ -1,4 +1,4 @@
-//! The examples, run as their readers would.
+//! The examples, run like their readers would.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -12,12 +12,12 @@ use crate::test_app::TestApp;
 
 const KEY: &str = "pbk_example_0123456789abcdef0123456789abcdef";
 
-/// How the example in Rust is started, and that in Python.
+/// Returns the commands of the examples in Rust and Python.
 async fn examples() -> [Vec<String>; 2] {
     let root = env!("CARGO_MANIFEST_DIR");
     let this: PathBuf = std::env::current_exe().unwrap();
     let folder = this.ancestors().nth(2).unwrap();
-    // `cargo test` has built it already, unless only some of the tests were asked for.
+    // `cargo test` has built it already, unless it ran only some test targets.
     let building = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--example", "workflow", "--target-dir"])
         .arg(folder.parent().unwrap())
@@ -32,7 +32,7 @@ async fn examples() -> [Vec<String>; 2] {
     ]
 }
 
-/// How an example ends, and what it says, with these settings besides.
+/// Runs an example with additional settings. Returns its exit code and output.
 async fn run(
     app: &TestApp,
     example: &[String],
@@ -55,7 +55,7 @@ async fn run(
     (output.status.code(), String::from_utf8(text).unwrap())
 }
 
-/// Runs both examples; each has to end with this code and say this.
+/// Runs both examples. Asserts the exit code and the output of each.
 async fn run_both(app: &TestApp, settings: &[(&str, &str)], code: i32, says: &[&str]) {
     for example in examples().await {
         let (ended, output) = run(app, &example, settings).await;
@@ -85,7 +85,7 @@ async fn workflow_example_uses_token_and_reports_dead_connection() {
     let second = [("ACCOUNT", "second")];
     run_both(&app, &second, 0, &["gmail answers ada"]).await;
 
-    // The provider ends the token early: the workflow says so, and is given another.
+    // The provider revokes the token early: the workflow reports it and gets another.
     let named = json!({ "connection_id": first["nango_connection_id"] });
     app.control("expire", Method::POST, named.clone()).await;
     ada.disconnect("gmail", "?instance_id=second").await;
@@ -114,7 +114,7 @@ async fn workflow_example_distinguishes_transient_errors() {
     let replica = app.replica(&[("NANGO_ENABLED", "false")]).await;
     let off = [("PATCHBAY_URL", &*replica.url)];
     run_both(&app, &off, 78, &["nango_disabled"]).await;
-    // An id that a header cannot carry as it is.
+    // An id that a header must encode.
     let odd = [("PATCHBAY_USER", "adèle, 100%")];
     run_both(&app, &odd, 2, &["adèle, 100% has not connected gmail"]).await;
     let nowhere = [("PATCHBAY_URL", "http://127.0.0.1:9")];

@@ -1,4 +1,4 @@
-//! Names that lead where a test wants them to.
+//! A resolver with addresses that the test sets.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-/// Answers any name with these addresses in turn, and then with the last one.
+/// Resolves any name to these addresses in turn, and then to the last one.
 pub(crate) struct RebindingResolver {
     answers: Vec<&'static str>,
     asked: AtomicUsize,
@@ -20,7 +20,7 @@ pub(crate) fn rebinding(answers: &[&'static str]) -> Arc<RebindingResolver> {
 }
 
 impl RebindingResolver {
-    /// How often it was asked.
+    /// Returns the number of lookups.
     pub(crate) fn lookups(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }

@@ -31,7 +31,7 @@ use crate::test_server::serve;
 /// A self-signed certificate for localhost and 127.0.0.1, and its key.
 const SELF_SIGNED: &[u8] = include_bytes!("../data/self-signed.pem");
 
-/// Accepts TLS connections.
+/// A server that accepts TLS connections.
 struct Tls {
     listener: TcpListener,
     acceptor: TlsAcceptor,
@@ -56,7 +56,7 @@ impl Listener for Tls {
     }
 }
 
-/// A server with that certificate, and how many requests it was sent.
+/// Starts a server with that certificate. Returns its URL and the number of requests.
 async fn self_signed() -> (Url, Arc<AtomicUsize>) {
     let certificate = CertificateDer::from_pem_slice(SELF_SIGNED).unwrap();
     let key = PrivateKeyDer::from_pem_slice(SELF_SIGNED).unwrap();
@@ -75,7 +75,7 @@ async fn self_signed() -> (Url, Arc<AtomicUsize>) {
     (url.parse().unwrap(), count)
 }
 
-/// Answers everything the same, and counts it.
+/// Returns a server that always sends the same response, and the number of requests.
 fn counting_server(status: StatusCode, location: Option<String>) -> (Router, Arc<AtomicUsize>) {
     let count = Arc::new(AtomicUsize::new(0));
     let counting = Arc::clone(&count);
@@ -87,7 +87,7 @@ fn counting_server(status: StatusCode, location: Option<String>) -> (Router, Arc
     (router, count)
 }
 
-/// What comes of asking there for users' keys, for Nango's integrations, and of sending a webhook.
+/// Fetches users' keys, fetches Nango's integrations, and sends a webhook to this URL. Returns the results.
 async fn request_count(url: &Url) -> (Error, nango::Error, Result<u16, String>) {
     let auth = Config {
         jwks_url: Some(url.clone()),
@@ -98,7 +98,7 @@ async fn request_count(url: &Url) -> (Error, nango::Error, Result<u16, String>) 
     let header = Header::new(Algorithm::HS256);
     let token = jsonwebtoken::encode(&header, &serde_json::json!({}), &key).unwrap();
     let (_, rest) = token.split_once('.').unwrap();
-    // {"alg":"ES256"}: a token that makes the keys be fetched.
+    // {"alg":"ES256"}: a token whose verification fetches the keys.
     let token = format!("eyJhbGciOiJFUzI1NiJ9.{rest}");
     let keys = auth.authenticate(&token).await.unwrap_err();
 
@@ -129,7 +129,7 @@ async fn self_signed_certificate_is_rejected() {
         assert!(reported.contains("certificate"), "{reported}");
     }
     assert_eq!(count.load(Ordering::SeqCst), 0);
-    // It would have answered.
+    // A client without the checks gets a response.
     let careless = reqwest::Client::builder()
         .tls_danger_accept_invalid_certs(true)
         .build()
@@ -152,7 +152,7 @@ async fn redirects_are_not_followed() {
             matches!(integrations, nango::Error::Unexpected { .. }),
             "{integrations}"
         );
-        // A webhook is not delivered by it.
+        // The webhook counts as failed.
         assert_eq!(sent, Ok(status.as_u16()));
         assert_eq!(count.load(Ordering::SeqCst), 3);
         assert_eq!(followed.load(Ordering::SeqCst), 0);

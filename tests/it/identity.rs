@@ -1,4 +1,4 @@
-//! A user is the same wherever one is named, and ids that HTTP or a client would change are refused.
+//! User ids identify the same user everywhere, and ids that HTTP or a client could change are rejected.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::test_app::{JWT_SECRET, TestApp, User};
 
 const KEY: &str = "pbk_identity_0123456789abcdef0123456789abcdef";
 
-/// Ids that differ by little, or that each way to carry a text has trouble with.
+/// Ids that differ little, or that are difficult for an encoding.
 const IDS: [&str; 16] = [
     "ada",
     "Ada",
@@ -32,7 +32,7 @@ const IDS: [&str; 16] = [
     "...",
 ];
 
-/// Ids that are refused wherever a user is named.
+/// Ids that are rejected everywhere.
 const REFUSED: [&str; 14] = [
     " ada",
     "ada ",
@@ -55,7 +55,7 @@ async fn app() -> TestApp {
     TestApp::with(&[("SERVICE_API_KEYS", &keys), ("AUTH_USER_CLAIM", "user")]).await
 }
 
-/// As `encodeURIComponent` and Python's `quote` write it, with digits of either case.
+/// Encodes an id like `encodeURIComponent` and Python's `quote`, with digits of either case.
 fn encoded(id: &str, upper: bool) -> String {
     let byte = |byte: u8| match byte {
         plain if plain.is_ascii_alphanumeric() => char::from(plain).to_string(),
@@ -65,7 +65,7 @@ fn encoded(id: &str, upper: bool) -> String {
     id.bytes().map(byte).collect()
 }
 
-/// The caller with a token whose claim `user` is this.
+/// Returns the caller with this `user` claim.
 fn caller<'a>(app: &'a TestApp, claim: &Value) -> User<'a> {
     let exp = app.clock.now().timestamp() + 3600;
     let claims = json!({ "sub": "somebody", "user": claim, "exp": exp });
@@ -76,7 +76,7 @@ fn caller<'a>(app: &'a TestApp, claim: &Value) -> User<'a> {
     )
 }
 
-/// A request of a service, which names a user only by the headers that are added.
+/// Creates a request of a service, whose user is named by headers only.
 fn service(app: &TestApp, method: Method, path: &str) -> RequestBuilder {
     let url = format!("{}/api/v1{path}", app.url);
     app.client.request(method, url).bearer_auth(KEY)
@@ -93,7 +93,7 @@ async fn users(app: &TestApp) -> Vec<String> {
     sqlx::query_scalar(query).fetch_all(&mut sql).await.unwrap()
 }
 
-/// The ids of the connections that a list has, sorted.
+/// Returns the ids in a list of connections, sorted.
 fn ids(list: &Value) -> Vec<String> {
     let connections = list["connections"].as_array().unwrap();
     let id = |one: &Value| one["id"].as_str().unwrap().to_owned();
@@ -106,10 +106,10 @@ fn ids(list: &Value) -> Vec<String> {
 async fn every_way_to_name_a_user_stores_the_same_id() {
     let app = app().await;
     for id in IDS {
-        // By a token, whose grant Nango stores with the user's tag.
+        // By a token. Nango stores the grant with the user's tag.
         let user = caller(&app, &json!(id));
         user.connected("gmail").await;
-        // By the header, for reading and for writing.
+        // By the header, for reads and writes.
         for (connector, upper) in [("github", true), ("notion", false)] {
             let request = service(
                 &app,
@@ -124,7 +124,7 @@ async fn every_way_to_name_a_user_stores_the_same_id() {
         let (_, list) = answer(request.header("patchbay-user", encoded(id, true))).await;
         let own = ids(&user.get("/connections").await);
         assert_eq!((own.len(), &ids(&list)), (3, &own), "{id:?}");
-        // By the header, for a token of the provider.
+        // By the header, for a provider's token.
         let request = service(&app, Method::POST, "/connectors/gmail/token");
         let (status, token) = answer(request.header("patchbay-user", encoded(id, false))).await;
         assert_eq!(status, StatusCode::OK, "{id:?}: {token}");
@@ -143,7 +143,7 @@ async fn every_way_to_name_a_user_stores_the_same_id() {
     tags.sort();
     expected.dedup();
     assert_eq!(tags, expected);
-    // By the path: each user is erased alone, here and at Nango.
+    // By the path: erasing a user affects no other user, in Patchbay and at Nango.
     for (n, id) in IDS.iter().enumerate() {
         let path = format!("/users/{}/connections", encoded(id, n % 2 == 0));
         let (status, erased) = answer(service(&app, Method::DELETE, &path)).await;
@@ -188,7 +188,7 @@ async fn refused_ids_are_refused_in_every_way() {
             let reported = (status.as_u16(), &problem["code"]);
             assert_eq!(reported, (400, &json!("user_required")), "{id:?} {path}");
         }
-        // A client drops `.` and `..` from a path, and an empty segment is no user.
+        // Clients remove `.` and `..` from a path, and an empty segment names no user.
         if !matches!(id, "" | "." | "..") {
             let path = format!("/users/{}/connections", encoded(id, true));
             let (status, problem) = answer(service(&app, Method::DELETE, &path)).await;
@@ -200,7 +200,7 @@ async fn refused_ids_are_refused_in_every_way() {
     assert!(app.nango_calls("POST", "/connect/sessions").await == 0);
 }
 
-/// What clients send who do not encode: read as anything, it could be another user.
+/// Unencoded bytes are ambiguous and could name another user.
 #[tokio::test]
 async fn user_header_must_be_percent_encoded() {
     let app = app().await;
@@ -258,7 +258,7 @@ async fn user_header_must_be_percent_encoded() {
     assert_eq!(list["total_count"], 1);
 }
 
-/// A header, its two values, and a request that is sent with both. A user's token is named by the user.
+/// A header, two values, and the method and path of a request with both. A user's request has a token.
 const REPEATED: [(&str, [&str; 2], &str, &str); 10] = [
     (
         "authorization",
@@ -344,7 +344,7 @@ async fn repeated_headers_are_refused() {
     assert_eq!(app.nango_calls("POST", "").await, before);
 }
 
-/// Identity providers put a user's groups into tokens: 200 of them have 12 KB.
+/// Identity providers put a user's groups into tokens: 200 groups take 12 KB.
 #[tokio::test]
 async fn token_of_12_kb_is_accepted_over_http_1_and_2() {
     let app = app().await;

@@ -1,4 +1,4 @@
-//! What has to hold once everything has settled, whatever happened before.
+//! Invariants that hold after all background work has completed.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,7 +10,7 @@ use secrecy::ExposeSecret;
 use sqlx::{Connection, FromRow, PgConnection};
 use uuid::Uuid;
 
-/// How many of Nango's connections are read at once.
+/// The page size of a list of Nango's connections.
 const PAGE: u32 = 1000;
 
 #[derive(FromRow)]
@@ -37,16 +37,16 @@ struct EventSummary {
     status_reason: Option<String>,
 }
 
-/// Everything that is not as it should be, in words; nothing if all is well.
+/// Returns a description of each violation; empty if there are none.
 ///
-/// `deleted_elsewhere` holds Nango's ids of the connections that were deleted
-/// directly at Nango. A missing connection that is not in it is a violation.
+/// `deleted_elsewhere` contains Nango's ids of the connections that were deleted directly at Nango. Any other missing
+/// connection is a violation.
 pub(crate) async fn violations(
     sql: &mut PgConnection,
     nango: &Nango,
     deleted_elsewhere: &HashSet<String>,
 ) -> Vec<String> {
-    // Of one moment, for attempts may run out while Nango is asked about thousands of connections.
+    // One snapshot, because attempts may expire during the queries to Nango.
     let one_moment = "begin isolation level repeatable read, read only";
     let mut sql = sql.begin_with(one_moment).await.unwrap();
     let sql: &mut PgConnection = &mut sql;
@@ -56,7 +56,7 @@ pub(crate) async fn violations(
         .unwrap();
     let ours = is_ours(sql, nango).await;
     let mut failures = Vec::new();
-    // What a grant replaced that does not work yet, or any more, is kept.
+    // Replaced grants are kept until the new grant works.
     let kept: Vec<String> = sqlx::query_scalar(
         "select nango_connection_id from upstream_deletion d where reason = 'replaced' and exists ( \
            select from user_connector_connection c where c.user_id = d.user_id and c.id = d.connection_id \
@@ -89,7 +89,7 @@ pub(crate) async fn violations(
     failures
 }
 
-/// What Nango holds for this installation, by Nango's ids.
+/// Returns this installation's connections at Nango, by Nango's ids.
 async fn is_ours(sql: &mut PgConnection, nango: &Nango) -> HashMap<String, ConnectionSummary> {
     let installation: Uuid = sqlx::query_scalar("select id from installation")
         .fetch_one(sql)
@@ -118,7 +118,7 @@ async fn is_ours(sql: &mut PgConnection, nango: &Nango) -> HashMap<String, Conne
     ours
 }
 
-/// No connection of ours at Nango without a row that holds it.
+/// Checks that a connection of this installation at Nango belongs to a row.
 fn orphan(connection: &ConnectionSummary, rows: &[Row], violations: &mut Vec<String>) {
     let id = &connection.connection_id;
     let tag = connection.tags.get(CONNECTION_TAG);
@@ -136,7 +136,7 @@ fn orphan(connection: &ConnectionSummary, rows: &[Row], violations: &mut Vec<Str
     }
 }
 
-/// A row's status is what Nango says of its connection.
+/// Checks that a row's status matches Nango's connection.
 async fn matches_nango(
     row: &Row,
     stored: Option<&ConnectionSummary>,
@@ -193,7 +193,7 @@ async fn matches_nango(
     }
 }
 
-/// Whose tokens these are, as the sandbox's provider tells.
+/// Returns the account of a connection's tokens, from the sandbox's provider.
 fn account(connection: &nango::Connection) -> Option<String> {
     let Credentials::OAuth2 { raw, .. } = &connection.credentials else {
         return None;
@@ -202,7 +202,7 @@ fn account(connection: &nango::Connection) -> Option<String> {
     Some(raw["account"]["id"].as_str()?.to_owned())
 }
 
-/// The complaint and its count come and go together.
+/// Checks that a row has an error if and only if it has an error count.
 fn errors(row: &Row, violations: &mut Vec<String>) {
     if (row.error_count > 0) != row.last_error.is_some() {
         violations.push(format!(
@@ -221,7 +221,7 @@ fn errors(row: &Row, violations: &mut Vec<String>) {
     }
 }
 
-/// Who waits for a user has one open attempt, and Nango holds nothing of it yet.
+/// Checks that a pending connection has one open attempt, and that Nango has no grant of it.
 async fn attempts(
     sql: &mut PgConnection,
     ours: &HashMap<String, ConnectionSummary>,
@@ -254,7 +254,7 @@ async fn attempts(
     }
 }
 
-/// Each connection's row has a copy of its newest attempt, and no open attempt is without an owner.
+/// Checks that each connection's row has a copy of its newest attempt, and that each open attempt has an owner.
 async fn copies(sql: &mut PgConnection, violations: &mut Vec<String>) {
     let copied = "select c.id::text || ' has a copy of ' || coalesce(c.attempt_id::text, 'nothing') \
            || ' and not of ' || coalesce(a.id::text, 'nothing') \
@@ -281,7 +281,7 @@ async fn copies(sql: &mut PgConnection, violations: &mut Vec<String>) {
     }
 }
 
-/// Each connection's events are an unbroken chain that ends where the row stands.
+/// Checks that each connection's events are a chain without gaps that ends with the row's version.
 async fn events(sql: &mut PgConnection, rows: &[Row], violations: &mut Vec<String>) {
     let reported: Vec<EventSummary> =
         sqlx::query_as("select * from connection_event order by connection_id, version")

@@ -1,4 +1,4 @@
-//! The layers of `docs/ARCHITECTURE.md`, checked from the sources themselves.
+//! The layers of `docs/ARCHITECTURE.md`, checked in the source code.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ const LAYERS: [&[&str]; 14] = [
     &["app", "cli", "lib", "main"],
 ];
 
-/// What the domain may import besides itself.
+/// The crates that the domain may import.
 const PURE: [&str; 8] = [
     "std",
     "chrono",
@@ -33,7 +33,7 @@ const PURE: [&str; 8] = [
     "uuid",
 ];
 
-/// The module of `src/` that a file belongs to.
+/// Returns the module of `src/` that a file belongs to.
 fn module(file: &Path) -> String {
     let below = file.strip_prefix("src").unwrap();
     let first = below.components().next().unwrap();
@@ -57,7 +57,7 @@ fn sources(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// Each source file with its lines of code, without comments.
+/// Returns each source file with its lines of code, without comments.
 fn code() -> Vec<(PathBuf, Vec<String>)> {
     let mut files = Vec::new();
     sources(Path::new("src"), &mut files);
@@ -78,7 +78,7 @@ fn code() -> Vec<(PathBuf, Vec<String>)> {
         .collect()
 }
 
-/// The modules that a line names by `crate::<module>`.
+/// Returns the modules that a line imports as `crate::<module>`.
 fn named(line: &str) -> impl Iterator<Item = &str> {
     line.split("crate::").skip(1).filter_map(|rest| {
         let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_')?;

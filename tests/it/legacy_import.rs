@@ -1,4 +1,4 @@
-//! A database of the original system, adopted in place or left unchanged.
+//! A database of the original system, imported in place or left unchanged.
 
 mod users;
 
@@ -52,7 +52,7 @@ async fn import(url: &str) -> Result<Option<LegacyImport>, DatabaseError> {
     database.import_legacy(&Catalog::builtin(), invalid).await
 }
 
-/// Puts a connection into Nango as the old flow did: with an id that it chose, and without tags.
+/// Imports a connection into Nango as the old flow created it: with a chosen id, and without tags.
 async fn nango_connection(app: &TestApp, integration: &str, id: &str) {
     let url = format!("http://{}/connections", app.sandbox.address());
     let body = json!({
@@ -65,7 +65,7 @@ async fn nango_connection(app: &TestApp, integration: &str, id: &str) {
     assert_eq!(response.status(), StatusCode::CREATED);
 }
 
-/// A test app over what was left behind, whose Nango holds what the old flow made.
+/// Starts a test app with an imported database, whose Nango has the connections of the old flow.
 async fn imported_app() -> TestApp {
     let (database, _) = legacy_database(include_str!("../data/legacy_schema/rows.sql")).await;
     let keys = format!("workflow={KEY}");
@@ -77,7 +77,7 @@ async fn imported_app() -> TestApp {
         ("gmail", "an-id-of-nangos-own".to_owned()),
         ("notion", format!("{BEN}_notion_default")),
         ("gmail", format!("{BEN}_gmail_default")),
-        // The old flow's connections of which no row is left are none of ours.
+        // Connections of the old flow without a row do not belong to this installation.
         ("gmail", "somebody_gmail_default".to_owned()),
     ] {
         nango_connection(&app, integration, &id).await;
@@ -85,7 +85,7 @@ async fn imported_app() -> TestApp {
     app
 }
 
-/// The end of a connection's id: which row of the file it was.
+/// Returns the end of a connection's id, which identifies its row in the file.
 fn connection_bodies(connection: &Value) -> String {
     let id = connection["id"].as_str().unwrap();
     json!([
@@ -143,7 +143,7 @@ async fn legacy_rows_of_every_status_are_imported() {
     let history = ada.get(&format!("/connections/{}/history", id(3))).await;
     assert_eq!(history["events"][0]["kind"], "adopted");
     assert_eq!(history["events"][0]["detail"], "token refresh failed");
-    // A connector's new id is that of its slug; what was set aside is as it was.
+    // A connector's new id is derived from its slug. The original tables are unchanged.
     let (kept, times): (i64, bool) = sqlx::query_as(
         "select count(*), bool_and(n.created_at = o.created_at at time zone 'UTC' \
            and n.updated_at = o.updated_at at time zone 'UTC') \
@@ -166,7 +166,7 @@ async fn imported_connections_serve_tokens_and_checks() {
     assert_eq!(token.status(), StatusCode::OK);
     let token: Value = token.json().await.unwrap();
     assert_eq!(token["access_token"], format!("token of {ADA}_gmail_work"));
-    // A check, and connecting what is connected.
+    // A check, and a connect of a connected account.
     let (status, checked) = ada
         .call(Method::POST, &format!("/connections/{}/check", id(1)), None)
         .await;
@@ -183,6 +183,7 @@ async fn sweep_keeps_imported_connections_and_skips_unknown_ones() {
     let (ada, ben) = (app.user(ADA).await, app.user(BEN).await);
     let report = app.sweep().await;
     assert_eq!((report.orphans, report.found), (0, 0));
+    assert_eq!(app.sweep_until_missing().await, 2);
     let now = |user| async move { list(user).await };
     assert_eq!(
         now(&ada).await[2..],
@@ -198,7 +199,7 @@ async fn sweep_keeps_imported_connections_and_skips_unknown_ones() {
             r#"["6","github","","error","missing_upstream",2]"#,
         ]
     );
-    // What was disconnected is deleted at Nango; what has no row is left alone.
+    // Disconnected connections are deleted at Nango; those without a row stay.
     for _ in 0..1000 {
         if app.nango_connections().await.len() == 5 {
             break;
@@ -217,7 +218,7 @@ async fn sweep_keeps_imported_connections_and_skips_unknown_ones() {
 async fn imported_connections_can_be_reconnected_and_disconnected() {
     let app = imported_app().await;
     let (ada, ben) = (app.user(ADA).await, app.user(BEN).await);
-    // A reconnect keeps Nango's id, and makes it one of ours there, too.
+    // A reconnect keeps Nango's id, and adds this installation's tags at Nango.
     app.faults(json!({ "consent": "allow" })).await;
     let path = format!("/connections/{}/reconnect", id(1));
     let (status, started) = ada.call(Method::POST, &path, None).await;
@@ -230,13 +231,13 @@ async fn imported_connections_can_be_reconnected_and_disconnected() {
         renewed["nango_connection_id"],
         format!("{ADA}_gmail_default")
     );
-    // A connection that Nango never had can be connected again.
+    // A connection that never existed at Nango can be connected again.
     ben.connected("github").await;
     assert_eq!(
         list(&ben).await[1],
         r#"["6","github","","connected",null,0]"#
     );
-    // And a disconnect ends it there, too.
+    // A disconnect also deletes it at Nango.
     let query = format!("?connection_id={}", id(2));
     let (status, ended) = ada.disconnect("gmail", &query).await;
     assert_eq!(
@@ -271,14 +272,18 @@ async fn refresh_failure_webhook_is_matched_by_nango_id() {
         .header("x-nango-hmac-sha256", signature);
     let answer = request.body(body).send().await.unwrap();
     assert!(answer.status().is_success());
-    let ada = app.user(ADA).await;
-    assert_eq!(
-        ada.connection(&id(2)).await["status_reason"],
-        "missing_upstream"
-    );
+    // The service has looked it up, and Nango does not have it.
+    let absences: i32 = sqlx::query_scalar(
+        "select cardinality(absences) from user_connector_connection where id = $1",
+    )
+    .bind(id(2).parse::<uuid::Uuid>().unwrap())
+    .fetch_one(&mut app.sql().await)
+    .await
+    .unwrap();
+    assert_eq!(absences, 1);
 }
 
-/// All that is in the database: every table with its place, and every row.
+/// Returns the content of the database: every table with its schema, and every row.
 async fn dump(sql: &mut PgConnection) -> Vec<String> {
     let mut all: Vec<String> = sqlx::query_scalar(
         "select format('%s.%s %s', relnamespace::regnamespace, relname, relkind) from pg_class \
@@ -405,7 +410,7 @@ async fn invalid_rows_are_named_and_can_be_left_out() {
             "{text}"
         );
         assert_eq!(
-            text.matches("left out, and kept in before_patchbay: row")
+            text.matches("skipped, and kept in before_patchbay: row")
                 .count(),
             rows,
             "{text}"
@@ -453,7 +458,7 @@ async fn import_aborts_when_legacy_tables_are_locked() {
         ["another program uses the tables: stop it and try again"]
     );
     run(&mut legacy_session, "rollback").await;
-    // Commands that do not know the catalog leave it to those that do.
+    // Commands without a catalog leave the import to those with one.
     let patchbay = test_database::pool(database.url(), 2).await.unwrap();
     let refused = patchbay.migrate().await.unwrap_err();
     assert!(
@@ -498,12 +503,12 @@ async fn import_accepts_connectors_from_catalog_file() {
     assert!(process.ended().await.success(), "{}", process.output());
     let text = process.output();
     assert!(
-        text.contains("imported 7 connections of the earlier service"),
+        text.contains("imported 7 connections of the FastAPI service"),
         "{text}"
     );
 }
 
-/// `cargo test --test it -- --ignored --nocapture import_preserves_100k`
+/// Run with `cargo test --test it -- --ignored --nocapture import_preserves_100k`.
 #[tokio::test]
 #[ignore = "takes half a minute: to be run when the takeover changes"]
 async fn import_preserves_100k_rows() {

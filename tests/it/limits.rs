@@ -25,7 +25,7 @@ const METRICS_TOKEN: &str = "a token that only Prometheus has";
 /// A well-formed service key that does not exist.
 const MADE_UP_KEY: &str = "pbk_aaaaaaaa_0123456789abcdef0123456789abcdef";
 
-/// Status, headers and body of an answer.
+/// The status, headers and body of a response.
 struct Answer {
     status: u16,
     headers: HeaderMap,
@@ -46,7 +46,7 @@ impl Answer {
         Some(self.headers.get(name)?.to_str().unwrap())
     }
 
-    /// Fails unless this is a refusal by a limit, with the seconds to wait.
+    /// Fails unless this is a rate limit error with this `Retry-After`.
     fn is_refused(&self, code: &str, wait: &str) {
         let status = if code == "rate_limited" { 429 } else { 503 };
         assert_eq!(self.status, status, "{}", self.body);
@@ -85,7 +85,7 @@ async fn user_rate_limit_is_enforced_and_reported_in_headers() {
     app.advance(TimeDelta::seconds(20));
     assert_eq!(list(&ada).await.status, 200);
     list(&ada).await.is_refused("rate_limited", "20");
-    // Browsers can read why, and when to come again.
+    // Browsers can read the error and `Retry-After`.
     let request = ada.request(Method::GET, "/connections");
     let refused = Answer::to(request.header("origin", ORIGIN)).await;
     refused.is_refused("rate_limited", "20");
@@ -137,7 +137,7 @@ async fn callbacks_use_bounded_nango_calls() {
     let opened = ada.connect("gmail").await;
     let id = opened["connection_id"].as_str().unwrap();
     let looks = async || app.nango_calls("GET", "/connections").await;
-    // Each with an id that only Nango could know.
+    // Each with an id that is not known.
     let before = looks().await;
     for n in 0..MANY {
         let path = format!("/callback?connection_id=made-up-{n}");
@@ -149,7 +149,7 @@ async fn callbacks_use_bounded_nango_calls() {
         }
     }
     assert_eq!(looks().await - before, 2);
-    // Each for an attempt that is open, as a program and as a page.
+    // Each for an open attempt, as JSON and as a page.
     let path = format!("/callback?connection_id={id}");
     let (before, started) = (looks().await, Instant::now());
     for _ in 0..MANY {
@@ -164,7 +164,7 @@ async fn callbacks_use_bounded_nango_calls() {
         assert_eq!(Answer::to(page).await.status, 200);
     }
     let (calls, took) = (looks().await - before, started.elapsed());
-    // One in two seconds and ten at once, beside those of all who wait.
+    // One poll in two seconds and ten concurrent ones, in addition to those of all waiting requests.
     let allowed = 3 * took.as_secs() as usize + 16;
     assert!(calls <= allowed, "{calls} calls in {took:?}");
 }
@@ -260,7 +260,7 @@ async fn public_endpoints_are_limited_by_address() {
                 "rate_limited"
             };
             ask().await.is_refused(code, "30");
-            // Others from there prove who they are.
+            // Authenticated callers from the same address are served.
             let list = ada.request(Method::GET, "/connections");
             let list = Answer::to(list.header("x-forwarded-for", &from)).await;
             assert_eq!(list.status, 200);
@@ -302,7 +302,7 @@ async fn unknown_keys_use_at_most_one_database_connection() {
     });
     let forged = join_all(forged);
     let others = async {
-        // More than enough time for all that are let in to wait for the table.
+        // More than enough time for all admitted requests to wait for the table.
         let waiting = "select count(*) from pg_locks where not granted and relation = 'service_key'::regclass";
         let mut most = 0;
         for _ in 0..50 {
@@ -372,17 +372,17 @@ async fn client_address_comes_from_outermost_trusted_proxy() {
     let first_of = async |proxies: &[&str]| Answer::to(send_as(&app, proxies)).await.status == 400;
     assert!(first_of(&["192.0.2.1, 10.0.0.1"]).await);
     assert!(!first_of(&["192.0.2.1, 10.0.0.2"]).await);
-    // What a client writes itself stands before that.
+    // An entry that the client writes comes before that of the proxy.
     assert!(!first_of(&["198.51.100.7, 192.0.2.1, 10.0.0.1"]).await);
     assert!(!first_of(&["198.51.100.8, 192.0.2.1", "10.0.0.1"]).await);
     assert!(!first_of(&["192.0.2.1:51000, 10.0.0.1"]).await);
     assert!(first_of(&["192.0.2.2, 10.0.0.1"]).await);
-    // A host of IPv6 has a whole /64 to itself.
+    // An IPv6 client has a whole /64.
     assert!(first_of(&["2001:db8:1:1::1, 10.0.0.1"]).await);
     assert!(!first_of(&["2001:db8:1:1:ffff::1, 10.0.0.1"]).await);
     assert!(!first_of(&["[2001:db8:1:1::2]:51000, 10.0.0.1"]).await);
     assert!(first_of(&["2001:db8:1:2::1, 10.0.0.1"]).await);
-    // Those that came past the proxies count by the connection's own address.
+    // Requests that bypass the proxies count by the address of the connection.
     assert!(first_of(&[]).await);
     assert!(!first_of(&["192.0.2.9"]).await);
     assert!(!first_of(&["nonsense, 10.0.0.1"]).await);
@@ -407,10 +407,10 @@ async fn forged_webhooks_limit_their_sender_but_not_nango() {
             Some("X-Nango-Hmac-Sha256")
         );
     }
-    // A 4xx would make a real Nango drop its webhook for good.
+    // After a 4xx response, a real Nango would drop its webhook permanently.
     hook("192.0.2.1").await.is_refused("overloaded", "30");
     assert_eq!(hook("192.0.2.2").await.status, 401);
-    // The sandbox's Nango comes past the proxy, and sends more than two.
+    // The sandbox's Nango bypasses the proxy, and sends more than two.
     let ada = app.user("ada").await;
     for connector in ["gmail", "github", "notion"] {
         ada.connected(connector).await;
@@ -449,13 +449,13 @@ async fn overload_sheds_requests_but_not_health_checks() {
     let (ada, bob) = (app.user("ada").await, app.user("bob").await);
     let busy = busy(&ada).await;
     list(&bob).await.is_refused("overloaded", "1");
-    // Beyond the user's own share, the limit is the user's.
+    // Beyond the user's own share, the error is that of the user's limit.
     list(&ada).await.is_refused("rate_limited", "1");
     for path in ["/healthz", "/readyz"] {
         let url = format!("{}{path}", app.url);
         assert_eq!(app.client.get(url).send().await.unwrap().status(), 200);
     }
-    // The place of one who has gone is free.
+    // A client that disconnects returns its slot.
     busy.abort();
     assert!(busy.await.unwrap_err().is_cancelled());
     until_metrics_say(&app, "patchbay_http_requests_in_flight 0").await;

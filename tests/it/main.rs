@@ -1,5 +1,4 @@
-//! Every integration test, in one binary: against a real PostgreSQL and the
-//! sandbox's Nango over real HTTP.
+//! All integration tests, in one binary: with a real PostgreSQL and the fake Nango over real HTTP.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod accounts;
@@ -53,6 +52,7 @@ mod secret_rotation;
 mod shutdown;
 mod slow_clients;
 mod startup;
+mod state_machine;
 mod test_app;
 mod test_database;
 mod test_server;

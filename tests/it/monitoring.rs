@@ -1,4 +1,4 @@
-//! The metrics: who may read them, what they say, and that the dashboard and the alerts name real ones.
+//! The metrics: access, values, and the names in the dashboard and the alerts.
 
 use std::collections::BTreeSet;
 
@@ -33,7 +33,7 @@ async fn scrape(app: &TestApp) -> String {
     answer.text().await.unwrap()
 }
 
-/// The value of a line: its metric with all its labels.
+/// Returns the value of a metric with all its labels.
 fn value(text: &str, series: &str) -> Option<f64> {
     let lines = text.lines().filter_map(|line| line.rsplit_once(' '));
     let mut found = lines.filter(|(name, _)| *name == series);
@@ -44,7 +44,7 @@ fn assert_value(text: &str, series: &str, expected: f64) {
     assert_eq!(value(text, series), Some(expected), "{series} in\n{text}");
 }
 
-/// A user who connects, one who says no, a workflow, a sweep, and one whose signature is forged.
+/// Produces activity: a connect, a denial, a workflow, a sweep, and a forged signature.
 async fn app_with_activity(app: &TestApp) {
     let ada = app.user("ada@user.example").await;
     app.faults(json!({ "consent": "allow" })).await;
@@ -193,7 +193,7 @@ async fn metrics_are_separate_per_service_instance() {
     );
 }
 
-/// Inserts more connections than are counted, of which none is analyzed.
+/// Inserts more connections than are counted exactly, without an ANALYZE.
 async fn fill(app: &TestApp) {
     let fill = "alter table user_connector_connection set (autovacuum_enabled = false); \
          insert into user_connector_connection \
@@ -236,7 +236,7 @@ async fn connection_counts_are_estimated_for_large_tables() {
     }
 }
 
-/// The names of all metrics there are, those of a sweep included.
+/// Returns the names of all metrics, including those of a sweep.
 async fn all_names(app: &TestApp) -> BTreeSet<String> {
     app_with_activity(app).await;
     let service = app.service().await;
@@ -254,7 +254,7 @@ async fn all_names(app: &TestApp) -> BTreeSet<String> {
         .collect()
 }
 
-/// What of a text are names of ours.
+/// Returns the names with this application's prefix in a text.
 fn names_in(text: &str) -> BTreeSet<String> {
     text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
         .filter(|word| word.starts_with("patchbay_"))
@@ -265,7 +265,7 @@ fn names_in(text: &str) -> BTreeSet<String> {
 #[tokio::test]
 async fn dashboard_and_alerts_match_exported_metrics() {
     let app = app().await;
-    // A limit that refuses something.
+    // An app whose limit rejects a request.
     let limited = app
         .replica(&[
             ("RATE_LIMIT_ADDRESS_PER_MINUTE", "1"),

@@ -1,4 +1,4 @@
-//! What calls to Nango cost, and who gets them when they are few.
+//! The number of calls to Nango, and their distribution when the rate limit is low.
 
 mod backlog;
 mod fairness;
@@ -21,7 +21,7 @@ use crate::test_app::{IMMEDIATE_SWEEP, TestApp, User};
 
 const SERVICE_KEY: &str = "pbk_workflow_0123456789abcdef0123456789abcdef";
 
-/// The setting that gives the tests' workflow its key.
+/// Returns the setting with the workflow's service key.
 fn service_keys() -> (&'static str, String) {
     ("SERVICE_API_KEYS", format!("workflow={SERVICE_KEY}"))
 }
@@ -32,13 +32,13 @@ fn text<'a>(body: &'a Value, field: &str) -> &'a str {
         .unwrap_or_else(|| panic!("{field} in {body:#}"))
 }
 
-/// How many calls Nango has received.
+/// Returns the number of calls that Nango has received.
 async fn calls(app: &TestApp) -> usize {
     let calls = app.control("requests", Method::GET, Value::Null).await;
     calls.as_array().unwrap().len()
 }
 
-/// A connection's status, by the database: a request would poll Nango.
+/// Returns a connection's status from the database, because a request would poll Nango.
 async fn status(app: &TestApp, id: &str) -> String {
     sqlx::query_scalar("select status from user_connector_connection where id = $1::uuid")
         .bind(id)
@@ -51,7 +51,7 @@ async fn until_status(app: &TestApp, id: &str, expected: &str) {
     eventually(async || status(app, id).await == expected).await;
 }
 
-/// A workflow asks this replica for the token of a user's connection.
+/// Requests a token of a user's connection from this replica, as a workflow.
 async fn token(app: &TestApp, url: &str, connection: &Value) -> StatusCode {
     let path = format!(
         "{url}/api/v1/connectors/connections/{}/token",
@@ -62,10 +62,10 @@ async fn token(app: &TestApp, url: &str, connection: &Value) -> StatusCode {
     answer.unwrap().status()
 }
 
-/// The rows of the table: what happens, and how many calls it takes.
+/// The rows of the table: an operation, and its number of calls.
 type Rows = Vec<(&'static str, usize)>;
 
-/// Adds a row of what this costs.
+/// Adds a row with the number of calls of an operation.
 async fn measure<T>(
     (app, rows): (&TestApp, &mut Rows),
     what: &'static str,
@@ -102,10 +102,10 @@ async fn reconnect(app: &TestApp, ada: &User<'_>, id: &str) {
     .await;
 }
 
-/// Measures what a user does to connect. Returns a connection.
+/// Measures the operations of a connect. Returns a connection.
 async fn measure_connects(app: &TestApp, rows: &mut Rows) -> Value {
     let ada = app.user("ada").await;
-    // The integrations are known from then on.
+    // The integrations are cached from then on.
     ada.get("/gmail").await;
     let costs = connect(app, &ada, "gmail");
     let id = measure((app, rows), "connect, reported by a webhook", costs).await;
@@ -135,7 +135,7 @@ async fn measure_connects(app: &TestApp, rows: &mut Rows) -> Value {
     ada.connection(&id).await
 }
 
-/// Measures what is done with a connection, up to its disconnect.
+/// Measures the operations on a connection, up to its disconnect.
 async fn measure_uses(app: &TestApp, rows: &mut Rows, gmail: &Value) {
     for what in ["token, not cached", "token, cached"] {
         let given = measure((app, rows), what, token(app, &app.url, gmail)).await;
@@ -165,7 +165,7 @@ async fn measure_uses(app: &TestApp, rows: &mut Rows, gmail: &Value) {
     assert_eq!(ended["upstream_deleted"], true);
 }
 
-/// Measures what happens without a request.
+/// Measures the background operations.
 async fn measure_background(app: &TestApp, rows: &mut Rows) {
     let (service, stop) = (app.service().await, CancellationToken::new());
     app.advance(TimeDelta::minutes(1));
@@ -191,7 +191,7 @@ async fn measure_background(app: &TestApp, rows: &mut Rows) {
     assert_eq!(report.unwrap().unwrap().listed, 1001);
 }
 
-/// A change of a number needs a change of the table in the documentation.
+/// A change of a number requires a change of the table in the documentation.
 #[tokio::test]
 async fn documented_numbers_of_calls_are_kept() {
     const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/PERFORMANCE.md");

@@ -1,4 +1,4 @@
-//! How the client of Nango behaves when Nango, or the way to it, does not.
+//! The Nango client, when Nango or the network fails.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -37,8 +37,7 @@ fn client(base_url: Url, timeout: Duration) -> Nango {
     .unwrap()
 }
 
-/// A client of a Nango that gives these answers, one a request, and then 410;
-/// and how often it was asked.
+/// Returns a client of a Nango that sends these responses in order, and then 410; and the number of requests.
 async fn scripted_server<const N: usize>(answers: [Response; N]) -> (Nango, Arc<AtomicUsize>) {
     let answers = Arc::new(Mutex::new(VecDeque::from(answers)));
     let count = Arc::new(AtomicUsize::new(0));
@@ -251,7 +250,7 @@ async fn unsupported_field_is_detected_for_older_nango() {
     assert_eq!(error, Error::UnsupportedField(field));
 }
 
-/// The requests that a Nango gets, as one line each, and their bodies.
+/// The requests to a Nango: method and path, and body.
 type Requests = Arc<Mutex<Vec<(String, Value)>>>;
 
 async fn recording(answer: Value) -> (Nango, Url, Requests) {

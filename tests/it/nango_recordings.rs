@@ -1,5 +1,4 @@
-//! Every recorded answer to a call that the client makes must read as what
-//! Nango meant, and the client must ask as the recorded requests do.
+//! The client parses each recorded response correctly, and sends the recorded requests.
 
 mod answers;
 
@@ -23,7 +22,7 @@ use answers::Answer;
 
 const SECRET_KEY: &str = "6f1c4bb5-8d9e-4a37-9a53-0c1f3d2e4b5a";
 
-/// What each recorded refusal must become; successes are not listed.
+/// The error of each recorded rejection. Successes are not listed.
 const REFUSALS: &[(&str, &str)] = &[
     (
         "Unauthorized 401",
@@ -144,7 +143,7 @@ async fn recorded_responses_map_to_expected_outcomes() {
             assert!(!debug.contains(secret), "{name} shows {secret}: {debug}");
         }
         let seen = seen.lock().unwrap();
-        // A call that the rate limit refused is sent once more after the wait that Nango asks for, if that is short.
+        // A rate-limited call is retried once after the delay that Nango requires, if that is short.
         let most = if recording["response"]["status"] == 429 {
             2
         } else {
@@ -164,7 +163,7 @@ async fn recorded_responses_map_to_expected_outcomes() {
     assert!(missing.is_empty(), "not recorded any more: {missing:?}");
 }
 
-/// A call of the client's, made from a recorded request.
+/// A call of the client, derived from a recorded request.
 enum Call {
     Session(SessionRequest),
     Get(String, String, Refresh),
@@ -243,8 +242,7 @@ impl Call {
         })
     }
 
-    /// Whether the recorded request is one that this client would make; then
-    /// what was sent must be the same.
+    /// Returns whether this client would send the recorded request. If so, the sent request must be the same.
     fn compare_request(&self, name: &str, recorded: &Value, sent: &Sent) -> bool {
         let known: &[&str] = match self {
             Self::Session(session) if session.reconnects.is_some() => {
@@ -333,7 +331,7 @@ fn filter_of(query: &BTreeMap<String, String>) -> ListConnections {
     }
 }
 
-/// A request as it arrived.
+/// A received request.
 struct Sent {
     method: Method,
     path: String,
@@ -342,7 +340,7 @@ struct Sent {
     authorization: String,
 }
 
-/// Answers everything as recorded.
+/// Serves the recorded response to every request. Returns the URL and the received requests.
 async fn replay(response: &Value) -> (url::Url, Arc<Mutex<Vec<Sent>>>) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let (response, log) = (response.clone(), Arc::clone(&seen));
@@ -390,7 +388,7 @@ fn nango(base_url: url::Url) -> Nango {
     Nango::new(config).unwrap()
 }
 
-/// All recordings by name.
+/// Returns all recordings by name.
 pub(crate) fn recordings() -> BTreeMap<String, Value> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/nango");
     let files = std::fs::read_dir(folder)
@@ -416,7 +414,7 @@ fn query_of(request: &Value) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The fields of an object that are text.
+/// Returns the text fields of an object.
 pub(crate) fn strings(object: &Value) -> BTreeMap<String, String> {
     let fields = object.as_object().into_iter().flatten();
     fields

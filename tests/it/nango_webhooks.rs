@@ -1,4 +1,4 @@
-//! Every recorded webhook must verify, and read as what Nango meant.
+//! Each recorded webhook is verified and parsed correctly.
 
 use patchbay::nango::webhook;
 use patchbay::nango::webhook::{AuthEvent, Event, Operation, SignatureError, SigningKeys};
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::nango_recordings::{recordings, strings};
 
-/// Every recorded webhook with the key that signed it.
+/// Returns every recorded webhook with its signing key.
 fn webhooks() -> Vec<(String, Value, String)> {
     let mut found = Vec::new();
     for (name, recording) in recordings() {

@@ -1,4 +1,4 @@
-//! What it is deployed with.
+//! The files for deployment.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -9,7 +9,7 @@ use reqwest::StatusCode;
 use crate::process::Process;
 use crate::test_app::{TestApp, free_port};
 
-/// The names that stand in capitals before a colon, or after `key:`.
+/// Returns the names in capitals before a colon, or after `key:`.
 fn names(text: &str) -> BTreeSet<&str> {
     text.lines()
         .filter_map(|line| {
@@ -74,7 +74,7 @@ async fn health_command_reports_running_process() {
     );
 }
 
-/// While it waits for its database, the process is alive and not ready.
+/// While the service waits for its database, it is alive and not ready.
 #[tokio::test]
 async fn health_command_succeeds_while_waiting_for_database() {
     let (port, unused_port) = (free_port().to_string(), free_port());

@@ -1,5 +1,4 @@
-//! Behind PgBouncer, which in transaction mode gives a client another server
-//! for each transaction.
+//! The service behind PgBouncer, which in transaction mode assigns each transaction to another server connection.
 
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -19,7 +18,7 @@ use crate::reliability::event_streams::StreamReader;
 use crate::test_app::{self, TestApp, free_port};
 use crate::test_database::{self, TestDatabase};
 
-/// A PgBouncer in front of the test server; it ends with the value.
+/// A PgBouncer in front of the test server. Dropping it stops it.
 pub(crate) struct Pooler {
     process: Child,
     folder: PathBuf,
@@ -27,7 +26,7 @@ pub(crate) struct Pooler {
 }
 
 impl Pooler {
-    /// Starts one with these lines in its settings; `None` where PgBouncer is not installed.
+    /// Starts a PgBouncer with additional settings; `None` if it is not installed.
     pub(crate) async fn start(database: &TestDatabase, settings: &str) -> Option<Self> {
         let server = Url::parse(database.url()).unwrap();
         let folder = env::temp_dir().join(format!("patchbay-pgbouncer-{}", Uuid::new_v4()));
@@ -87,7 +86,7 @@ impl Pooler {
         panic!("PgBouncer does not listen: {log:?}");
     }
 
-    /// Where a database is when it is reached through the pooler.
+    /// Returns a database's URL through the pooler.
     pub(crate) fn url(&self, database: &TestDatabase) -> String {
         let mut url = Url::parse(database.url()).unwrap();
         url.set_host(Some("127.0.0.1")).unwrap();
@@ -130,7 +129,7 @@ fn unprivileged_user() -> Option<u32> {
     (id(&["-u"]) == 0).then(|| id(&["-u", "nobody"]))
 }
 
-/// A connection that sends what this version of PgBouncer understands.
+/// Opens a connection with only the parameters that this version of PgBouncer supports.
 async fn raw(url: &str) -> PgConnection {
     let options: sqlx::postgres::PgConnectOptions = url.parse().unwrap();
     PgConnection::connect_with(&options.extra_float_digits(None))
@@ -153,7 +152,7 @@ async fn transaction_mode_pooler_is_detected() {
         (format!("{transaction} 20"), 0, true),
         (format!("{transaction} 20"), 4, true),
         (format!("{round_robin} 20"), 0, true),
-        // With as many servers as the probe has connections, or a multiple, taking turns could hide the switching.
+        // With as many servers as the probe has connections, or a multiple, round robin could hide the switching.
         (format!("{round_robin} 20"), 2, true),
         (format!("{round_robin} 20"), 3, true),
         (format!("{round_robin} 20"), 4, true),
@@ -203,7 +202,7 @@ async fn pooler_detection_works_with_other_clients() {
     others.abort_all();
 }
 
-/// Supabase adds this to the addresses of its pooler: then nothing has to be found out.
+/// Supabase adds this parameter to the URLs of its pooler, which makes the probe unnecessary.
 #[tokio::test]
 async fn pooler_can_be_declared_in_database_url() {
     let database = test_database::database().await;
@@ -217,7 +216,7 @@ async fn pooler_can_be_declared_in_database_url() {
 #[tokio::test]
 async fn concurrent_queries_through_pooler_return_own_rows() {
     const CALLERS: i64 = 16;
-    // Of three queries each: 20,016 in all.
+    // Three queries each: 20,016 in all.
     const ROUNDS: i64 = 417;
     let database = test_database::database().await;
     let settings = "pool_mode = transaction\ndefault_pool_size = 4";
@@ -234,7 +233,7 @@ async fn concurrent_queries_through_pooler_return_own_rows() {
             let mut servers = std::collections::BTreeSet::new();
             for round in 0..ROUNDS {
                 let mut tx = pooled.begin().await.unwrap();
-                // The statements differ from caller to caller, so that numbered names would mix them up.
+                // Statements differ by caller, so that reused statement names would mix them up.
                 let (number, server): (i64, i32) = match caller % 2 {
                     0 => sqlx::query_as("select $1, pg_backend_pid()"),
                     _ => sqlx::query_as("select $1 + 0, pg_backend_pid()"),
@@ -269,7 +268,7 @@ async fn concurrent_queries_through_pooler_return_own_rows() {
     assert_eq!(servers.len(), 4);
 }
 
-/// What makes the difference: the same over a direct connection keeps its statements.
+/// The counterpart: a direct connection keeps its prepared statements.
 #[tokio::test]
 async fn statements_are_prepared_once_without_pooler() {
     let database = test_database::database().await;
@@ -355,7 +354,7 @@ async fn changes_reach_other_replica_by_polling_behind_pooler() {
     let started = ada.connect("gmail").await;
     let ada_on_replica = ada.at(&other);
     let mut stream = StreamReader::open(&ada_on_replica, None).await;
-    // The other replica learns nothing from looking at Nango by itself.
+    // The other replica cannot find the change by polling Nango.
     app.faults(json!({ "consent": "allow", "only": "tags", "status": 500 }))
         .await;
     let path = format!(

@@ -1,4 +1,4 @@
-//! The program itself, as a process of its own.
+//! The program as a separate process.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -13,20 +13,20 @@ use uuid::Uuid;
 
 use crate::test_app::client;
 
-/// A running `patchbay`, with nothing in its environment but what it is given. It ends with the value.
+/// A running `patchbay` with only the given environment variables. Dropping it kills the process.
 pub(crate) struct Process {
     child: Child,
     folder: PathBuf,
 }
 
 impl Process {
-    /// Starts the program in a folder of its own.
+    /// Starts the program in a new folder.
     pub(crate) fn start(arguments: &[&str], settings: &[(&str, &str)]) -> Self {
         let program = Path::new(env!("CARGO_BIN_EXE_patchbay"));
         Self::start_in(&new_folder(), program, arguments, settings).unwrap()
     }
 
-    /// Starts a program in a folder that it may write in; the folder is removed with the value.
+    /// Starts a program in a writable folder, which is removed when the value is dropped.
     pub(crate) fn start_in(
         folder: &Path,
         program: &Path,
@@ -71,7 +71,7 @@ impl Process {
         })
     }
 
-    /// Runs a script of a document's in the program's folder, where `patchbay` works on this database.
+    /// Runs a document's script in the program's folder, where `patchbay` uses this database.
     pub(crate) async fn follows(&self, script: &str, database: &str) {
         let programs = Path::new(env!("CARGO_BIN_EXE_patchbay")).parent().unwrap();
         let path = env::var("PATH").unwrap();
@@ -107,7 +107,7 @@ impl Process {
         assert!(sent.await.unwrap().success());
     }
 
-    /// Waits until it has ended.
+    /// Waits until the process has ended.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         let ended = tokio::time::timeout(Duration::from_secs(30), self.child.wait()).await;
         match ended {
@@ -116,12 +116,12 @@ impl Process {
         }
     }
 
-    /// All that it has written, to either output.
+    /// Returns all output of the process.
     pub(crate) fn output(&self) -> String {
         fs::read_to_string(self.folder.join("output")).unwrap_or_else(|_unread| String::new())
     }
 
-    /// Waits until `/readyz` answers this, and gives the body.
+    /// Waits until `/readyz` has this status. Returns the body.
     pub(crate) async fn until_ready_is(&mut self, url: &str, status: StatusCode) -> Value {
         for _ in 0..1500 {
             if let Ok(Some(ended)) = self.child.try_wait() {
@@ -139,12 +139,12 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // What it has started may still be writing, which does not matter here.
+        // Processes that it started may still be writing.
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
-/// An empty folder outside the checkout, where no `.env` is found, which every user may enter.
+/// Creates an empty folder outside the checkout, without a `.env` and accessible to every user.
 pub(crate) fn new_folder() -> PathBuf {
     let folder = env::temp_dir().join(format!("patchbay-test-{}", Uuid::new_v4()));
     fs::create_dir_all(&folder).unwrap();

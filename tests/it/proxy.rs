@@ -1,4 +1,4 @@
-//! Calls to providers through Nango's proxy: what reaches the provider, and what comes back.
+//! Calls to providers through Nango's proxy: the provider's request and the caller's response.
 
 mod answers;
 mod bodies;
@@ -16,10 +16,10 @@ use tokio::time::timeout;
 
 use crate::test_app::{PROMPT_TIMEOUT, TestApp};
 
-/// A key of the environment's that allows everything.
+/// A service key in the environment with all scopes.
 const KEY: &str = "pbk_workflow_0123456789abcdef0123456789abcdef";
 
-/// The largest body that is passed on.
+/// The maximum size of a forwarded body.
 const MAX_BODY: usize = 64 << 20;
 
 /// A service with one connected user, and a service key.
@@ -50,14 +50,14 @@ impl Caller {
         format!("/api/v1/connectors/connections/{}/proxy/{path}", self.id)
     }
 
-    /// A call to a path that the client's library leaves as it is.
+    /// Creates a call to a path that the client's library does not change.
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let url = format!("{}{}", self.app.url, self.path(path));
         let request = self.app.client.request(method, url).bearer_auth(KEY);
         request.header("patchbay-user", "ada")
     }
 
-    /// What arrived at the provider: the answer of its API `inspect`.
+    /// Sends a call to the provider's API `inspect`, which returns the request that it received.
     async fn inspected(&self, request: RequestBuilder) -> Value {
         let answer = request.send().await.unwrap();
         let (status, text) = (answer.status(), answer.text().await.unwrap());
@@ -65,7 +65,7 @@ impl Caller {
         serde_json::from_str(&text).unwrap()
     }
 
-    /// Sends a GET byte for byte; the answer's status and its body, if that is JSON.
+    /// Sends a GET byte for byte. Returns the response's status, and its body if it is JSON.
     async fn raw(&self, path: &str) -> (u16, Value) {
         let mut stream = TcpStream::connect(self.app.url.trim_start_matches("http://"))
             .await
@@ -85,7 +85,7 @@ impl Caller {
         (status, serde_json::from_str(body).unwrap_or_default())
     }
 
-    /// The paths and queries of the calls that Nango's proxy received.
+    /// Returns the paths and queries of the calls to Nango's proxy.
     async fn received(&self) -> Vec<String> {
         let calls = self.app.control("requests", Method::GET, Value::Null).await;
         let calls = calls.as_array().unwrap().iter().map(|call| {
@@ -96,14 +96,14 @@ impl Caller {
     }
 }
 
-/// The body that arrived at the provider.
+/// Returns the body that the provider received.
 fn body(inspected: &Value) -> Vec<u8> {
     STANDARD
         .decode(inspected["body_base64"].as_str().unwrap())
         .unwrap()
 }
 
-/// A Nango that reads what it is sent and answers nothing; its task returns the size of the first call of the proxy.
+/// Starts a Nango that reads requests and never responds. Its task returns the size of the first call of the proxy.
 async fn silent_nango() -> (String, tokio::task::JoinHandle<usize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -126,10 +126,10 @@ async fn silent_nango() -> (String, tokio::task::JoinHandle<usize>) {
     (url, taking)
 }
 
-/// Reads a connection to its end. Returns the size of a call of the proxy, and `None` for others.
+/// Reads a connection until it is closed. Returns the size of a call of the proxy, and `None` for others.
 async fn proxied(mut stream: TcpStream) -> Option<usize> {
     let (mut buffer, mut taken, mut is_proxy) = (vec![0; 1 << 20], 0, false);
-    // A reset is an end, too.
+    // A reset also ends a connection.
     while let Ok(count @ 1..) = stream.read(&mut buffer).await {
         is_proxy |= taken == 0 && buffer.starts_with(b"POST /proxy");
         taken += count;
@@ -137,7 +137,7 @@ async fn proxied(mut stream: TcpStream) -> Option<usize> {
     is_proxy.then_some(taken)
 }
 
-/// Sends as much of these pieces as is taken, and gives the answer: its status and its body.
+/// Sends these pieces until the connection is closed. Returns the response's status and body.
 async fn exchange(url: &str, pieces: impl IntoIterator<Item = Vec<u8>>) -> (u16, Value) {
     let address = url.trim_start_matches("http://");
     let (mut reading, mut writing) = TcpStream::connect(address).await.unwrap().into_split();
@@ -153,7 +153,7 @@ async fn exchange(url: &str, pieces: impl IntoIterator<Item = Vec<u8>>) -> (u16,
     tokio::select! {
         () = sending => unreachable!("it waits for the end of the answer"),
         read = timeout(4 * PROMPT_TIMEOUT, reading.read_to_end(&mut answer)) => {
-            // A reset ends a connection, too.
+            // A reset also ends a connection.
             let _ = read.expect("an answer in time");
         }
     }
@@ -179,7 +179,7 @@ async fn body_over_64_mib_is_rejected_or_aborted() {
         );
         head.into_bytes()
     };
-    // One that says how long it is does not even begin.
+    // A request with a known length is rejected before its body is read.
     let reported = head(&format!("content-length: {}", MAX_BODY + 1));
     let (status, problem) = exchange(&replica.url, [reported]).await;
     assert_eq!(
@@ -199,7 +199,7 @@ async fn body_over_64_mib_is_rejected_or_aborted() {
         .await
         .expect("it is broken off")
         .unwrap();
-    // With what the chunks and the head take themselves.
+    // Including the overhead of chunks and head.
     assert!(taken < MAX_BODY + (1 << 20), "{taken} bytes were passed on");
     assert!(taken > MAX_BODY / 2, "{taken} bytes were passed on");
 }

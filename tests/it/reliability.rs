@@ -1,4 +1,4 @@
-//! How the truth is known when something goes wrong.
+//! Detection of the actual state at Nango under failures.
 
 mod attempts;
 mod credential_checks;
@@ -21,14 +21,14 @@ use uuid::Uuid;
 
 use crate::test_app::{TestApp, User};
 
-/// Where the sandbox's provider tells whose account it is.
+/// The account endpoint of the sandbox's provider.
 const ACCOUNTS: &str = r#"
 [[connector]]
 slug = "gmail"
 account = { id = "/raw/account/id", name = "/raw/account/name" }
 "#;
 
-/// A test app whose gmail reports accounts, and the catalog file that says so.
+/// Starts a test app whose gmail has an account rule. Returns it with its catalog file.
 pub(crate) async fn app_with_accounts(
     settings: &[(&'static str, &str)],
 ) -> (TestApp, tempfile::NamedTempFile) {
@@ -104,7 +104,7 @@ async fn sweep_is_not_blocked_by_other_installations() {
         .await;
     let started = ada.connect("gmail").await;
     app.popup(text(&started, "oauth_url")).await;
-    // Newer than ours, and more than one sweep looks into.
+    // These are newer than the user's, and more than one sweep reads.
     for _ in 0..201 {
         let tags =
             json!({ "patchbay_attempt": Uuid::new_v4(), "patchbay_installation": Uuid::nil() });
@@ -125,7 +125,7 @@ async fn connection_deleted_at_nango_is_missing_until_reconnected() {
     assert_eq!(app.sweep().await.missing, 0);
     let path = format!("/connections/{upstream}?provider_config_key=gmail");
     assert_eq!(app.nango(Method::DELETE, &path).await.0, StatusCode::OK);
-    assert_eq!(app.sweep().await.missing, 1);
+    assert_eq!(app.sweep_until_missing().await, 1);
     let missing = ada.connection(id).await;
     assert_eq!(
         (&missing["status"], &missing["status_reason"]),
@@ -226,7 +226,7 @@ async fn connection_needs_reauthorization_after_day_of_outage() {
     app.faults(json!({ "refuse_refresh": true })).await;
     for hours in [0, 23, 1] {
         app.advance(TimeDelta::hours(hours));
-        // Hers is good for twelve hours only.
+        // Her token is valid for twelve hours only.
         let ada = app.user("ada").await;
         let doubtful = ada.connection(id).await;
         assert_eq!(doubtful["status"], "connected");

@@ -1,4 +1,4 @@
-//! Behind nginx, which removes a path from each request, buffers and compresses: as most installations have it.
+//! The service behind nginx, which removes a path prefix, buffers and compresses, as in many installations.
 
 use std::fs;
 use std::path::PathBuf;
@@ -19,17 +19,17 @@ use crate::test_app::{TestApp, free_port};
 /// Where nginx serves Patchbay.
 const PREFIX: &str = "/connect";
 
-/// How soon an event has to pass through the proxy.
+/// The maximum delay of an event through the proxy.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// An nginx with its usual settings; it ends with the value.
+/// An nginx with its usual settings. Dropping it stops it.
 struct Nginx {
     process: Child,
     folder: PathBuf,
 }
 
 impl Nginx {
-    /// Starts one at this port in front of the service at `upstream`; `None` if nginx is not installed.
+    /// Starts an nginx on this port in front of the service at `upstream`; `None` if it is not installed.
     async fn start(port: u16, upstream: &str) -> Option<Self> {
         let folder = new_folder();
         let temporary = |name: &str| format!("{name}_temp_path {}/{name};", folder.display());
@@ -71,7 +71,7 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // SIGTERM, so that its worker ends, too.
+        // SIGTERM also ends its worker.
         let id = self.process.id().to_string();
         let _ = Command::new("kill").arg(id).status();
         let _ = self.process.wait();
@@ -79,7 +79,7 @@ impl Drop for Nginx {
     }
 }
 
-/// A service whose `PUBLIC_URL` is nginx's, with that URL; `None` if nginx is not installed.
+/// Starts a service behind nginx. Returns them with the public URL; `None` if nginx is not installed.
 async fn behind_nginx() -> Option<(TestApp, Nginx, String)> {
     let port = free_port();
     let public_url = format!("http://127.0.0.1:{port}{PREFIX}");
@@ -206,7 +206,7 @@ async fn pages_work_below_a_path() {
         .await;
     assert_eq!(document.json()["info"]["title"], "Patchbay");
 
-    // The doctor names the path that a proxy does not remove.
+    // The doctor reports the path that a proxy does not remove.
     let unmapped = format!("{}/unmapped", app.url);
     let report = run_doctor(&app, &[("PUBLIC_URL", &unmapped)], None).await;
     let reachable = report.findings.iter().find(|one| one.check == "reachable");

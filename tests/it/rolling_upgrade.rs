@@ -1,4 +1,4 @@
-//! Two versions over one database, while replicas are replaced one by one.
+//! Two versions with one database, while replicas are replaced one by one.
 
 use futures::future::join_all;
 use patchbay::auth::service_keys::Scope;
@@ -12,7 +12,7 @@ use sqlx::Connection;
 use crate::test_app::{TestApp, User};
 use crate::test_database;
 
-/// Does what a newer version's migration does: `sql`, under this description.
+/// Executes a migration of a newer version: `sql`, with this description.
 async fn migrate_as_newer(app: &TestApp, description: &str, sql: &'static str) {
     let mut database = app.sql().await;
     let mut tx = database.begin().await.unwrap();
@@ -28,7 +28,7 @@ async fn migrate_as_newer(app: &TestApp, description: &str, sql: &'static str) {
     tx.commit().await.unwrap();
 }
 
-/// What a user and a workflow do, in all of which rows of every table are read and written.
+/// Runs operations of a user and a workflow that read and write rows of every table.
 async fn run_lifecycle(user: &User<'_>, url: &str, connector: &str) {
     let connected = user.connected(connector).await;
     let id = connected["id"].as_str().unwrap();
@@ -69,7 +69,7 @@ async fn older_replicas_work_with_newer_additive_schema() {
         run_lifecycle(&ada, &app.url, connector).await;
     }
     assert_eq!(app.sweep().await.orphans, 0);
-    // One that has crashed meanwhile comes back.
+    // A replica that restarts after a crash.
     let started = app.replica(&[]).await;
     run_lifecycle(&ada.at(&started), &started.url, "google-calendar").await;
 }
@@ -115,7 +115,8 @@ async fn connector_added_by_newer_program_is_shown_by_name() {
 
 #[tokio::test]
 async fn unreadable_row_does_not_block_webhooks_of_other_users() {
-    // What only a newer program knows, whose migration has extended what may be there, and what no program can hold.
+    // A value that only a newer version knows, whose migration has changed the constraint; and values that no version
+    // can read.
     for unreadable in [
         "alter domain status_reason_text drop constraint status_reason_known; \
          update user_connector_connection set status = 'error', status_reason = 'of_tomorrow' where user_id = 'ada'",
@@ -135,7 +136,7 @@ async fn unreadable_row_does_not_block_webhooks_of_other_users() {
         let [hers, his] = webhooks.as_array().unwrap().as_slice() else {
             panic!("not one webhook each: {webhooks:#}");
         };
-        // So many at once that some are asked about together.
+        // Enough concurrent reads for some to be batched.
         let both = (0..10).flat_map(|_| [hers, his]);
         let answers = join_all(both.map(|webhook| deliver(&app, webhook))).await;
         for answers in answers.chunks(2) {

@@ -1,4 +1,4 @@
-//! The command that a newcomer runs first, and the README's tour of it.
+//! The command `patchbay sandbox`, and the README's tour of it.
 
 use std::fs;
 use std::os::unix::fs::chown;
@@ -14,7 +14,7 @@ use crate::process::{Process, new_folder};
 use crate::test_app::{client, free_port};
 use crate::test_database;
 
-/// A `patchbay sandbox`, where it serves, and where its Nango is.
+/// Starts `patchbay sandbox`. Returns it with its URL and that of its Nango.
 fn sandbox(folder: &Path) -> (Process, String, String) {
     let program = Path::new(env!("CARGO_BIN_EXE_patchbay"));
     let (port, nango_port) = (free_port().to_string(), free_port().to_string());
@@ -27,7 +27,7 @@ fn sandbox(folder: &Path) -> (Process, String, String) {
     )
 }
 
-/// What runs on this machine and has to do with `folder`.
+/// Returns the processes on this machine that use `folder`.
 fn processes_of(folder: &Path) -> Vec<String> {
     let output = Command::new("ps").args(["-A", "-o", "args"]).output();
     let text = String::from_utf8_lossy(&output.unwrap().stdout).into_owned();
@@ -53,7 +53,7 @@ async fn readme_tour_runs() {
         .replace("http://localhost:8000", &url)
         .replace("http://localhost:8001", &nango);
     process.follows(&script, "").await;
-    // What the tour disconnected is not among what Nango holds.
+    // Nango no longer has the connection that the tour disconnected.
     let stored = client().get(format!("{nango}/sandbox/connections"));
     let stored: Value = stored.send().await.unwrap().json().await.unwrap();
     let integrations: Vec<_> = stored
@@ -63,7 +63,7 @@ async fn readme_tour_runs() {
         .map(|one| one["provider_config_key"].as_str().unwrap())
         .collect();
     assert_eq!(integrations, ["notion", "gmail"]);
-    // The console finds the controls, and connections have names of accounts.
+    // The console finds the controls, and connections have account names.
     let reported = client().get(format!("{url}/console/config.json"));
     let reported: Value = reported.send().await.unwrap().json().await.unwrap();
     assert_eq!(reported["controls"], nango);
@@ -95,7 +95,7 @@ async fn sandbox_restarts_after_kill_and_leaves_no_process() {
     assert!(processes_of(&folder).len() > 1);
     process.signal("KILL").await;
     assert!(!process.ended().await.success());
-    // The folder goes with the last process only.
+    // The last process removes the folder.
     std::mem::forget(process);
 
     for signal in ["INT", "TERM"] {
@@ -136,11 +136,11 @@ async fn unavailable_ports_are_reported_clearly() {
         (vec![("PORT", "80000")], "PORT is too large"),
         (
             vec![("PORT", &*taken), ("SANDBOX_PORT", &*free)],
-            "PORT names another",
+            "set PORT to another",
         ),
         (
             vec![("PORT", &*free), ("SANDBOX_PORT", &*taken)],
-            "SANDBOX_PORT names another",
+            "set SANDBOX_PORT to another",
         ),
     ];
     for (settings, reported) in cases {
@@ -233,7 +233,7 @@ async fn sandbox_empties_only_its_own_database() {
         process.until_ready_is(&url, StatusCode::OK).await;
         process.signal("INT").await;
         assert!(process.ended().await.success(), "{}", process.output());
-        // What a sandbox has left in it is emptied by the next.
+        // The next sandbox empties the database.
         assert_eq!(rows(&mut sql).await, -1);
         sqlx::raw_sql(make).execute(&mut sql).await.unwrap();
     }

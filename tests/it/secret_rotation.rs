@@ -1,5 +1,5 @@
-//! Secrets that are exchanged for others while the service goes on: replicas with the old one, with
-//! both, and with the new one run side by side, as they do while they are replaced one by one.
+//! Rotation of secrets without downtime: replicas with the old secret, with both, and with the new one run side by
+//! side.
 
 use aws_lc_rs::hmac;
 use jsonwebtoken::{EncodingKey, Header};
@@ -8,7 +8,8 @@ use serde_json::json;
 
 use crate::test_app::{JWT_SECRET, TestApp};
 
-/// Whom each replica lets in: the variable has the old secret, then both, in either order, then the new one.
+/// Returns which callers each replica accepts: its variable has the old secret, then both, in either order, then the
+/// new one.
 async fn exchange(
     app: &TestApp,
     variable: &'static str,

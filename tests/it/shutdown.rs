@@ -14,14 +14,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::test_app::{TestApp, client};
 
-/// How long any of this may take on a busy machine.
+/// The timeout of each step, for a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 async fn connect(url: &str) -> std::io::Result<TcpStream> {
     TcpStream::connect(url.trim_start_matches("http://")).await
 }
 
-/// All that comes until the other side ends the connection.
+/// Reads until the connection is closed.
 async fn read_to_end(client: &mut TcpStream) -> String {
     let mut text = String::new();
     let read = timeout(TIMEOUT, client.read_to_string(&mut text)).await;
@@ -56,14 +56,14 @@ async fn readiness_fails_first_and_requests_are_served_while_draining() {
         };
         assert_eq!(reported.headers()["connection"], "close");
         assert_eq!(reported.json::<Value>().await.unwrap()["code"], "stopping");
-        // The answer is as it always was, and the connection it came on is used no more.
+        // The response is complete, and the connection is closed after it.
         let list = request("/api/v1/connectors/connections");
         kept.write_all(list.as_bytes()).await.unwrap();
         let answer = read_to_end(&mut kept).await;
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
         assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
         assert!(answer.contains("\"total_count\":0"), "{answer}");
-        // A stream goes on until the end, and then says when to come again.
+        // A stream continues until the end, and then sends a reconnect delay.
         let events = read_to_end(&mut stream).await;
         let (_, goodbye) = events.split_once("event: ready").unwrap();
         assert!(goodbye.contains(": this replica stops"), "{goodbye}");
@@ -84,7 +84,7 @@ async fn partially_sent_request_is_answered_during_shutdown() {
     let half = b"GET /healthz HTTP/1.1\r\nhost: x\r\n";
     early.write_all(half).await.unwrap();
     let rest_of_it = async {
-        // Until nothing new is taken any more.
+        // Until no more connections are accepted.
         while connect(&url).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

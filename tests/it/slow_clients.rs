@@ -1,4 +1,4 @@
-//! Slow or obstructive clients: their connections are closed.
+//! Connections of slow or obstructive clients are closed.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::test_app::TestApp;
 
-/// How long any of this may take on a busy machine.
+/// The timeout of each step, for a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(25);
 
 const METRICS_TOKEN: &str = "a token that only Prometheus has";
@@ -28,16 +28,16 @@ async fn connect(app: &TestApp) -> TcpStream {
     TcpStream::connect(address).await.unwrap()
 }
 
-/// All that comes until the other side ends the connection.
+/// Reads until the connection is closed.
 async fn read_to_end(client: &mut TcpStream) -> String {
     let mut text = Vec::new();
     let read = timeout(TIMEOUT, client.read_to_end(&mut text)).await;
-    // A reset ends a connection, too.
+    // A reset also ends a connection.
     let _ = read.expect("the connection stays open");
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// What comes until this does.
+/// Reads until this text arrives.
 async fn wait_until(client: &mut TcpStream, end: &str) -> String {
     let mut text = String::new();
     let mut buffer = [0; 4096];
@@ -58,7 +58,7 @@ async fn connection_closes_when_request_head_is_too_slow() {
     slow.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-slow: ")
         .await
         .unwrap();
-    // One byte at a time is no better.
+    // Single bytes do not extend the timeout.
     let (mut reading, mut writing) = slow.split();
     let drip = async {
         loop {
@@ -115,7 +115,7 @@ async fn dripping_body_is_cut_off() {
     );
     slow.write_all(head.as_bytes()).await.unwrap();
     let (mut reading, mut writing) = slow.split();
-    // Each byte arrives in time, and the whole body would take minutes.
+    // Each byte arrives in time, but the whole body would take minutes.
     let drip = async {
         while writing.write_all(b" ").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -189,7 +189,7 @@ async fn idle_connection_closes_but_active_one_stays_open() {
     assert_eq!((status.as_u16(), &body["status"]), (200, &"pending".into()));
 }
 
-/// How many clients are connected, the asking one included.
+/// Returns the number of open connections, including its own.
 async fn open_connections(app: &TestApp) -> String {
     let request = app.client.get(format!("{}/metrics", app.url));
     let answer = request.bearer_auth(METRICS_TOKEN).send().await.unwrap();
@@ -205,7 +205,7 @@ async fn connection_closes_when_client_reads_no_response() {
     let app = app().await;
     let mut deaf = connect(&app).await;
     let request = b"GET /api/v1/openapi.json HTTP/1.1\r\nhost: x\r\n\r\n";
-    // More answers than fit into the buffers between.
+    // More responses than fit into the buffers.
     let ask = async { while deaf.write_all(request).await.is_ok() {} };
     timeout(TIMEOUT, ask)
         .await

@@ -1,4 +1,4 @@
-//! How the program starts, waits, loses its database, and ends.
+//! Start of the program, waiting for the database, losing it, and stopping.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::process::Process;
 use crate::test_app::{JWT_SECRET, client, free_port};
 use crate::test_database;
 
-/// A way to the test server that can be cut and joined again.
+/// A proxy of the test server that can be stopped and restarted.
 struct DatabaseRelay {
     port: u16,
     server: String,
@@ -64,7 +64,7 @@ impl DatabaseRelay {
     }
 }
 
-/// A `serve` that needs no Nango; answers its address too.
+/// Starts `serve` without Nango. Returns it with its URL.
 pub(crate) fn serve(database_url: &str, settings: &[(&str, &str)]) -> (Process, String) {
     let port = free_port().to_string();
     let url = format!("http://127.0.0.1:{port}");

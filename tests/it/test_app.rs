@@ -1,5 +1,4 @@
-//! A whole Patchbay for one test: the real service over its own database, and
-//! the sandbox's Nango, both over real HTTP.
+//! A complete service for one test: with its own database and the fake Nango, over real HTTP.
 
 mod user;
 
@@ -34,10 +33,10 @@ use crate::test_database::{self, TestDatabase};
 
 pub(crate) use user::{User, popup};
 
-/// The secret with which the tests' users' tokens are signed.
+/// The secret that signs the tokens of the tests' users.
 pub(crate) const JWT_SECRET: &str = "a secret of the tests that has more than 32 bytes";
 
-/// What the secrets in the tests' databases are encrypted with.
+/// The key that encrypts the secrets in the tests' databases.
 pub(crate) const ENCRYPTION_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 /// The product's origin.
@@ -47,24 +46,24 @@ pub(crate) const ORIGIN: &str = "https://app.example.com";
 /// this time was triggered by a notification, not by the poll's timeout.
 pub(crate) const PROMPT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Set, every test app is behind a PgBouncer that gives it another server for each transaction:
+/// If set, every test app uses a PgBouncer, which assigns each transaction to another server connection:
 /// `TEST_THROUGH_POOLER=1 cargo test --test it -- api:: isolation::`.
 const THROUGH_POOLER: &str = "TEST_THROUGH_POOLER";
 
-/// Set for a test app, its accounts are looked up. Otherwise they are not: look-ups call Nango and make events at any time,
-/// which most tests count.
+/// If set for a test app, its accounts are looked up. Lookups call Nango and create events at any time, which most
+/// tests count, so they are disabled by default.
 pub(crate) const WITH_ACCOUNTS: &str = "TEST_WITH_ACCOUNTS";
 
 /// Fewer servers than the service has connections.
 pub(crate) const POOLER_SETTINGS: &str = "pool_mode = transaction\ndefault_pool_size = 4";
 
-/// A sweep that is due, and takes no account of Nango's rate limit.
+/// A sweep that is due, and ignores Nango's rate limit.
 pub(crate) const IMMEDIATE_SWEEP: SweepSchedule = SweepSchedule {
     every: Duration::ZERO,
     pause: Duration::ZERO,
 };
 
-/// One replica that runs, its Nango, and its database.
+/// A running replica, its Nango, and its database.
 pub(crate) struct TestApp {
     pub(crate) url: String,
     pub(crate) clock: Clock,
@@ -72,7 +71,7 @@ pub(crate) struct TestApp {
     pub(crate) signing_key: String,
     pub(crate) secret_key: String,
     pub(crate) client: Client,
-    /// Faults that stay in force whatever else is set.
+    /// Faults that are added to all later ones.
     lasting_faults: Value,
     settings: Vec<(&'static str, String)>,
     replica: Replica,
@@ -80,7 +79,7 @@ pub(crate) struct TestApp {
     database: TestDatabase,
 }
 
-/// A running service; it ends with the value.
+/// A running service. Dropping it stops it.
 pub(crate) struct Replica {
     pub(crate) url: String,
     stop: CancellationToken,
@@ -89,7 +88,7 @@ pub(crate) struct Replica {
 
 impl Replica {
     pub(crate) async fn start(settings: &[(&str, String)], clock: Clock) -> Self {
-        // Port 0 is not a public address: the listener is asked for its own.
+        // With port 0, the listener's actual port must be in the public URL.
         let config = read(settings);
         let catalog = catalog(settings, config.catalog_file.as_deref());
         let app = App::bind(config, catalog, clock).await.unwrap();
@@ -120,7 +119,7 @@ impl Replica {
         panic!("the service did not become ready");
     }
 
-    /// Stops as a signal would, and answers how it ended.
+    /// Stops like after a signal. Returns the result of the run.
     pub(crate) async fn stop(&mut self) -> Result<(), patchbay::app::Error> {
         self.stop.cancel();
         match self.running.take() {
@@ -136,7 +135,7 @@ impl Drop for Replica {
     }
 }
 
-/// A client that follows no redirect and keeps no cookie.
+/// Returns a client that follows no redirect and stores no cookies.
 pub(crate) fn client() -> Client {
     Client::builder()
         .redirect(reqwest::redirect::Policy::none())
@@ -145,18 +144,18 @@ pub(crate) fn client() -> Client {
         .unwrap()
 }
 
-/// The time at which every test begins.
+/// Returns a manual clock, which starts at the same time in every test.
 pub(crate) fn test_clock() -> Clock {
     Clock::manual(DateTime::from_timestamp(1_800_000_000, 0).unwrap())
 }
 
-/// The sandbox's view of a clock.
+/// Returns the sandbox's view of a clock.
 pub(crate) fn sandbox_clock(clock: &Clock) -> nango_sandbox::Clock {
     let clock = clock.clone();
     Arc::new(move || clock.now())
 }
 
-/// The fake Nango of a service at `url`.
+/// Returns the configuration of the fake Nango of a service at `url`.
 fn sandbox_config(url: &str, secret_key: &str, signing_key: &str) -> nango_sandbox::Config {
     nango_sandbox::Config {
         secret_key: secret_key.to_owned(),
@@ -170,7 +169,8 @@ fn sandbox_config(url: &str, secret_key: &str, signing_key: &str) -> nango_sandb
     }
 }
 
-/// What a test may change before the service and its Nango start: the clock of both, and the sandbox's configuration.
+/// The settings that a test may change before the start: the clock of the service and its Nango, and the sandbox's
+/// configuration.
 pub(crate) struct Setup {
     pub(crate) clock: Clock,
     nango: nango_sandbox::Config,
@@ -191,17 +191,17 @@ impl DerefMut for Setup {
 }
 
 impl TestApp {
-    /// A test app with nothing special about it.
+    /// Starts a test app with the default settings.
     pub(crate) async fn new() -> Self {
         Self::with(&[]).await
     }
 
-    /// A test app with these variables set besides, or instead.
+    /// Starts a test app with these variables added or replaced.
     pub(crate) async fn with(settings: &[(&'static str, &str)]) -> Self {
         Self::build(settings, |_| {}).await
     }
 
-    /// A test app whose time is the system's, as that of the program's own processes is, until it is moved.
+    /// Starts a test app with the system's clock until it is advanced, for tests with separate processes.
     pub(crate) async fn with_system_clock() -> Self {
         Self::build(&[], |nango| {
             nango.clock = Clock::manual(Clock::System.now());
@@ -209,8 +209,8 @@ impl TestApp {
         .await
     }
 
-    /// The same with another Nango, whose clock is the service's, too. The service's own
-    /// address is the origin of the `webhook_url` that the configuration comes with.
+    /// Starts a test app with a changed Nango, which shares the service's clock. The service's own address is the
+    /// origin of the default `webhook_url`.
     pub(crate) async fn build(
         settings: &[(&'static str, &str)],
         change: impl FnOnce(&mut Setup),
@@ -226,7 +226,7 @@ impl TestApp {
         Self::build_on(database, pooler, settings, change).await
     }
 
-    /// The same over this database, through this pooler if there is one.
+    /// Starts a test app with this database, through this pooler if there is one.
     pub(crate) async fn build_on(
         database: TestDatabase,
         pooler: Option<Pooler>,
@@ -238,7 +238,7 @@ impl TestApp {
             None => database.url().to_owned(),
         };
         let (secret_key, signing_key) = (Uuid::new_v4().to_string(), Uuid::new_v4().to_string());
-        // The service's address goes into what it asks Nango for, so it is taken before.
+        // The calls to Nango contain the service's address, so its port is needed before.
         let port = free_port();
         let url = format!("http://127.0.0.1:{port}");
         let nango = sandbox_config(&url, &secret_key, &signing_key);
@@ -261,16 +261,16 @@ impl TestApp {
             ("NANGO_PUBLIC_URL", format!("http://{}", sandbox.address())),
             ("NANGO_SECRET_KEY", secret_key.clone()),
             ("NANGO_WEBHOOK_SIGNING_KEY", signing_key.clone()),
-            // Long enough for a busy machine, and shorter than any made-up slowness.
+            // Long enough for a busy machine, and shorter than any simulated latency.
             ("NANGO_TIMEOUT_SECONDS", "8".to_owned()),
             ("AUTH_JWT_SECRET", JWT_SECRET.to_owned()),
             ("ENCRYPTION_KEY", ENCRYPTION_KEY.to_owned()),
-            // Tests know which connectors there are.
+            // Tests expect specific connectors.
             ("CATALOG", "all".to_owned()),
-            // Tests sweep when they want to.
+            // Tests start sweeps themselves.
             ("SWEEP_INTERVAL_SECONDS", "86400".to_owned()),
             ("CORS_ALLOWED_ORIGINS", ORIGIN.to_owned()),
-            // Time stands still in most tests: what is used up would not come back.
+            // The clock stands still in most tests, so quotas would not refill.
             ("RATE_LIMIT_USER_PER_MINUTE", "0".to_owned()),
             ("RATE_LIMIT_CONNECT_PER_MINUTE", "0".to_owned()),
             ("RATE_LIMIT_UPDATE_PER_MINUTE", "0".to_owned()),
@@ -295,31 +295,31 @@ impl TestApp {
         }
     }
 
-    /// The variables that the service was started with; a later one of the same name counts.
+    /// Returns the variables of the service. Later ones of the same name override earlier ones.
     pub(crate) fn settings(&self, others: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
         let mut all = self.settings.clone();
         extend(&mut all, others);
         all
     }
 
-    /// A second replica over the same database and Nango, with a port of its own.
+    /// Starts another replica with the same database and Nango, on its own port.
     pub(crate) async fn replica(&self, settings: &[(&'static str, &str)]) -> Replica {
         let mut all = self.settings(&[("PORT", "0")]);
         extend(&mut all, settings);
         Replica::start(&all, self.clock.clone()).await
     }
 
-    /// Stops the service as a signal would.
+    /// Stops the service like after a signal.
     pub(crate) async fn stop(&mut self) -> Result<(), patchbay::app::Error> {
         self.replica.stop().await
     }
 
-    /// The use cases over the same database and Nango, for what no request asks for.
+    /// Returns the use cases with the same database and Nango, for operations without a route.
     pub(crate) async fn service(&self) -> Arc<Services> {
         self.service_with(&[]).await
     }
 
-    /// The same with other settings.
+    /// Returns the use cases with other settings.
     pub(crate) async fn service_with(&self, others: &[(&'static str, &str)]) -> Arc<Services> {
         let all = self.settings(others);
         let config = read(&all);
@@ -342,13 +342,13 @@ impl TestApp {
         Arc::new(connections.await.unwrap())
     }
 
-    /// The service keys of the same database.
+    /// Returns the service keys of the same database.
     pub(crate) async fn keys(&self) -> ServiceKeys {
         let database = test_database::pool(self.database.url(), 1).await.unwrap();
         ServiceKeys::new(database, Vec::new(), self.clock.clone())
     }
 
-    /// One sweep over all that Nango holds.
+    /// Runs one sweep over all of Nango's connections.
     pub(crate) async fn sweep(&self) -> SweepReport {
         let service = self.service().await;
         let report = service
@@ -358,12 +358,23 @@ impl TestApp {
         report.unwrap().expect("no other sweep is in progress")
     }
 
-    /// A connection to the test app's database.
+    /// Sweeps every minute, six times: then absences are confirmed. Returns how many connections became
+    /// missing.
+    pub(crate) async fn sweep_until_missing(&self) -> usize {
+        let mut missing = 0;
+        for _ in 0..6 {
+            self.advance(TimeDelta::minutes(1));
+            missing += self.sweep().await.missing;
+        }
+        missing
+    }
+
+    /// Opens a connection to the test app's database.
     pub(crate) async fn sql(&self) -> PgConnection {
         PgConnection::connect(self.database.url()).await.unwrap()
     }
 
-    /// A user of the product.
+    /// Returns a user of the product.
     pub(crate) async fn user(&self, name: &str) -> User<'_> {
         let token = self
             .control("token", Method::POST, json!({ "user": name }))
@@ -376,25 +387,25 @@ impl TestApp {
         }
     }
 
-    /// A test app whose Nango refuses the service's address for webhooks, and so sends it none.
+    /// Starts a test app whose Nango rejects the service's webhook address, and so sends no webhooks.
     pub(crate) async fn without_webhooks() -> Self {
         let mut app = Self::new().await;
         app.refuse_webhooks().await;
         app
     }
 
-    /// Nango refuses the service's address for webhooks from now on, and so sends it none.
+    /// Makes Nango reject the service's webhook address from now on, so that it sends no webhooks.
     pub(crate) async fn refuse_webhooks(&mut self) {
         self.lasting_faults = json!({ "refuse_private_webhook_urls": true });
         self.faults(json!({})).await;
     }
 
-    /// Whether Nango's webhooks arrive.
+    /// Returns `true` if Nango sends webhooks.
     pub(crate) fn has_webhooks(&self) -> bool {
         self.lasting_faults == json!({})
     }
 
-    /// Plays these faults at Nango from now on, and no others but those that last.
+    /// Sets these faults of Nango, in addition to the lasting ones.
     pub(crate) async fn faults(&self, mut faults: Value) {
         let lasting = self.lasting_faults.as_object().unwrap().clone();
         faults.as_object_mut().unwrap().extend(lasting);
@@ -420,7 +431,7 @@ impl TestApp {
         }
     }
 
-    /// Calls Nango's API as the service does.
+    /// Calls Nango's API with the service's key.
     pub(crate) async fn nango(&self, method: Method, path: &str) -> (StatusCode, Value) {
         let url = format!("http://{}{path}", self.sandbox.address());
         let request = self
@@ -434,7 +445,7 @@ impl TestApp {
         )
     }
 
-    /// Puts a connection with these tags into Nango, past the service.
+    /// Imports a connection with these tags into Nango, bypassing the service.
     pub(crate) async fn import_with(&self, tags: Value) {
         self.import(json!({
             "provider_config_key": "gmail",
@@ -444,7 +455,7 @@ impl TestApp {
         .await;
     }
 
-    /// Puts a connection into Nango as it is, or over one that is there, past the service.
+    /// Imports a connection into Nango, or replaces an existing one, bypassing the service.
     pub(crate) async fn import(&self, body: Value) {
         let url = format!("http://{}/connections", self.sandbox.address());
         let request = self.client.post(url).bearer_auth(&self.secret_key);
@@ -452,7 +463,7 @@ impl TestApp {
         assert_eq!(response.status(), StatusCode::CREATED);
     }
 
-    /// How often Nango's API was called by this method at a path that contains `part`.
+    /// Returns the number of calls to Nango's API with this method and a path that contains `part`.
     pub(crate) async fn nango_calls(&self, method: &str, part: &str) -> usize {
         let calls = self.control("requests", Method::GET, Value::Null).await;
         let fits = |call: &&Value| {
@@ -461,7 +472,7 @@ impl TestApp {
         calls.as_array().unwrap().iter().filter(fits).count()
     }
 
-    /// The ids of all connections that Nango holds, newest first.
+    /// Returns the ids of all of Nango's connections, newest first.
     pub(crate) async fn nango_connections(&self) -> Vec<String> {
         let (status, body) = self.nango(Method::GET, "/connections").await;
         assert_eq!(status, StatusCode::OK, "{body}");
@@ -472,7 +483,7 @@ impl TestApp {
             .collect()
     }
 
-    /// Waits until Nango holds these connections and no others, newest first.
+    /// Waits until Nango has exactly these connections, newest first.
     pub(crate) async fn wait_for_nango_connections(&self, ids: &[&str]) {
         let mut last = Vec::new();
         for _ in 0..400 {
@@ -485,20 +496,20 @@ impl TestApp {
         panic!("Nango holds {last:?}, not {ids:?}");
     }
 
-    /// Goes through the popup as a browser does, and answers the last page.
+    /// Follows the popup like a browser. Returns the last page.
     ///
-    /// With `consent` set to `allow` or `deny` by the faults, no page asks.
+    /// With the fault `consent` set to `allow` or `deny`, the consent page needs no click.
     pub(crate) async fn popup(&self, oauth_url: &str) -> Response {
         popup(&self.client, oauth_url).await
     }
 
-    /// Moves the time forward for the service and Nango.
+    /// Advances the clock of the service and Nango.
     pub(crate) fn advance(&self, time: TimeDelta) {
         self.clock.advance(time);
     }
 }
 
-/// An integration for every connector that a Nango can have one for.
+/// Returns an integration for every connector that supports one.
 pub(crate) fn integrations() -> Vec<Integration> {
     let catalog = Catalog::builtin();
     let of = |connector: &patchbay::catalog::Connector| {
@@ -512,20 +523,19 @@ pub(crate) fn integrations() -> Vec<Integration> {
     catalog.iter().filter_map(of).collect()
 }
 
-/// A sweep that was never done is due at once, and tests sweep when they want to.
+/// Marks the sweep as finished, because a first sweep is due immediately, and tests start sweeps themselves.
 async fn suppress_initial_sweep(database: &str) {
-    // A pooler may be in front of the database: no settings of a session, and nothing prepared.
+    // A pooler may be in front of the database, so session settings and prepared statements are avoided.
     let options: PgConnectOptions = database.parse().unwrap();
     let mut sql = options.extra_float_digits(None).connect().await.unwrap();
     let done = "insert into job (name, finished_at) values ('sweep', now()) on conflict do nothing";
     sqlx::raw_sql(done).execute(&mut sql).await.unwrap();
 }
 
-/// A port that was free a moment ago, below those that the system gives out
-/// by itself: none of the many sockets that ask for any port takes it meanwhile.
+/// Returns a free port below the system's ephemeral ports, so that no socket with an automatic port takes it.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Test processes that run at the same time begin at different ports.
+    // Concurrent test processes start at different ports.
     let start = std::process::id() * 131;
     loop {
         let offset = start + u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
@@ -536,7 +546,7 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
-/// The catalog with the operator's account rules only, unless a test sets [`WITH_ACCOUNTS`].
+/// Returns the catalog with only the operator's account rules, unless a test sets [`WITH_ACCOUNTS`].
 fn catalog(settings: &[(&str, String)], file: Option<&Path>) -> Catalog {
     let catalog = Catalog::load(file).unwrap();
     if settings.iter().any(|(name, _)| *name == WITH_ACCOUNTS) {
@@ -545,7 +555,7 @@ fn catalog(settings: &[(&str, String)], file: Option<&Path>) -> Catalog {
     catalog.with_default_account_rule(&AccountRule::default())
 }
 
-/// Reads variables as the program does its environment's; a later one of the same name counts.
+/// Reads variables like the program reads its environment. Later ones of the same name override earlier ones.
 pub(crate) fn read(settings: &[(&str, String)]) -> Config {
     let lookup = |name: &str| {
         let found = settings.iter().rev().find(|(key, _)| *key == name);

@@ -1,4 +1,4 @@
-//! A fresh database for every test, on one private server a test process.
+//! A new database for every test, on one private server per test process.
 
 use std::path::Path;
 use std::str::FromStr;
@@ -13,13 +13,13 @@ use tokio::sync::OnceCell;
 use url::Url;
 use uuid::Uuid;
 
-/// An empty database that is dropped soon after the value, even with open connections.
+/// An empty database, which is dropped soon after the value, even with open connections.
 pub(crate) struct TestDatabase {
     url: Url,
     server: Url,
 }
 
-/// Makes an empty database: on the server that `TEST_DATABASE_URL` names, else on a private one.
+/// Creates an empty database, on the server of `TEST_DATABASE_URL` or on a private one.
 pub(crate) async fn database() -> TestDatabase {
     let server = Url::parse(server_url().await).unwrap();
     let name = format!("test_{}", Uuid::new_v4().simple());
@@ -29,7 +29,7 @@ pub(crate) async fn database() -> TestDatabase {
     TestDatabase { url, server }
 }
 
-/// So many connections, as the service has them, to a database that has to be there.
+/// Opens a pool of the service to an existing database.
 pub(crate) async fn pool(url: impl Into<String>, size: u32) -> Result<Database, DatabaseError> {
     let config = DatabaseConfig {
         url: url.into().into(),
@@ -39,7 +39,7 @@ pub(crate) async fn pool(url: impl Into<String>, size: u32) -> Result<Database, 
     Database::connect(&config).await
 }
 
-/// One transaction that does nothing.
+/// Runs an empty transaction.
 pub(crate) async fn ping(database: &Database) -> sqlx::Result<()> {
     let mut tx = database.begin().await?;
     sqlx::query("select 1").execute(&mut tx).await?;
@@ -47,7 +47,7 @@ pub(crate) async fn ping(database: &Database) -> sqlx::Result<()> {
 }
 
 impl TestDatabase {
-    /// Where the database is, as `postgres://…`.
+    /// Returns the database's URL.
     pub(crate) fn url(&self) -> &str {
         self.url.as_str()
     }
@@ -57,8 +57,8 @@ impl Drop for TestDatabase {
     fn drop(&mut self) {
         let name = self.url.path().trim_start_matches('/').to_owned();
         let server = self.server.clone();
-        // Not waited for: the server waits for connections that are just being made, and those
-        // of this test's own runtime are made no further while it is blocked.
+        // On a separate thread without a join: the server waits for connections that are being opened, and this test's
+        // runtime could not complete them while it is blocked.
         std::thread::spawn(move || {
             tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -72,7 +72,7 @@ impl Drop for TestDatabase {
     }
 }
 
-/// Lives as long as the process: nothing drops a static, and the server ends with the process.
+/// Lives as long as the process. Statics are not dropped, but the server ends with the process.
 static SERVER: OnceCell<DevPostgres> = OnceCell::const_new();
 static GIVEN_SERVER_URL: OnceCell<Option<String>> = OnceCell::const_new();
 
@@ -84,7 +84,7 @@ async fn server_url() -> &'static str {
     }
 }
 
-/// Takes the first folder that no other test process uses at the moment, in `TEST_POSTGRES_DIR` if that is set.
+/// Starts a server in the first folder that no other test process uses, in `TEST_POSTGRES_DIR` if that is set.
 async fn start() -> DevPostgres {
     let parent = std::env::var("TEST_POSTGRES_DIR");
     let parent = parent.unwrap_or_else(|_| env!("CARGO_TARGET_TMPDIR").to_owned());
@@ -102,7 +102,7 @@ async fn start() -> DevPostgres {
     unreachable!("some folder is free")
 }
 
-/// Tests that were killed could not drop theirs.
+/// Drops the databases of killed tests.
 async fn drop_leftovers(server: &DevPostgres) {
     let url = Url::parse(server.url()).unwrap();
     let mut connection = connect(server.url()).await;

@@ -1,9 +1,9 @@
-//! A real HTTP server on a free port, for what a test wants to be answered.
+//! A real HTTP server on a free port, with the responses of a test.
 
 use axum::Router;
 use url::Url;
 
-/// Serves `router` until the test's runtime ends; the URL has no path.
+/// Serves `router` until the test's runtime ends. Returns its URL, without a path.
 pub(crate) async fn serve(router: Router) -> Url {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

@@ -1,4 +1,4 @@
-//! Tokens for workflows, and the keys that open them.
+//! Tokens for workflows, and the service keys that grant access to them.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ mod names;
 mod rejected;
 mod uses;
 
-/// A key of the environment's that allows everything, and one that allows nothing but reading connections.
+/// A service key in the environment with all scopes, and one with only `connections:read`.
 const KEY: &str = "pbk_workflow_0123456789abcdef0123456789abcdef";
 const READER: &str = "pbk_reader_0123456789abcdef0123456789abcdef";
 
@@ -30,7 +30,7 @@ async fn app() -> TestApp {
     .await
 }
 
-/// A workflow's call for a user, to the API's root.
+/// Sends a workflow's request for a user to the API.
 async fn call(
     url: &str,
     key: &str,
@@ -69,7 +69,7 @@ fn text<'a>(body: &'a Value, field: &str) -> &'a str {
         .unwrap_or_else(|| panic!("{field} in {body:#}"))
 }
 
-/// How often Nango was asked for one connection's credentials.
+/// Returns the number of requests to Nango for a connection's credentials.
 async fn nango_token_calls(app: &TestApp) -> usize {
     let requests = app.control("requests", Method::GET, Value::Null).await;
     let of_one = |request: &&Value| {
@@ -266,7 +266,7 @@ async fn token_errors_state_precise_reason() {
     );
     assert!(text(&dead, "connect").ends_with("/reconnect"));
 
-    // Whosever credentials were refreshed meanwhile, to tell whether the provider is out of order.
+    // Some connection's credentials were refreshed meanwhile, to test whether the provider works.
     app.advance(TimeDelta::minutes(50));
     app.faults(json!({ "refuse_refresh": true })).await;
     let (status, code, _) = of_gmail("bob", "").await;
@@ -347,7 +347,7 @@ async fn narrowed_key_allows_less_within_two_seconds() {
     let before = keys.set_scopes("engine", &reads).await.unwrap();
     assert_eq!(before.scopes, all);
     tokio::time::sleep(Duration::from_millis(2_100)).await;
-    // The one that it was rotated from, as well.
+    // The key that it was rotated from, too.
     for key in both {
         let refused = (StatusCode::FORBIDDEN, "insufficient_scope".to_owned());
         assert_eq!(opens(key).await, refused);
@@ -392,7 +392,7 @@ async fn erase_deletes_user_data_here_and_at_nango() {
     app.faults(json!({ "consent": "allow", "drop_webhooks": true }))
         .await;
     app.popup(text(&started, "oauth_url")).await;
-    // The count includes the unreported grant, and every counted grant is gone from Nango.
+    // The count includes the grant without a row, and all of them are deleted at Nango.
     erases_ada(&app, 3, true).await;
     assert_eq!(
         app.nango_connections().await,
@@ -408,7 +408,7 @@ async fn erase_is_unconfirmed_while_nango_holds_data() {
     app.user("ada").await.connected("gmail").await;
     app.faults(json!({ "refuse_delete": true })).await;
     erases_ada(&app, 1, false).await;
-    // No row tells of it any more.
+    // Its row no longer exists.
     erases_ada(&app, 0, false).await;
     app.faults(json!({})).await;
     erases_ada(&app, 0, true).await;

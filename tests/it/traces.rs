@@ -1,4 +1,4 @@
-//! Traces: from a caller's request through SQL to Nango, as a collector gets them.
+//! Traces: from a caller's request through SQL to Nango, as a collector receives them.
 
 use std::sync::{Arc, Mutex};
 
@@ -19,7 +19,7 @@ use crate::process::Process;
 use crate::test_app::{TestApp, free_port};
 use crate::test_server::serve;
 
-/// What a collector was sent.
+/// The requests to a collector.
 type Collected = Arc<Mutex<Vec<ExportTraceServiceRequest>>>;
 
 async fn collect(State(all): State<Collected>, headers: HeaderMap, body: Bytes) -> StatusCode {
@@ -54,7 +54,7 @@ fn attribute(attributes: &[KeyValue], name: &str) -> Option<String> {
     }
 }
 
-/// A trace and a span in it, as the caller names them.
+/// A trace and a span in it, from the caller.
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const CALLER: &str = "b7ad6b7169203331";
 
@@ -159,7 +159,7 @@ async fn trace_spans_request_operation_sql_and_nango_calls() {
         let name = format!("00-{TRACE}-{}-01", hex::encode(&call.span_id));
         assert!(reported.contains(&name), "{name} in {reported:?}");
     }
-    // The log's lines are as they are without traces.
+    // Log lines are the same as without traces.
     let line = output
         .lines()
         .find(|line| line.contains(r#""message":"request""#));

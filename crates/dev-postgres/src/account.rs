@@ -1,4 +1,4 @@
-//! The operating system's user that the server runs as.
+//! The operating system's user that runs the server.
 
 use std::ffi::OsStr;
 use std::num::ParseIntError;
@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 
 use crate::Error;
 
-/// Whom the server runs as. PostgreSQL refuses to run as root, so root lends it another user.
+/// The user that runs the server. PostgreSQL refuses to run as root, so root runs it as another user.
 pub(super) struct OsUser {
     name: String,
     uid: u32,
@@ -18,7 +18,7 @@ pub(super) struct OsUser {
 }
 
 impl OsUser {
-    /// The current user, or for root an unprivileged one.
+    /// Returns the current user, or an unprivileged one if the current user is root.
     pub(super) fn current() -> Result<Self, Error> {
         let (name, uid, gid) = find_user(None)?;
         if uid != 0 {
@@ -39,23 +39,23 @@ impl OsUser {
         })
     }
 
-    /// The user's name, for messages.
+    /// Returns the user's name, for messages.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// The user's number.
+    /// Returns the user's id.
     pub(super) fn uid(&self) -> u32 {
         self.uid
     }
 
-    /// `true` if this process is root and the server runs as another user.
+    /// Returns `true` if this process is root and the server runs as another user.
     pub(super) fn runs_as_other_user(&self) -> bool {
         self.is_root
     }
 
-    /// A command that runs as this user, away from any folder that the user may not see, and
-    /// without this process's environment: the server has no use for Patchbay's secrets.
+    /// Returns a command that runs as this user. It runs in a folder that every user may read, and without this
+    /// process's environment, which may contain Patchbay's secrets.
     pub(super) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command
@@ -69,7 +69,7 @@ impl OsUser {
         command
     }
 
-    /// Whether the user can write in `folder`, the folders above it included.
+    /// Returns `true` if the user can write in `folder` and access the folders above it.
     pub(super) fn can_write_in(&self, folder: &Path) -> bool {
         self.command("/bin/sh")
             .args(["-c", r#"cd "$0" && test -w ."#])
@@ -79,7 +79,7 @@ impl OsUser {
             .is_ok_and(|output| output.status.success())
     }
 
-    /// Gives a file or folder that this process made to the user.
+    /// Makes the user the owner of a file or folder that this process created.
     pub(super) fn chown_to(&self, path: &Path) -> std::io::Result<()> {
         if self.is_root {
             lchown(path, Some(self.uid), Some(self.gid))?;
@@ -87,7 +87,7 @@ impl OsUser {
         Ok(())
     }
 
-    /// Gives a whole tree that this process made to the user.
+    /// Makes the user the owner of a tree that this process created.
     pub(super) fn chown_tree(&self, path: &Path) -> Result<(), Error> {
         if !self.is_root {
             return Ok(());
@@ -97,7 +97,7 @@ impl OsUser {
     }
 }
 
-/// Name, user and group number of `user`, or of the current user.
+/// Returns the name, user id and group id of `user`, or of the current user.
 fn find_user(user: Option<&str>) -> Result<(String, u32, u32), Error> {
     let ask = |option: &str| {
         let output = run(Command::new("id").arg(option).args(user))?;
@@ -112,12 +112,12 @@ fn find_user(user: Option<&str>) -> Result<(String, u32, u32), Error> {
             })
     };
     let (uid, gid) = (number("-u")?, number("-g")?);
-    // A container may run as a number that has no name.
+    // A container may run as a user id without a name.
     let name = user.map_or_else(|| format!("user {uid}"), ToOwned::to_owned);
     Ok((name, uid, gid))
 }
 
-/// Runs a command to its end; a failure carries what it said.
+/// Runs a command to completion. The error of a failure contains its output.
 pub(super) fn run(command: &mut Command) -> Result<Output, Error> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command

@@ -1,4 +1,4 @@
-//! The folder that holds everything of a private PostgreSQL.
+//! The folder of a private PostgreSQL.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, ErrorKind, Write as _};
@@ -13,19 +13,19 @@ use crate::account::OsUser;
 use crate::programs::Binaries;
 use crate::{Durability, Error};
 
-/// How long a server whose process has just been killed may take to stop.
+/// How long a server may take to stop after the process that started it was killed.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The folder, held by this process alone while the value lives.
+/// The folder, locked by this process until the value is dropped.
 pub(super) struct DataDir {
     path: PathBuf,
-    // Released by the operating system when this process ends, however it ends.
+    // The operating system releases the lock when this process ends, even by a crash.
     _owner_lock: File,
     server_lock: File,
 }
 
 impl DataDir {
-    /// Finds or makes the folder, takes it, and waits until no server uses it.
+    /// Finds or creates the folder, locks it, and waits until no server uses it.
     pub(super) fn open(folder: &Path, account: &OsUser) -> Result<Self, Error> {
         let path = choose_folder(folder, account)?;
         let in_use = || Error::InUse {
@@ -48,19 +48,19 @@ impl DataDir {
         self.path.join("server.log")
     }
 
-    /// The data of one major version: another version cannot read it.
+    /// Returns the folder of the data of one major version. Another version cannot read it.
     pub(super) fn data(&self, programs: &Binaries) -> PathBuf {
         self.path.join(format!("data-{}", programs.major))
     }
 
-    /// A handle on the lock that the server inherits: the lock is held until its last process ends.
+    /// Returns a lock file that the server inherits: the lock is held until its last process ends.
     pub(super) fn server_lock(&self) -> Result<File, Error> {
         self.server_lock
             .try_clone()
             .map_err(Error::system("hand PostgreSQL its lock"))
     }
 
-    /// Makes data and password where they are not there yet.
+    /// Creates the data and the password if they do not exist.
     pub(super) fn initialise(
         &self,
         programs: &Binaries,
@@ -69,8 +69,8 @@ impl DataDir {
     ) -> Result<(), Error> {
         let data = self.data(programs);
         if data.exists() {
-            // The lock says that no server is running here, so a pid file is left from a crash. Its
-            // number may be another process's by now, which PostgreSQL would take for a server.
+            // The lock shows that no server runs here, so a pid file is left from a crash. PostgreSQL would mistake
+            // another process that now has its id for a server.
             return remove_file(&data.join("postmaster.pid"))
                 .map_err(Error::system("remove PostgreSQL's old pid file"));
         }
@@ -79,7 +79,7 @@ impl DataDir {
             write_password(&password_file, account)
                 .map_err(Error::system("write PostgreSQL's password"))?;
         }
-        // Made under another name first: half-made data is never taken for the real one.
+        // Created under another name first, so that incomplete data is never used.
         let unfinished = self.path.join("data.new");
         match fs::remove_dir_all(&unfinished) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -102,7 +102,7 @@ impl DataDir {
         fs::rename(&unfinished, &data).map_err(Error::system("put PostgreSQL's data in place"))
     }
 
-    /// The password of the user `patchbay`; empty where there is none yet.
+    /// Returns the password of the user `patchbay`; empty if there is none yet.
     pub(super) fn password(&self) -> Result<String, Error> {
         match fs::read_to_string(self.password_file()) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
@@ -115,7 +115,7 @@ impl DataDir {
     }
 }
 
-/// Removes a file that may not be there.
+/// Removes a file if it exists.
 fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
@@ -126,7 +126,7 @@ fn remove_file(path: &Path) -> io::Result<()> {
 fn write_password(path: &Path, account: &OsUser) -> io::Result<()> {
     let unfinished = path.with_extension("new");
     remove_file(&unfinished)?;
-    // A new file, never one that is there already: it could be a link to elsewhere.
+    // A new file: an existing one could be a link to elsewhere.
     let mut file = File::options()
         .write(true)
         .create_new(true)
@@ -137,8 +137,8 @@ fn write_password(path: &Path, account: &OsUser) -> io::Result<()> {
     fs::rename(&unfinished, path)
 }
 
-/// The first folder that the server's user can work in: its own within `folder`, or one under
-/// `/var/tmp` (the checkout may be below `/root`, on a disk without permissions, or read-only).
+/// Returns the first folder in which the server's user can work: its own within `folder`, or one under `/var/tmp`. The
+/// checkout may be below `/root`, on a disk without permissions, or read-only.
 fn choose_folder(folder: &Path, account: &OsUser) -> Result<PathBuf, Error> {
     let folder =
         std::path::absolute(folder).map_err(Error::system("tell the current directory"))?;
@@ -160,7 +160,7 @@ fn choose_folder(folder: &Path, account: &OsUser) -> Result<PathBuf, Error> {
     }
 }
 
-/// Makes `folder` if need be and checks that it is the server's user's alone.
+/// Creates `folder` if it is missing and checks that only the server's user can access it.
 fn claim_folder(folder: &Path, account: &OsUser) -> Result<(), String> {
     let plain = |error: io::Error| format!("{}: {error}", folder.display());
     if let Some(parent) = folder.parent() {
@@ -198,7 +198,7 @@ fn claim_folder(folder: &Path, account: &OsUser) -> Result<(), String> {
     Ok(())
 }
 
-/// Takes the lock on a file, or gives up with `None` when `patience` is over.
+/// Locks a file. Returns `None` if it is still locked after `timeout`.
 fn lock(path: &Path, timeout: Duration) -> Result<Option<File>, Error> {
     let failed = || format!("lock {}", path.display());
     let file = File::options()

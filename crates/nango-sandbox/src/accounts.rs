@@ -1,5 +1,5 @@
-//! Who is signed in at each provider: its token response, what Nango's scripts keep of it, and its endpoint for that,
-//! in the shape of the provider's documentation.
+//! The account of a grant at each provider: its token response, the values that Nango's scripts store, and the
+//! provider's account endpoint, in the shape of the provider's documentation.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -23,13 +23,13 @@ use crate::integrations::StoredIntegration;
 use crate::provider::{ACCOUNTS, Account};
 use crate::state::{App, State as Stored};
 
-/// How long Nango's scripts take after a grant.
+/// The duration of Nango's scripts after a grant.
 const SCRIPT_TIME: Duration = Duration::from_millis(200);
 
-/// The largest body of a look-up.
+/// The maximum body of an account lookup, in bytes.
 const BODY_LIMIT: usize = 64 * 1024;
 
-/// A provider's documented answers for one account.
+/// A provider's documented responses for one account.
 #[derive(Deserialize)]
 #[serde(default)]
 struct Sample {
@@ -45,10 +45,10 @@ struct Sample {
     /// The token response.
     raw: Option<Map<String, Value>>,
     connection_config: Map<String, Value>,
-    /// The entries of `connection_config` that Nango writes itself.
+    /// The entries of `connection_config` that Nango writes.
     written: Vec<String>,
     response: Option<Value>,
-    /// Pointers to what differs from account to account: `id`, `name`, `first`, `last` or `email`.
+    /// JSON pointers to values that differ by account, each with its kind: `id`, `name`, `first`, `last` or `email`.
     vary: BTreeMap<String, String>,
 }
 
@@ -85,7 +85,7 @@ fn sample(provider: &str) -> Option<&'static Sample> {
 }
 
 impl Sample {
-    /// Returns one of the sample's documents (`raw`, `response`, …) as it is for an account.
+    /// Returns one of the sample's documents (`raw`, `response`, …) with the values of an account.
     fn of(&self, name: &str, document: &Value, account: &Account) -> Value {
         let mut document = document.clone();
         for (pointer, kind) in &self.vary {
@@ -99,7 +99,7 @@ impl Sample {
         document
     }
 
-    /// Returns what the token response has beside the tokens.
+    /// Returns the fields of the token response besides the tokens.
     fn token_fields(&self, account: &Account, scope: Option<&str>) -> Map<String, Value> {
         let Some(raw) = &self.raw else {
             return Map::new();
@@ -140,7 +140,7 @@ impl Sample {
         raw
     }
 
-    /// Returns a token with the claims of an account, and no valid signature.
+    /// Returns a token with the claims of an account, and an invalid signature.
     fn id_token(&self, token: &str, account: &Account) -> String {
         let claims = token
             .split('.')
@@ -170,7 +170,7 @@ impl Sample {
     }
 }
 
-/// Returns whether a segment is that of a sample, in which `{}` stands for any text.
+/// Returns `true` if a segment matches that of a sample, in which `{}` matches any text.
 fn is_segment(segment: &str, own: &str) -> bool {
     let Some((before, after)) = own.split_once("{}") else {
         return segment == own;
@@ -183,7 +183,7 @@ fn split(path_and_query: &str) -> (String, &str) {
     let (path, query) = path_and_query
         .split_once('?')
         .unwrap_or((path_and_query, ""));
-    // A pointer in braces stands for any text of one segment.
+    // A pointer in braces matches any text in one segment.
     let mut plain = String::new();
     let mut rest = path;
     while let Some((before, after)) = rest.split_once("{/") {
@@ -195,7 +195,7 @@ fn split(path_and_query: &str) -> (String, &str) {
     (plain.trim_start_matches('/').to_owned(), query)
 }
 
-/// Returns a value of the sample as another account has it. The first account has the sample's ids.
+/// Returns a value of the sample for an account. The first account has the sample's own ids.
 fn varied(value: &Value, kind: &str, account: &Account) -> Value {
     let index = ACCOUNTS
         .iter()
@@ -224,7 +224,7 @@ fn varied(value: &Value, kind: &str, account: &Account) -> Value {
 }
 
 impl Stored {
-    /// Returns what the token response of an integration's provider has for an account, beside the tokens.
+    /// Returns the fields of a provider's token response for an account, besides the tokens.
     pub(super) fn account_fields(
         &self,
         client_id: &str,
@@ -243,7 +243,7 @@ impl Stored {
         fields
     }
 
-    /// Returns whose credentials these are. A key is that of the account whose id it contains, or of the first.
+    /// Returns the account of credentials. An API key belongs to the account whose id it contains, or to the first one.
     fn account_of(&self, credentials: &Credentials, now: DateTime<Utc>) -> Account {
         let fields = match credentials {
             Credentials::OAuth2 { access_token, .. } => {
@@ -265,8 +265,8 @@ impl Stored {
 }
 
 impl App {
-    /// Does what Nango's post-connection scripts do: a moment after a grant they write what they find to the connection's
-    /// configuration.
+    /// Simulates Nango's post-connection scripts, which write account data to the connection's configuration a moment
+    /// after a grant.
     pub(super) fn run_script(&self, connection_id: &str, integration: &StoredIntegration) {
         let Some(sample) = sample(&integration.provider) else {
             return;
@@ -292,7 +292,7 @@ impl App {
         });
     }
 
-    /// Returns where a call to a provider goes that asks who is signed in; `None` for any other call.
+    /// Returns the account endpoint that a call to a provider addresses; `None` for any other call.
     pub(super) fn account_endpoint(
         &self,
         provider: &str,
@@ -330,8 +330,7 @@ pub(super) fn add_token_response(provider: &str, credentials: &mut Map<String, V
     credentials.insert("raw".to_owned(), raw.into());
 }
 
-/// The endpoint of a provider that says who is signed in. It wants the method, the body and the scopes of the
-/// documentation.
+/// Handles a provider's account endpoint. Requires the method, the body and the scopes of the documentation.
 pub(super) async fn who(
     State(app): State<App>,
     Path(provider): Path<String>,
@@ -374,7 +373,7 @@ pub(super) async fn who(
     Json(sample.of("response", &answer, &account)).into_response()
 }
 
-/// Returns what the faults make the provider answer.
+/// Returns the response that a fault sets for the account endpoint; `None` without such a fault.
 async fn faulty_answer(app: &App) -> Option<Response> {
     let (delay, status, body) = {
         let faults = &app.lock().faults;
@@ -404,7 +403,7 @@ fn is_expected(body: &Bytes, expected: Option<&Value>) -> bool {
     }
 }
 
-/// Returns whose credentials these are, and the scopes of an OAuth token.
+/// Returns the account of credentials, and the scopes of an OAuth token.
 fn signed_in(app: &App, authorization: &str) -> Option<(Account, Option<String>)> {
     let now = app.now();
     let state = app.lock();

@@ -1,4 +1,4 @@
-//! Who calls: the secret key or a session token, each with a rate limit of its own.
+//! Authentication of API calls by the secret key or a session token, each with its own rate limit.
 
 use std::time::Duration;
 
@@ -16,18 +16,18 @@ use crate::front::NonJsonBody;
 use crate::server::DropConnection;
 use crate::state::App;
 
-/// What every session token begins with; 64 hexadecimal digits follow.
+/// The prefix of session tokens, which 64 hexadecimal digits follow.
 pub(super) const SESSION_PREFIX: &str = "nango_connect_session_";
 
-/// The calls made in the current minute.
+/// The number of calls in the current minute.
 #[derive(Default)]
 pub(super) struct RateBudget {
     used: u32,
     ends_at: Option<DateTime<Utc>>,
 }
 
-/// Whose calls are counted together: as at Nango, those of browsers with session tokens do not count towards the secret
-/// key's limit.
+/// The kind of caller, by which calls are counted. As at Nango, calls of browsers with session tokens do not count
+/// towards the secret key's limit.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Caller {
     SecretKey,
@@ -35,8 +35,8 @@ pub(super) enum Caller {
 }
 
 impl App {
-    /// Counts one call and lets it be answered; a 429 when the minute's budget is used up.
-    /// Either way the answer says in `x-ratelimit-…` what is left.
+    /// Counts a call, and responds 429 if the limit is exceeded. The response has the rest of the budget in
+    /// `x-ratelimit-…`.
     pub(super) async fn with_rate_limit(
         &self,
         caller: Caller,
@@ -54,7 +54,7 @@ impl App {
             budget.count(now)
         };
         let mut response = if used > limit {
-            // Rounded down, as at Nango: 0 in the last second.
+            // Rounded down as at Nango: 0 in the last second.
             too_many_requests(method, path, (ends_at - now).num_seconds())
         } else {
             answer.await.into_response()
@@ -72,7 +72,7 @@ impl App {
 }
 
 impl RateBudget {
-    /// Counts a call: how many the minute has seen, and when it ends.
+    /// Counts a call. Returns the number of calls in this minute and its end.
     fn count(&mut self, now: DateTime<Utc>) -> (u32, DateTime<Utc>) {
         let ends_at = match self.ends_at {
             Some(ends_at) if ends_at > now => ends_at,
@@ -87,11 +87,11 @@ impl RateBudget {
     }
 }
 
-/// The caller's session token, where a route takes one.
+/// The session token of a request.
 #[derive(Clone)]
 pub(super) struct SessionToken(pub(super) String);
 
-/// Lets through what carries the secret key.
+/// Admits requests with the secret key.
 pub(super) async fn require_secret_key(
     State(app): State<App>,
     request: Request,
@@ -101,7 +101,7 @@ pub(super) async fn require_secret_key(
     call(app, request, next, allowed).await
 }
 
-/// Lets through what carries the secret key or a live session token.
+/// Admits requests with the secret key or a live session token.
 pub(super) async fn require_key_or_session(
     State(app): State<App>,
     mut request: Request,
@@ -119,7 +119,7 @@ pub(super) async fn require_key_or_session(
     call(app, request, next, allowed).await
 }
 
-/// One API call: authenticated, counted, remembered, and spoiled when a fault says so.
+/// Handles one API call: authenticates, counts and records it, and applies faults.
 async fn call(app: App, request: Request, next: Next, allowed: Result<(), Failure>) -> Response {
     let (method, path) = (
         request.method().to_string(),
@@ -184,7 +184,7 @@ async fn with_faults(
     response
 }
 
-/// The credential of a request. As at Nango, `Bearer ` may be left out, but not lowercased.
+/// Returns the credential of a request. As at Nango, `Bearer ` may be omitted, but not lowercased.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers
         .get(header::AUTHORIZATION)
@@ -217,14 +217,14 @@ fn secret_key(app: &App, headers: &HeaderMap) -> Result<(), Failure> {
     }
 }
 
-/// The session token of a request's header, when it is alive.
+/// Returns the session token in a request's header if it is live.
 pub(super) fn session_token(app: &App, headers: &HeaderMap) -> Result<String, Failure> {
     let token = bearer(headers).ok_or_else(missing_header)?;
     live_session(app, token)?;
     Ok(token.to_owned())
 }
 
-/// Checks a session token's form and that it has neither expired nor been deleted.
+/// Checks that a session token is well-formed, not expired and not deleted.
 pub(super) fn live_session(app: &App, token: &str) -> Result<(), Failure> {
     let is_hex = |digits: &str| {
         digits.len() == 64 && digits.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f'))

@@ -1,4 +1,4 @@
-//! The page that a popup ends on: it tells its opener how it went.
+//! The last page of a popup, which reports the outcome to its opener.
 
 use askama::Template;
 use axum::http::StatusCode;
@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 #[template(path = "callback.html")]
 struct CallbackPage<'a> {
     error: Option<&'a str>,
-    /// JSON that is safe inside a script element.
+    /// JSON without characters that could end a script element.
     message: String,
 }
 
-/// The popup closes as soon as its opener has heard, or after half a second.
+/// Returns the page of a success. The popup closes as soon as its opener has acknowledged, or after half a second.
 pub(super) fn success() -> Response {
     let page = CallbackPage {
         error: None,
@@ -22,7 +22,7 @@ pub(super) fn success() -> Response {
     render_page(StatusCode::OK, &page)
 }
 
-/// The popup stays open until its opener has heard.
+/// Returns the page of a failure. The popup stays open until its opener has acknowledged.
 pub(super) fn failure(message: &str) -> Response {
     let payload = json!({ "message": message, "errorType": "connection_validation_failed" });
     let page = CallbackPage {
@@ -35,12 +35,12 @@ pub(super) fn failure(message: &str) -> Response {
     render_page(StatusCode::BAD_REQUEST, &page)
 }
 
-/// JSON without the one character that could end a script element.
+/// Returns JSON with `<` escaped, which could end a script element.
 fn script_safe(value: &Value) -> String {
     value.to_string().replace('<', "\\u003c")
 }
 
-/// A rendered page with its status.
+/// Renders a page with a status.
 pub(super) fn render_page(status: StatusCode, page: &impl Template) -> Response {
     match page.render() {
         Ok(html) => (status, Html(html)).into_response(),
@@ -48,7 +48,7 @@ pub(super) fn render_page(status: StatusCode, page: &impl Template) -> Response 
     }
 }
 
-/// What stands for a logo.
+/// Returns the letter that replaces a logo.
 pub(super) fn initial(name: &str) -> String {
     name.chars().take(1).flat_map(char::to_uppercase).collect()
 }

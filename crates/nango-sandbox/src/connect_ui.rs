@@ -1,6 +1,6 @@
-//! The page behind `connect_link`: Nango's Connect UI, made small.
+//! The page of `connect_link`: a simplified version of Nango's Connect UI.
 //!
-//! As the real one it tells its opener nothing and stays open.
+//! Like the real one, it reports nothing to its opener and stays open.
 
 use askama::Template;
 use axum::extract::{Form, State};
@@ -28,7 +28,7 @@ struct ConnectPage {
     choices: Vec<Choice>,
 }
 
-/// What the top of the page says.
+/// The outcome at the top of the page.
 enum Outcome {
     Open,
     Connected(String),
@@ -41,13 +41,13 @@ impl Outcome {
     }
 }
 
-/// One integration that the session allows.
+/// An integration that the session allows.
 struct Choice {
     key: String,
     name: String,
     oauth: bool,
     fields: &'static [(&'static str, &'static str)],
-    /// Required parameters that the session does not preset.
+    /// The required parameters without a preset in the session.
     parameters: Vec<&'static str>,
 }
 
@@ -68,7 +68,7 @@ impl Choice {
     }
 }
 
-/// What the form posts: the session, the integration, and its credentials.
+/// The submitted form: the session, the integration, and its credentials.
 #[derive(Deserialize)]
 pub(super) struct SubmittedForm {
     session_token: String,
@@ -77,7 +77,7 @@ pub(super) struct SubmittedForm {
     fields: BTreeMap<String, String>,
 }
 
-/// `GET /connect-ui/?session_token=…`; other parameters, such as `apiURL`, change nothing.
+/// `GET /connect-ui/?session_token=…`. Other parameters, such as `apiURL`, are ignored.
 pub(super) async fn page(State(app): State<App>, query: Query) -> Response {
     let token = query.get("session_token").unwrap_or_default();
     render(&app, token, Outcome::Open, StatusCode::OK)
@@ -123,7 +123,7 @@ fn render(app: &App, token: &str, outcome: Outcome, status: StatusCode) -> Respo
     render_page(status, &page)
 }
 
-/// Makes the connection; the name of what was connected, or why not.
+/// Creates the connection. Returns the name of the integration, or an error message.
 fn connect(app: &App, form: &SubmittedForm) -> Result<String, String> {
     let now = app.now();
     let mut state = app.lock();

@@ -1,4 +1,4 @@
-//! Connections: listed, read, changed and deleted.
+//! The endpoints to list, read, update and delete connections.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -16,7 +16,7 @@ use crate::state::{App, Connection};
 use crate::view;
 use crate::webhooks::{Event, Operation, Outcome};
 
-/// Without a `limit`, no more than this many are listed.
+/// The maximum number of listed connections without a `limit`.
 const LIST_CAP: usize = 10_000;
 
 /// `GET /connections`, newest first.
@@ -74,7 +74,7 @@ pub(super) async fn list(State(app): State<App>, query: Query) -> Result<Respons
     Ok(Json(json!({ "connections": listed })).into_response())
 }
 
-/// What a list is narrowed by; all that is given has to match.
+/// The filters of a list, all of which must match.
 struct Filter<'a> {
     query: &'a Query,
     integrations: Option<Vec<&'a str>>,
@@ -92,7 +92,7 @@ impl<'a> Filter<'a> {
         }
     }
 
-    /// Whether it narrows nothing.
+    /// Returns `true` if there are no filters.
     fn is_empty(&self) -> bool {
         let mut pairs = self.query.pairs().iter();
         pairs.all(|(name, _)| name == "limit" || name == "page")
@@ -125,7 +125,7 @@ impl<'a> Filter<'a> {
     }
 }
 
-/// A search looks at the connection id and at the end user's name and email.
+/// Returns `true` if the connection id, or the end user's name or email, contains a text.
 fn found_in(connection: &Connection, text: &str) -> bool {
     let end_user = connection.end_user.as_ref();
     let name = end_user.and_then(|it| it.display_name.as_ref());
@@ -160,7 +160,7 @@ fn check_id(id: &str) -> Result<(), Failure> {
     ))
 }
 
-/// `GET /connections/{id}`; refreshes first when it is time to, or when asked to.
+/// `GET /connections/{id}`. Refreshes the credentials first if they expire soon or if the request forces it.
 pub(super) async fn get(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -194,7 +194,7 @@ pub(super) async fn get(
     Ok(Json(view::connection_body(&state, connection, credentials)).into_response())
 }
 
-/// `PATCH /connections/{id}`. New tags replace all old ones, and so does a new end user.
+/// `PATCH /connections/{id}`. New tags replace all previous ones, and so does a new end user.
 pub(super) async fn update(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -239,7 +239,7 @@ pub(super) async fn update(
     Ok(Json(json!({ "success": true })).into_response())
 }
 
-/// `DELETE /connections/{id}`. One that is not there is a 400. Whether a webhook is sent is a setting of newer Nangos.
+/// `DELETE /connections/{id}`. Responds 400 if it does not exist. Newer Nangos have a setting for its webhook.
 pub(super) async fn delete(
     State(app): State<App>,
     Path(id): Path<String>,

@@ -1,4 +1,4 @@
-//! The controls: tokens for the application, faults, and what was received and sent.
+//! The controls: tokens for the application, faults, and records of calls and webhooks.
 
 use askama::Template;
 use axum::extract::{Path, State};
@@ -20,13 +20,13 @@ use crate::front::JsonBody;
 use crate::state::{App, State as Stored};
 use crate::{times, view};
 
-/// How many received calls are remembered.
+/// The maximum number of recorded calls.
 const MAX_CALLS: usize = 10_000;
 
-/// How many lines the log has at the most.
+/// The maximum number of lines in the log.
 const LOG_LINES: usize = 100;
 
-/// Everything under `/sandbox`, and the page that explains it.
+/// Returns the routes under `/sandbox`, and the page that documents them.
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .route("/", get(home))
@@ -39,14 +39,14 @@ pub(super) fn routes() -> Router<App> {
         .route("/sandbox/{action}", post(age))
 }
 
-/// A call made with the secret key, or meant to be.
+/// A call to the API, authenticated or not.
 #[derive(Serialize)]
 pub(super) struct ReceivedCall {
     method: String,
     path: String,
     /// The raw query, without its question mark.
     query: String,
-    /// `null` while it is being answered, and when it got no answer.
+    /// `null` while the call is in progress, and if it got no response.
     status: Option<u16>,
     #[serde(skip)]
     number: u64,
@@ -68,7 +68,7 @@ impl ReceivedCall {
 }
 
 impl Stored {
-    /// Remembers a call; the number by which to finish it.
+    /// Records a call. Returns the number with which to record its response.
     pub(super) fn record_call(&mut self, mut call: ReceivedCall) -> u64 {
         self.last_call += 1;
         call.number = self.last_call;
@@ -87,7 +87,7 @@ impl Stored {
     }
 }
 
-/// A call that cannot be followed, and why.
+/// The reason why a control rejects a request.
 struct Refusal(StatusCode, String);
 
 impl IntoResponse for Refusal {
@@ -139,7 +139,7 @@ struct Claims {
     iss: Option<String>,
 }
 
-/// `POST /sandbox/token`: an application token for any user, good for twelve hours.
+/// `POST /sandbox/token`: an application token for any user, valid for twelve hours.
 async fn token(State(app): State<App>, JsonBody(body): JsonBody) -> Result<Json<Value>, Refusal> {
     let request: TokenFor = parse(body)?;
     let now = app.now();
@@ -161,7 +161,7 @@ async fn faults(State(app): State<App>) -> Json<Faults> {
     Json(app.lock().faults.clone())
 }
 
-/// `PUT /sandbox/faults` replaces them all: what is not named is off.
+/// `PUT /sandbox/faults` replaces all faults. Omitted faults are disabled.
 async fn set_faults(
     State(app): State<App>,
     JsonBody(body): JsonBody,
@@ -181,7 +181,7 @@ async fn set_faults(
     Ok(Json(faults))
 }
 
-/// `GET /sandbox/webhooks`: every webhook that was due, oldest first.
+/// `GET /sandbox/webhooks`: every webhook that was due, including dropped ones, oldest first.
 async fn webhooks(State(app): State<App>) -> Json<Value> {
     Json(json!(app.lock().deliveries))
 }
@@ -191,7 +191,7 @@ async fn requests(State(app): State<App>) -> Json<Value> {
     Json(json!(app.lock().calls))
 }
 
-/// `GET /sandbox/connections`: what Nango holds, newest first, without any credentials.
+/// `GET /sandbox/connections`: the stored connections, newest first, without credentials.
 async fn connections(State(app): State<App>) -> Json<Value> {
     let state = app.lock();
     let newest_first = state.connections.iter().rev();
@@ -199,7 +199,7 @@ async fn connections(State(app): State<App>) -> Json<Value> {
     Json(Value::Array(entries.collect()))
 }
 
-/// `GET /sandbox/log`: what Nango received and sent, the newest first, and the newest only.
+/// `GET /sandbox/log`: the latest calls and webhooks, newest first.
 async fn log(State(app): State<App>) -> Json<Value> {
     let state = app.lock();
     let calls = state.calls.iter().rev().take(LOG_LINES).map(|call| {
@@ -222,8 +222,8 @@ struct ConnectionNamed {
     connection_id: String,
 }
 
-/// `POST /sandbox/expire|revoke|exhaust`: lets time, the account's owner or Nango's
-/// patience take its course with one connection.
+/// `POST /sandbox/expire|revoke|exhaust`: expires an access token, revokes the grant at the provider, or ends Nango's
+/// automatic refreshes of one connection.
 async fn age(
     State(app): State<App>,
     Path(action): Path<String>,

@@ -1,4 +1,4 @@
-//! What a connection holds, by auth mode, and what each mode asks of a person.
+//! The credentials of a connection and the fields of the form, by auth mode.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -11,23 +11,23 @@ use crate::times;
 /// A connection's credentials.
 #[derive(Clone)]
 pub(super) enum Credentials {
-    /// Tokens of an OAuth 2 provider; `raw` is its whole answer.
+    /// The tokens of an OAuth 2 provider. `raw` is its token response.
     OAuth2 {
         access_token: String,
         refresh_token: Option<String>,
         expires_at: Option<DateTime<Utc>>,
         raw: Map<String, Value>,
     },
-    /// Everything else, as it is shown: a `type`, and the fields of that type.
+    /// Any other credentials, as in a response: a `type` and the fields of that type.
     Other(Map<String, Value>),
 }
 
 impl Credentials {
-    /// What an authorization at the provider yields.
+    /// Returns the credentials of a token response.
     pub(super) fn granted(answer: &TokenAnswer, auth_mode: &str, now: DateTime<Utc>) -> Self {
         let mut raw = answer.raw.clone();
         if auth_mode == "OAUTH1" {
-            // The sandbox's provider speaks OAuth 2 only; what differs for callers is the shape.
+            // The sandbox's provider supports OAuth 2 only. Other modes differ in shape only.
             let credentials = json!({
                 "type": auth_mode,
                 "oauth_token": answer.access_token,
@@ -48,7 +48,7 @@ impl Credentials {
         }
     }
 
-    /// The `credentials` of an answer; the refresh token only when it was asked for.
+    /// Returns the `credentials` of a response. The refresh token is included only on request.
     pub(super) fn to_json(&self, with_refresh_token: bool) -> Value {
         let Self::OAuth2 {
             access_token,
@@ -73,7 +73,7 @@ impl Credentials {
         shown
     }
 
-    /// The `authorization` with which Nango calls the provider.
+    /// Returns the `authorization` header with which Nango calls the provider.
     pub(super) fn authorization(&self) -> String {
         let fields = match self {
             Self::OAuth2 { access_token, .. } => return format!("Bearer {access_token}"),
@@ -97,8 +97,8 @@ impl Credentials {
         }
     }
 
-    /// Whether a provider that tests credentials would refuse these. The sandbox has no such
-    /// provider to ask: what is bad is what says so.
+    /// Returns `true` if a provider that tests credentials would reject these. The sandbox simulates the test: values
+    /// that start with `invalid` or `not-a-` are rejected.
     pub(super) fn are_invalid(&self) -> bool {
         let Self::Other(fields) = self else {
             return false;
@@ -108,7 +108,7 @@ impl Credentials {
     }
 }
 
-/// Whether integrations of this mode are authorized in a popup at the provider.
+/// Returns `true` if integrations of this mode are authorized in a popup at the provider.
 pub(super) fn is_oauth(auth_mode: &str) -> bool {
     matches!(
         auth_mode,
@@ -116,7 +116,7 @@ pub(super) fn is_oauth(auth_mode: &str) -> bool {
     )
 }
 
-/// What a person is asked for: names of fields and their labels.
+/// Returns the fields of the form for a mode: their names and labels.
 pub(super) fn fields(auth_mode: &str) -> &'static [(&'static str, &'static str)] {
     match auth_mode {
         "API_KEY" => &[("apiKey", "API key")],

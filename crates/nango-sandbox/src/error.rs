@@ -1,4 +1,4 @@
-//! Nango's error answers: `{"error": {"code", "message"?, "errors"?, "payload"?}}`.
+//! Nango's error responses: `{"error": {"code", "message"?, "errors"?, "payload"?}}`.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-/// One complaint of a strict schema, in the words of Nango's validator.
+/// One issue of a strict schema, with the text of Nango's validator.
 #[derive(Debug, Serialize)]
 pub(super) struct Issue {
     pub(super) code: &'static str,
@@ -14,7 +14,7 @@ pub(super) struct Issue {
     pub(super) path: Vec<String>,
 }
 
-/// An answer that is not a success; the parts that are `None` are left out of the body.
+/// An error response. Parts that are `None` are omitted from the body.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) status: StatusCode,
@@ -45,7 +45,7 @@ impl Failure {
         self
     }
 
-    /// A 400 that lists what a strict schema found.
+    /// Returns a 400 with the issues of a strict schema.
     pub(super) fn issues(code: &'static str, errors: Vec<Issue>) -> Self {
         Self {
             errors,
@@ -53,7 +53,7 @@ impl Failure {
         }
     }
 
-    /// A 400 with a single complaint.
+    /// Returns a 400 with a single issue.
     pub(super) fn issue(
         code: &'static str,
         issue: &'static str,
@@ -68,12 +68,12 @@ impl Failure {
         Self::issues(code, vec![issue])
     }
 
-    /// A 400 `invalid_body` about the body as a whole.
+    /// Returns a 400 `invalid_body` about the body as a whole.
     pub(super) fn invalid_body(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_body").message(message)
     }
 
-    /// A 401: these alone carry an empty payload.
+    /// Returns a 401. Only these have an empty payload.
     pub(super) fn unauthorized(code: &'static str, reason: &str) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, code)
             .message(format!("Authentication failed. {reason}"))

@@ -7,26 +7,26 @@ use serde_json::{Value, json};
 
 use crate::error::Failure;
 
-/// How the provider's consent page decides.
+/// The decision of the provider's consent page.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Consent {
-    /// A person is asked.
+    /// The page asks the user.
     #[default]
     Ask,
-    /// Granted at once, for the account that `login_hint` names or the first.
+    /// Granted immediately, for the account in `login_hint` or the first one.
     Allow,
-    /// Refused at once.
+    /// Denied immediately.
     Deny,
 }
 
-/// How `DELETE` of a connection is answered when nothing is deleted.
+/// The response to a `DELETE` of a connection that deletes nothing.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum FalseDeletion {
     /// 404, as by a proxy that has lost the route.
     NotFound,
-    /// The refusal of a connection that does not exist.
+    /// The error for a connection that does not exist.
     UnknownConnection,
     /// 200 with `success: false`.
     Unsuccessful,
@@ -34,27 +34,27 @@ pub(super) enum FalseDeletion {
     NoEffect,
 }
 
-/// The faults in force; the default is none. "API calls" are those made with the secret key.
+/// The active faults, by default none. "API calls" are those with the secret key.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Faults {
     pub(super) consent: Consent,
-    /// Only API calls whose method, path and query, as in `GET /connections?page=1`, contain
-    /// this meet the faults of API calls.
+    /// Limits the faults of API calls to calls whose method, path and query, as in `GET /connections?page=1`, contain
+    /// this text.
     pub(super) only: Option<String>,
-    /// API calls wait this long before anything else happens.
+    /// API calls are delayed by this time before they are processed.
     pub(super) latency_ms: u64,
-    /// API calls are done at once, but answered this late.
+    /// API calls are processed immediately, and their responses delayed by this time.
     pub(super) hold_answers_ms: u64,
-    /// API calls are answered with this status and nothing is done.
+    /// API calls respond with this status and have no effect.
     pub(super) status: Option<u16>,
-    /// API calls are answered with a web page, as by a proxy that is in the way.
+    /// API calls respond with a web page, like a proxy in front.
     pub(super) html: bool,
-    /// API calls get no answer and nothing is done.
+    /// API calls get no response and have no effect.
     pub(super) hang_up: bool,
-    /// API calls are done, but get no answer.
+    /// API calls take effect, but get no response.
     pub(super) lose_answer: bool,
-    /// Webhooks are remembered but not sent.
+    /// Webhooks are recorded but not sent.
     pub(super) drop_webhooks: bool,
     /// The environment sends no webhook of a creation or a refresh, as a self-hosted Nango's first environments do.
     pub(super) webhook_events_off: bool,
@@ -67,63 +67,63 @@ pub(super) struct Faults {
     pub(super) recovery_webhooks: bool,
     /// Each webhook is sent twice.
     pub(super) duplicate_webhooks: bool,
-    /// Webhooks wait this long before they are sent.
+    /// Webhooks are delayed by this time.
     pub(super) delay_webhooks_ms: u64,
     /// `GET /connections` ignores `page`.
     pub(super) list_ignores_page: bool,
     /// `GET /connections` has at most this many connections on a page.
     pub(super) list_page_size: Option<usize>,
-    /// Entries of `GET /connections`, in whatever form: in the place of the connection whose `connection_id` they have,
-    /// or before all others.
+    /// Entries of `GET /connections`, in any form. Each replaces the connection with its `connection_id`, or is put
+    /// before all others.
     pub(super) odd_list_entries: Vec<Value>,
-    /// Lists and look-ups do not have these connections, as if they were gone; `*` stands for all.
+    /// Lists and lookups omit these connections, as if they did not exist; `*` omits all.
     pub(super) hide_connections: Vec<String>,
-    /// The provider refuses to refresh.
+    /// The provider rejects refreshes.
     pub(super) refuse_refresh: bool,
-    /// The provider refuses to refresh these connections.
+    /// The provider rejects refreshes of these connections.
     pub(super) refuse_refresh_of: Vec<String>,
-    /// The provider gives access tokens that do not expire, and no refresh token.
+    /// The provider issues access tokens that do not expire, and no refresh token.
     pub(super) no_refresh_token: bool,
-    /// The list of connections takes no account of its filters, only of `limit` and `page`.
+    /// The list of connections ignores its filters, but not `limit` and `page`.
     pub(super) ignore_filters: bool,
     /// `DELETE` of a connection answers 500.
     pub(super) refuse_delete: bool,
-    /// `DELETE` of a connection deletes nothing, and answers so.
+    /// `DELETE` of a connection deletes nothing, and responds like this.
     pub(super) false_deletion: Option<FalseDeletion>,
-    /// The secret key opens this environment, which has connections of its own. Without a name: the usual one.
+    /// The secret key opens this environment, which has connections of its own; `None` for the default one.
     pub(super) environment: Option<String>,
-    /// Scopes that a person does not allow, although they are asked for.
+    /// Requested scopes that the user does not grant.
     pub(super) withheld_scopes: Vec<String>,
-    /// The proxy does not take `base-url-override`, as an operator can set it.
+    /// The proxy rejects `base-url-override`, as an operator can configure it.
     pub(super) refuse_base_url_override: bool,
-    /// The provider answers the question who is signed in with this status.
+    /// The provider's account endpoint responds with this status.
     pub(super) account_lookup_status: Option<u16>,
-    /// The provider answers that question with this body: a text as HTML, another value as JSON.
+    /// The provider's account endpoint responds with this body: a string as HTML, another value as JSON.
     pub(super) account_lookup_body: Option<Value>,
-    /// How long the provider takes to answer that question, in milliseconds.
+    /// The delay of the provider's account endpoint, in milliseconds.
     pub(super) account_lookup_delay_ms: u64,
-    /// The `id_token` of token responses, in the place of a valid one.
+    /// The `id_token` of token responses, instead of a valid one.
     pub(super) id_token: Option<String>,
-    /// The provider refuses to exchange the code.
+    /// The provider rejects the code.
     pub(super) refuse_code: bool,
-    /// Sessions are over as soon as they are made, as for a user who comes back too late.
+    /// Sessions expire as soon as they are created, as for a user who returns too late.
     pub(super) expired_sessions: bool,
-    /// Sessions refuse `webhook_url_override`, as a Nango from before mid-2026 does.
+    /// Sessions reject `webhook_url_override`, like a Nango from before mid-2026.
     pub(super) refuse_webhook_url_override: bool,
 }
 
 impl Faults {
-    /// Whether lists and look-ups do not have a connection.
+    /// Returns `true` if lists and lookups omit a connection.
     pub(super) fn hides(&self, id: &str) -> bool {
         self.hide_connections.iter().any(|it| it == "*" || it == id)
     }
 
-    /// Whether the faults of API calls are meant for this one, written as `GET /connections?page=1`.
+    /// Returns `true` if the faults of API calls apply to this call, written as `GET /connections?page=1`.
     pub(super) fn hit(&self, call: &str) -> bool {
         self.only.as_ref().is_none_or(|only| call.contains(only))
     }
 
-    /// The answer that replaces the real one, when a fault asks for one.
+    /// Returns the response that a fault substitutes; `None` without such a fault.
     pub(super) fn answer(&self, method: &str, path: &str) -> Option<Response> {
         if self.html {
             let page = "<!DOCTYPE html><html><head><title>502 Bad Gateway</title></head>\
@@ -145,7 +145,7 @@ impl Faults {
     }
 }
 
-/// The response to a well-formed but unknown key.
+/// Returns the response to a well-formed but unknown key.
 pub(super) fn unknown_account() -> Failure {
     Failure::unauthorized(
         "unknown_account",
@@ -153,7 +153,7 @@ pub(super) fn unknown_account() -> Failure {
     )
 }
 
-/// The 429, to be repeated after so many seconds.
+/// Returns the 429 with a `Retry-After` in seconds.
 pub(super) fn too_many_requests(method: &str, path: &str, retry_after: i64) -> Response {
     let body = json!({
         "error": { "code": "too_many_request", "method": method, "path": path },

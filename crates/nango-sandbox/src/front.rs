@@ -1,5 +1,4 @@
-//! What happens to every request before it is routed: the body is read, CORS answered, and the controls are kept from
-//! foreign pages.
+//! Processes every request before routing: reads the body, handles CORS, and protects the controls from foreign pages.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -17,7 +16,7 @@ use url::Url;
 use crate::error::Failure;
 use crate::state::App;
 
-/// The JSON body of a request; `None` when it had none.
+/// The JSON body of a request; `None` if it has none.
 #[derive(Clone)]
 pub(super) struct JsonBody(pub(super) Option<Value>);
 
@@ -29,7 +28,7 @@ impl<S: Sync> FromRequestParts<S> for JsonBody {
     }
 }
 
-/// Put into a request's extensions: its body is not JSON, though there is one.
+/// Marks a request whose body is not JSON, in its extensions.
 #[derive(Clone)]
 pub(super) struct NonJsonBody;
 
@@ -38,7 +37,7 @@ const EXPOSED_HEADERS: &str = "Authorization, Etag, Content-Type, Content-Length
 const ALLOWED_HEADERS: &str = "Authorization, Content-Type, Accept, Origin, X-Requested-With, \
      Nango-Activity-Log-Id, Nango-Is-Dry-Run, Nango-Is-Sync, Provider-Config-Key, Connection-Id, \
      Sentry-Trace, Baggage";
-/// More headers of every answer, unless a provider's answer has others.
+/// The security headers of every response, unless a provider's response overrides them.
 const SECURITY: [(HeaderName, &str); 4] = [
     (
         header::STRICT_TRANSPORT_SECURITY,
@@ -57,10 +56,10 @@ pub(super) async fn health() -> Json<Value> {
     Json(json!({ "result": "ok" }))
 }
 
-/// Reads the body and sets the headers that all answers share.
+/// Reads the body and sets the headers that all responses share.
 ///
-/// As at Nango, a body that is not JSON is refused before anything else, CORS included. The controls are not Nango's: they
-/// sign tokens for any user, so only pages of the allowed origins may call them.
+/// As at Nango, a body that is not JSON is rejected before anything else, CORS included. The controls sign tokens for
+/// any user, so only pages of the allowed origins may call them.
 pub(super) async fn receive(State(app): State<App>, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let controls = path.starts_with("/sandbox");
@@ -124,7 +123,8 @@ fn allow_origin(headers: &mut HeaderMap, origin: Option<HeaderValue>) {
     }
 }
 
-/// Refuses a request for the controls from a foreign page, or under a name that an attacker's DNS may point here.
+/// Rejects a request for the controls from a foreign page, or under a host name that an attacker's DNS may resolve to
+/// this machine.
 #[expect(clippy::result_large_err, reason = "the response is sent as it is")]
 fn admit_to_controls(app: &App, headers: &HeaderMap) -> Result<(), Response> {
     let text = |name| {
@@ -152,7 +152,7 @@ fn admit_to_controls(app: &App, headers: &HeaderMap) -> Result<(), Response> {
     }
 }
 
-/// Whether a request's `Host` is a loopback name, or that of the public URL.
+/// Returns `true` if a request's `Host` is a loopback name, or that of the public URL.
 fn is_own_host(app: &App, address: &Url) -> bool {
     let host = address.host_str().unwrap_or_default();
     let is_loopback = |ip: IpAddr| ip.is_loopback();
@@ -182,7 +182,7 @@ fn preflight_answer() -> Response {
 }
 
 async fn read_body(request: Request) -> Result<Request, Failure> {
-    // These read the bodies of proxied calls themselves.
+    // These handlers read the bodies of proxied calls themselves.
     let path = request.uri().path();
     if path.starts_with("/proxy")
         || ["/provider/echo", "/provider/inspect", "/provider/answer"]

@@ -1,4 +1,4 @@
-//! What an authorization leaves behind, in whichever way it was given.
+//! Stores the result of an authorization, of any kind.
 
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
@@ -9,10 +9,9 @@ use crate::state::{Connection, EndUser, Session, State};
 use crate::webhooks::{Event, Operation, Outcome};
 
 impl State {
-    /// Stores what an authorization yielded: a new connection, or a renewed one.
+    /// Stores the credentials of an authorization in a new or existing connection.
     ///
-    /// A reconnect replaces the tags, by none when the session has none, but keeps the end user
-    /// and the webhook URL when the session names none.
+    /// A reconnect replaces the tags, even by none, but keeps the end user and the webhook URL if the session has none.
     pub(super) fn grant(
         &mut self,
         session: &Session,
@@ -68,7 +67,7 @@ impl State {
     }
 }
 
-/// An end user as webhooks name one.
+/// Returns an end user in the form of webhooks.
 fn webhook_end_user(end_user: &EndUser) -> Value {
     let mut shown = json!({
         "endUserEmail": end_user.email,

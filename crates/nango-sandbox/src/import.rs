@@ -1,4 +1,4 @@
-//! `POST /connections`: credentials that were obtained elsewhere.
+//! `POST /connections`: imports credentials that were obtained elsewhere.
 
 use axum::Json;
 use axum::extract::State;
@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use crate::NewConnection;
 use crate::credentials::Credentials;
 use crate::error::Failure;
 use crate::front::JsonBody;
@@ -18,7 +19,7 @@ use crate::state::{App, Connection, EndUser, State as Stored};
 use crate::webhooks::{Event, Operation, Outcome};
 use crate::{times, view};
 
-/// What an import sends.
+/// The body of an import.
 struct Import {
     integration: String,
     connection_id: Option<String>,
@@ -29,7 +30,7 @@ struct Import {
     tags: Tags,
 }
 
-/// `POST /connections`; over an existing connection it replaces what it names.
+/// `POST /connections`. If the connection exists, replaces the given fields.
 pub(super) async fn import(
     State(app): State<App>,
     query: Query,
@@ -79,7 +80,7 @@ pub(super) async fn import(
     Ok((StatusCode::CREATED, Json(shown)).into_response())
 }
 
-/// The provider did not accept the credentials.
+/// Returns the error of credentials that the provider rejected.
 pub(super) fn test_failed() -> Failure {
     Failure::new(StatusCode::BAD_REQUEST, "connection_test_failed").message(
         "The given credentials were found to be invalid. \
@@ -120,7 +121,7 @@ fn read(body: Option<&Value>) -> Result<Import, Failure> {
     })
 }
 
-/// The credentials as stored: those of OAuth 2 are their own raw answer.
+/// Returns the credentials to store. Those of OAuth 2 are their own raw token response.
 fn credentials(sent: &Map<String, Value>) -> Credentials {
     let text = |key: &str| sent.get(key).and_then(Value::as_str);
     let (Some("OAUTH2"), Some(access_token)) = (text("type"), text("access_token")) else {
@@ -141,7 +142,28 @@ fn credentials(sent: &Map<String, Value>) -> Credentials {
 }
 
 impl Stored {
-    /// Creates or replaces; the connection's id and which of the two it was.
+    /// Stores a connection with a new id.
+    pub(super) fn store_new(&mut self, new: NewConnection) {
+        let (number, created_at) = self.next_connection(new.created_at);
+        self.connections.push(Connection {
+            id: number,
+            connection_id: new.connection_id,
+            integration: new.integration,
+            end_user: None,
+            tags: new.tags,
+            metadata: None,
+            connection_config: Map::new(),
+            webhook_url_override: None,
+            credentials: Credentials::Other(Map::new()),
+            refresh_failure: None,
+            refresh_exhausted: false,
+            created_at,
+            updated_at: created_at,
+            last_fetched_at: created_at,
+        });
+    }
+
+    /// Creates or replaces a connection. Returns its id and the operation.
     fn store(
         &mut self,
         import: Import,

@@ -1,10 +1,10 @@
-//! Integrations: which providers the environment can connect to, and as which client.
+//! Integrations: the providers that the environment can connect to, with their OAuth clients.
 
 use axum::Json;
 use axum::extract::{Extension, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -18,8 +18,8 @@ use crate::schema::{Object, Reader};
 use crate::state::App;
 use crate::times;
 
-/// Providers that an integration can be made of, beside those of the configuration:
-/// name, display name, auth mode.
+/// Providers that an integration can be created for, in addition to those of the configuration: name, display name,
+/// auth mode.
 const PROVIDERS: [(&str, &str, &str); 6] = [
     (
         "airtable-pat",
@@ -33,7 +33,7 @@ const PROVIDERS: [(&str, &str, &str); 6] = [
     ("twilio", "Twilio", "BASIC"),
 ];
 
-/// Providers that Nango has no way to ask whether credentials are good.
+/// Providers for which Nango cannot test credentials.
 const PROVIDERS_WITHOUT_TEST: [&str; 2] = ["airtable-pat", "customer-io"];
 
 /// An integration of the environment.
@@ -49,7 +49,7 @@ pub(super) struct StoredIntegration {
     updated_at: DateTime<Utc>,
 }
 
-/// The OAuth client that an integration acts as; empty for other auth modes.
+/// The OAuth client of an integration; empty for other auth modes.
 #[derive(Clone, Default)]
 pub(super) struct Client {
     pub(super) client_id: String,
@@ -77,7 +77,17 @@ impl StoredIntegration {
         stored.collect()
     }
 
-    /// Whether Nango tries credentials at the provider before it takes them.
+    /// The integration with the same key in another environment, where it was created at another time.
+    pub(super) fn recreated(&self) -> Self {
+        let earlier = TimeDelta::hours(1);
+        Self {
+            created_at: self.created_at - earlier,
+            updated_at: self.updated_at - earlier,
+            ..self.clone()
+        }
+    }
+
+    /// Returns `true` if Nango tests credentials at the provider before it stores them.
     pub(super) fn tests_credentials(&self) -> bool {
         !PROVIDERS_WITHOUT_TEST.contains(&self.provider.as_str())
     }
@@ -112,7 +122,7 @@ impl StoredIntegration {
     }
 }
 
-/// `GET /integrations`, all of them or those that the session allows.
+/// `GET /integrations`: all of them, or those that the session allows.
 pub(super) async fn list(
     State(app): State<App>,
     session: Option<Extension<SessionToken>>,
@@ -151,7 +161,7 @@ pub(super) async fn get(
     Ok(Json(json!({ "data": integration.to_json(&app, &include) })).into_response())
 }
 
-/// `GET /config/{key}`, the legacy form.
+/// `GET /config/{key}`, the legacy endpoint.
 pub(super) async fn legacy_get(
     State(app): State<App>,
     Path(key): Path<String>,
@@ -251,7 +261,7 @@ pub(super) async fn update(
     Ok(Json(json!({ "data": integration.to_json(&app, &[]) })).into_response())
 }
 
-/// `DELETE /integrations/{key}`. Its connections go with it, and no webhook is sent of them.
+/// `DELETE /integrations/{key}`. Deletes its connections, too, and sends no webhook for them.
 pub(super) async fn delete(
     State(app): State<App>,
     Path(key): Path<String>,

@@ -1,11 +1,9 @@
-//! A Nango and an OAuth provider in one process, to develop and test against.
+//! A fake Nango and OAuth provider in one process, for development and tests.
 //!
-//! It behaves as the recordings of a real Nango server do (`tests/it/nango_contract`
-//! replays them), knows nothing of the rest of Patchbay, and is talked to over
-//! HTTP only. Three parts share one port: Nango's API and popup pages, the
-//! provider under `/provider`, and under `/sandbox` the controls: tokens for the
-//! application, faults to play, and what was received and sent. Everything is
-//! kept in memory and ends with the process.
+//! It behaves like the recordings of a real Nango server, which `tests/it/nango_contract` replays. It depends on
+//! nothing else in Patchbay and is used over HTTP only. Three parts share one port: Nango's API and popup pages, the
+//! provider under `/provider`, and the controls under `/sandbox`: tokens for the application, faults, and records of
+//! calls and webhooks. All state is in memory.
 
 mod accounts;
 mod auth;
@@ -37,6 +35,7 @@ mod times;
 mod view;
 mod webhooks;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -52,9 +51,9 @@ use uuid::Uuid;
 /// Returns the current time.
 pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
 
-/// What a sandbox is started with.
+/// The configuration of a sandbox.
 pub struct Config {
-    /// Where to listen; port 0 takes any free port.
+    /// The address to listen on. Port 0 takes any free port.
     pub listen: SocketAddr,
     /// The address that browsers and `connect_link` use, without a trailing slash;
     /// `http://localhost:<port>` when `None`.
@@ -65,38 +64,38 @@ pub struct Config {
     pub webhook_signing_key: String,
     /// The environment's webhook URL; sessions may override it.
     pub webhook_url: Option<String>,
-    /// The environment's callback URL: when set, it is the provider's `redirect_uri`
-    /// and has to send the browser on to `/oauth/callback` with its query intact.
+    /// The environment's callback URL. If set, it is the provider's `redirect_uri` and must redirect the browser to
+    /// `/oauth/callback` with an unchanged query.
     pub callback_url: Option<String>,
     /// The origins whose pages may use the controls under `/sandbox`, besides its own.
     pub allowed_origins: Vec<String>,
     /// The HS256 secret with which `POST /sandbox/token` signs application tokens.
     pub jwt_secret: SecretString,
-    /// The integrations that exist from the start; more can be made over the API.
+    /// The initial integrations. More can be created through the API.
     pub integrations: Vec<Integration>,
-    /// What decides about expiry.
+    /// The clock, on which expiry depends.
     pub clock: Clock,
-    /// Calls allowed in a minute.
+    /// The rate limit: calls per minute.
     pub rate_limit: u32,
-    /// When a webhook that met a 5xx or no server is tried again, counted from the first try.
+    /// When a webhook is retried after a 5xx or a failed connection, counted from the first try.
     pub webhook_retries: Vec<Duration>,
 }
 
 /// One integration of the environment.
 #[derive(Clone, Debug)]
 pub struct Integration {
-    /// Its `provider_config_key`.
+    /// The `provider_config_key`.
     pub unique_key: String,
     /// The provider template, such as `github`.
     pub provider: String,
-    /// What people call it.
+    /// The display name.
     pub display_name: String,
-    /// Nango's name of the way it authorizes, such as `OAUTH2` or `API_KEY`.
+    /// Nango's name of its auth mode, such as `OAUTH2` or `API_KEY`.
     pub auth_mode: String,
 }
 
 impl Default for Config {
-    /// A free port on loopback, fresh random keys, no integrations, and Nango's own limits.
+    /// Returns a configuration with a free port on loopback, new random keys, no integrations, and Nango's own limits.
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
@@ -123,8 +122,21 @@ fn system_time() -> DateTime<Utc> {
     Utc::now()
 }
 
-/// A running sandbox; it ends when it is dropped.
+/// A connection to store without a call.
+pub struct NewConnection {
+    /// Its id.
+    pub connection_id: String,
+    /// Its `provider_config_key`.
+    pub integration: String,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
+    /// Its time of creation, later than that of every stored connection.
+    pub created_at: DateTime<Utc>,
+}
+
+/// A running sandbox. Dropping it stops it.
 pub struct Sandbox {
+    app: state::App,
     url: String,
     address: SocketAddr,
     stop: CancellationToken,
@@ -135,7 +147,7 @@ impl Sandbox {
     /// Listens and serves in the background.
     ///
     /// # Errors
-    /// When the address cannot be bound or no HTTP client for webhooks can be built.
+    /// If the address cannot be bound, or no HTTP client for webhooks can be built.
     pub async fn start(config: Config) -> io::Result<Self> {
         let listener = TcpListener::bind(config.listen).await?;
         let address = listener.local_addr()?;
@@ -148,11 +160,12 @@ impl Sandbox {
         let app = state::App::new(config, url.clone(), tasks.clone(), stop.clone())?;
         tasks.spawn(server::serve(
             listener,
-            server::router(app),
+            server::router(app.clone()),
             tasks.clone(),
             stop.clone(),
         ));
         Ok(Self {
+            app,
             url,
             address,
             stop,
@@ -160,19 +173,33 @@ impl Sandbox {
         })
     }
 
-    /// The public URL, without a trailing slash.
+    /// Returns the public URL, without a trailing slash.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Where it listens.
+    /// Returns the address that the sandbox listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Closes every connection, forgets the webhooks still to be sent, and waits until nothing runs.
+    /// Stores connections whose ids are new, oldest first and without webhooks: a million take seconds.
+    pub fn store_connections(&self, connections: impl IntoIterator<Item = NewConnection>) {
+        let mut state = self.app.lock();
+        for connection in connections {
+            state.store_new(connection);
+        }
+    }
+
+    /// Returns how many calls with the secret key have been received.
+    #[must_use]
+    pub fn received_calls(&self) -> u64 {
+        self.app.lock().last_call
+    }
+
+    /// Closes all connections, discards unsent webhooks, and waits for all tasks.
     pub async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();

@@ -1,4 +1,4 @@
-//! Metadata of connections: replaced by POST, merged at its top level by PATCH.
+//! Metadata of connections: POST replaces it, PATCH merges its top-level keys.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -12,14 +12,14 @@ use crate::query::Query;
 use crate::schema::Reader;
 use crate::state::App;
 
-/// What is done with metadata that is there already.
+/// The way in which existing metadata changes.
 #[derive(Clone, Copy)]
 enum Change {
     Replace,
     Merge,
 }
 
-/// `POST /connections/metadata`; answers with what was sent.
+/// `POST /connections/metadata`. The response is the request's body.
 pub(super) async fn set(
     State(app): State<App>,
     query: Query,
@@ -28,7 +28,7 @@ pub(super) async fn set(
     change_named(&app, &query, body, Change::Replace)
 }
 
-/// `PATCH /connections/metadata`; answers with what was sent, not with the result.
+/// `PATCH /connections/metadata`. The response is the request's body, not the result.
 pub(super) async fn merge(
     State(app): State<App>,
     query: Query,
@@ -37,7 +37,7 @@ pub(super) async fn merge(
     change_named(&app, &query, body, Change::Merge)
 }
 
-/// `POST /connection/{id}/metadata`, the integration in a header and the metadata as the body.
+/// `POST /connection/{id}/metadata`, with the integration in a header and the metadata as the body.
 pub(super) async fn legacy_set(
     State(app): State<App>,
     Path(id): Path<String>,

@@ -1,4 +1,4 @@
-//! Nango's half of an OAuth authorization: off to the provider, and back.
+//! Nango's part of an OAuth authorization: the redirect to the provider, and the callback.
 
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -22,14 +22,14 @@ use crate::state::{App, Flow, IntegrationDefaults};
 use crate::webhooks::{Event, Operation, Outcome};
 
 impl App {
-    /// Where the provider sends the browser back to.
+    /// Returns the URL to which the provider redirects the browser.
     pub(super) fn redirect_uri(&self) -> String {
         let custom = self.config.callback_url.clone();
         custom.unwrap_or_else(|| format!("{}/oauth/callback", self.public_url))
     }
 }
 
-/// Why a browser is not sent to the provider.
+/// The reason why a browser is not redirected to the provider.
 enum ConnectError {
     Json(Failure),
     /// The popup page shows this message.
@@ -80,7 +80,7 @@ fn authenticate(app: &App, query: &Query) -> Result<String, Failure> {
     Ok(token.to_owned())
 }
 
-/// Begins a flow; its state and the provider's address to go to.
+/// Starts a flow. Returns its state and the provider's authorization URL.
 fn start_flow(
     app: &App,
     token: &str,
@@ -161,15 +161,15 @@ fn authorize_url(app: &App, integration: &StoredIntegration, flow: &Flow, state:
     format!("{}?{}", app.provider_url("authorize"), query.finish())
 }
 
-/// The S256 challenge of a PKCE verifier (RFC 7636).
+/// Returns the S256 challenge of a PKCE verifier (RFC 7636).
 pub(super) fn challenge_of(verifier: &str) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, verifier.as_bytes());
     URL_SAFE_NO_PAD.encode(digest)
 }
 
-/// A UUID v1, as Nango makes its states; the clock sequence and node are random.
+/// Returns a UUID v1, like those of Nango's states. The clock sequence and node are random.
 fn time_based_uuid(now: DateTime<Utc>) -> Uuid {
-    /// Seconds from the Gregorian reform to the Unix epoch.
+    /// The seconds from the Gregorian reform to the Unix epoch.
     const GREGORIAN_OFFSET: u64 = 12_219_292_800;
     let micros = u64::try_from(now.timestamp_micros()).unwrap_or_default();
     let ticks = micros * 10 + GREGORIAN_OFFSET * 10_000_000;
@@ -212,7 +212,7 @@ fn redirect_to_provider(
     (StatusCode::FOUND, headers, body).into_response()
 }
 
-/// `GET /oauth/callback`. The cookie is not looked at, as at Nango today.
+/// `GET /oauth/callback`. Ignores the cookie, like Nango today.
 pub(super) async fn callback(State(app): State<App>, query: Query) -> Response {
     let Some(state) = query.get("state") else {
         return callback_page::failure("No state found in callback");
@@ -232,7 +232,7 @@ pub(super) async fn callback(State(app): State<App>, query: Query) -> Response {
     }
 }
 
-/// The provider sent the browser back without a code.
+/// Handles a return of the browser without a code.
 fn refused(app: &App, flow: &Flow, query: &Query) -> Response {
     let ordered: Vec<_> = query
         .pairs()
@@ -315,7 +315,7 @@ fn exchange_failed(app: &App, flow: &Flow, error: &TokenError) -> Response {
     callback_page::failure(&description)
 }
 
-/// Tells of a failure; as at Nango always as a creation, with neither tags nor end user.
+/// Sends the webhook of a failure. As at Nango, its operation is always a creation, without tags and end user.
 fn announce_failure(app: &App, flow: &Flow, kind: &'static str, description: String) {
     let state = app.lock();
     let Some(integration) = state.integration(&flow.integration) else {

@@ -1,14 +1,14 @@
-//! Nango's policy on the addresses that it sends webhooks to.
+//! Nango's policy on webhook addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tokio::net::lookup_host;
 use url::{Host, Url};
 
-/// Hosts that are refused by their name.
+/// Hosts that are rejected by name.
 const REFUSED_HOSTS: [&str; 2] = ["localhost", "metadata.google.internal"];
 
-/// Returns Nango's message if it refuses a webhook URL. Nango's own domain is always refused, private addresses only
+/// Returns Nango's message if it rejects a webhook URL. Nango's own domain is always rejected, private addresses only
 /// if `private` is set.
 pub(super) fn refusal(url: &Url, private: bool) -> Option<&'static str> {
     let host = host_name(url);
@@ -25,7 +25,7 @@ pub(super) fn refusal(url: &Url, private: bool) -> Option<&'static str> {
     (private && !allowed).then_some("This webhook URL is not allowed.")
 }
 
-/// Returns whether a URL's host is a blocked address or resolves to one.
+/// Returns `true` if a URL's host is a blocked address or resolves to one.
 pub(super) async fn resolves_to_blocked(url: &str) -> bool {
     let Ok(url) = Url::parse(url) else {
         return true;

@@ -1,4 +1,4 @@
-//! An OAuth 2 provider with a consent page, PKCE, and refresh tokens that rotate.
+//! An OAuth 2 provider with a consent page, PKCE, and refresh token rotation.
 
 use std::collections::HashMap;
 
@@ -45,7 +45,7 @@ pub(super) const ACCOUNTS: [Account; 4] = [
     },
 ];
 
-/// What the provider has given out.
+/// The codes and tokens that the provider has issued.
 #[derive(Default)]
 pub(super) struct Provider {
     codes: HashMap<String, Code>,
@@ -53,19 +53,19 @@ pub(super) struct Provider {
     access_tokens: HashMap<String, AccessToken>,
 }
 
-/// A code that waits to be exchanged, once.
+/// An authorization code, which can be exchanged once.
 struct Code {
     request: AuthorizeRequest,
     account: Account,
     expires_at: DateTime<Utc>,
 }
 
-/// What a person has allowed an application.
+/// A user's grant to an application.
 struct Grant {
     account: Account,
     client_id: String,
     scope: Option<String>,
-    /// The one refresh token that is good; each use replaces it.
+    /// The only valid refresh token, which each use replaces.
     refresh_token: Option<String>,
 }
 
@@ -74,7 +74,7 @@ struct AccessToken {
     expires_at: DateTime<Utc>,
 }
 
-/// The parameters of an authorization request that outlive the consent page.
+/// The parameters of an authorization request that are needed after the consent page.
 #[derive(Clone, Deserialize)]
 pub(super) struct AuthorizeRequest {
     pub(super) response_type: String,
@@ -84,7 +84,7 @@ pub(super) struct AuthorizeRequest {
     pub(super) state: String,
     pub(super) code_challenge: String,
     pub(super) code_challenge_method: String,
-    /// The id or email of an account to choose beforehand.
+    /// The id or email of the preselected account.
     pub(super) login_hint: Option<String>,
 }
 
@@ -100,16 +100,16 @@ pub(super) struct TokenRequest {
     pub(super) client_secret: String,
 }
 
-/// The token endpoint's success; `raw` is the whole answer.
+/// A successful token response. `raw` is the whole response.
 pub(super) struct TokenAnswer {
     pub(super) access_token: String,
     pub(super) refresh_token: Option<String>,
-    /// In seconds.
+    /// The lifetime in seconds.
     pub(super) expires_in: Option<i64>,
     pub(super) raw: Map<String, Value>,
 }
 
-/// The token endpoint's refusal (RFC 6749, 5.2).
+/// An error response of the token endpoint (RFC 6749, 5.2).
 #[derive(Debug, Serialize)]
 pub(super) struct TokenError {
     error: &'static str,
@@ -126,13 +126,13 @@ impl TokenError {
 }
 
 impl AuthorizeRequest {
-    /// The scopes that are asked for.
+    /// Returns the requested scopes.
     pub(super) fn scopes(&self) -> Vec<&str> {
         let scope = self.scope.as_deref().unwrap_or_default();
         scope.split_whitespace().collect()
     }
 
-    /// Removes the scopes that a person does not allow.
+    /// Removes the scopes that the user does not grant.
     pub(super) fn keep_scopes(&mut self, is_allowed: impl Fn(&str) -> bool) {
         if self.scope.is_some() {
             let mut scopes = self.scopes();
@@ -141,21 +141,21 @@ impl AuthorizeRequest {
         }
     }
 
-    /// The account that `login_hint` names, or the first.
+    /// Returns the account in `login_hint`, or the first one.
     pub(super) fn hinted_account(&self) -> Account {
         let hint = self.login_hint.as_deref().unwrap_or_default();
         account(hint).unwrap_or(ACCOUNTS[0])
     }
 }
 
-/// An account by its id or email.
+/// Returns an account by its id or email.
 pub(super) fn account(name: &str) -> Option<Account> {
     let mut accounts = ACCOUNTS.into_iter();
     accounts.find(|it| it.id == name || it.email == name)
 }
 
 impl Provider {
-    /// A code for what a person has just allowed.
+    /// Stores a grant. Returns its code.
     pub(super) fn allow(
         &mut self,
         request: AuthorizeRequest,
@@ -172,7 +172,7 @@ impl Provider {
         code
     }
 
-    /// Whose access token this is, while it is good.
+    /// Returns the account of a valid access token.
     pub(super) fn account_of(&self, access_token: &str, now: DateTime<Utc>) -> Option<Account> {
         let token = self.access_tokens.get(access_token)?;
         let grant = self.grants.get(&token.grant)?;
@@ -185,14 +185,14 @@ impl Provider {
         self.grants.get(&token.grant)?.scope.clone()
     }
 
-    /// Makes an access token run out.
+    /// Expires an access token.
     pub(super) fn expire(&mut self, access_token: &str, now: DateTime<Utc>) {
         if let Some(token) = self.access_tokens.get_mut(access_token) {
             token.expires_at = now;
         }
     }
 
-    /// Takes back what was allowed, as a person does in the provider's settings.
+    /// Revokes a grant, like a user in the provider's settings.
     pub(super) fn revoke(&mut self, access_token: &str) {
         if let Some(token) = self.access_tokens.get(access_token) {
             self.grants.remove(&token.grant);
@@ -243,7 +243,7 @@ impl Provider {
 }
 
 impl State {
-    /// The token endpoint.
+    /// Handles a request to the token endpoint.
     pub(super) fn provider_token(
         &mut self,
         request: &TokenRequest,
@@ -297,7 +297,7 @@ impl State {
         let lasting = self.faults.no_refresh_token;
         let fields = self.account_fields(&grant.client_id, &grant.account, grant.scope.as_deref());
         let mut answer = self.provider.issue(Uuid::new_v4(), grant, lasting, now);
-        // A refresh answers without them, as most providers' do.
+        // A refresh returns none, as at most providers.
         answer.raw.extend(fields);
         Ok(answer)
     }

@@ -1,4 +1,4 @@
-//! The provider's endpoints: consent, tokens, and who a token belongs to.
+//! The provider's endpoints: consent, tokens, accounts, and test APIs.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,7 +27,7 @@ use crate::query::Query;
 use crate::server::DropConnection;
 use crate::state::App;
 
-/// Everything under `/provider`.
+/// Returns the routes under `/provider`.
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .route("/authorize", get(ask).post(decide))
@@ -57,25 +57,25 @@ struct MessagePage<'a> {
     message: &'a str,
 }
 
-/// What the consent page posts: the request again, and the decision.
+/// The submitted form of the consent page: the request and the decision.
 #[derive(Deserialize)]
 struct Decision {
     account: String,
     decision: String,
     #[serde(flatten)]
     request: AuthorizeRequest,
-    /// A box for each scope that stays ticked.
+    /// A checkbox for each scope, present if checked.
     #[serde(flatten)]
     others: BTreeMap<String, String>,
 }
 
 impl App {
-    /// An address below `/provider`, as browsers reach it.
+    /// Returns the URL of a path below `/provider`, as browsers reach it.
     pub(super) fn provider_url(&self, path: &str) -> String {
         format!("{}/provider/{path}", self.public_url)
     }
 
-    /// The name of the integration that asks; why the request cannot be answered by a redirect.
+    /// Returns the name of the requesting integration, or why the request cannot be answered by a redirect.
     fn check(&self, request: &AuthorizeRequest) -> Result<String, &'static str> {
         if request.redirect_uri != self.redirect_uri() {
             return Err("This redirect_uri is not registered for the application.");
@@ -190,7 +190,7 @@ async fn userinfo(State(app): State<App>, headers: HeaderMap) -> Response {
     }
 }
 
-/// Answers with the body that it was sent, and its type.
+/// Returns the request's body with its type.
 async fn echo(State(app): State<App>, headers: HeaderMap, body: Body) -> Response {
     if caller(&app, &headers).is_none() {
         return refused();
@@ -204,7 +204,7 @@ async fn echo(State(app): State<App>, headers: HeaderMap, body: Body) -> Respons
     answer
 }
 
-/// Describes the request that has arrived: an API to see what a call became on its way.
+/// Returns a description of the request: an API that shows how the proxy changes a call.
 async fn inspect(State(app): State<App>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let Some(caller) = caller(&app, &parts.headers) else {
@@ -229,7 +229,8 @@ async fn inspect(State(app): State<App>, request: Request) -> Response {
     Json(description).into_response()
 }
 
-/// Answers as its query says: `status`, `header=name: value` repeatedly, `body`, `chunked`, `delay_ms`, and `hang_up`.
+/// Responds as the query requires: `status`, `header=name: value` repeatedly, `body`, `chunked`, `delay_ms`, and
+/// `hang_up`.
 async fn answer(State(app): State<App>, query: Query, headers: HeaderMap) -> Response {
     if caller(&app, &headers).is_none() {
         return refused();
@@ -266,7 +267,7 @@ fn bearer(app: &App, headers: &HeaderMap) -> Option<Account> {
     app.lock().provider.account_of(token, app.now())
 }
 
-/// Returns the caller of the API: an account by its access token, or `key` for a key that Nango holds.
+/// Returns the caller of the API: the account of an access token, or `key` for a stored API key.
 fn caller(app: &App, headers: &HeaderMap) -> Option<&'static str> {
     if let Some(account) = bearer(app, headers) {
         return Some(account.id);

@@ -1,7 +1,7 @@
-//! Nango's proxy, in front of the sandbox's provider, as careless as it is.
+//! Nango's proxy in front of the sandbox's provider, with the same lack of checks.
 //!
-//! Connection and integration are named by headers. What the caller sends as `Nango-Proxy-…` becomes the provider's headers,
-//! whatever it is; path and query are evaluated as a template with the credentials in scope; bodies and answers are rewritten.
+//! Headers name the connection and integration. Every `Nango-Proxy-…` header becomes a header for the provider. Path
+//! and query are evaluated as a template with access to the credentials. Bodies and responses are rewritten.
 
 mod answer;
 mod body;
@@ -22,10 +22,10 @@ use crate::proxy::body::Data;
 use crate::state::App;
 use crate::view;
 
-/// The prefix of headers that are for the provider.
+/// The prefix of headers for the provider.
 const PREFIX: &str = "nango-proxy-";
 
-/// The largest body of a call.
+/// The maximum body of a call, in bytes.
 const BODY_LIMIT: usize = 75 * 1024 * 1024;
 
 const BACKING_OFF: &str = "A recent refresh attempt failed. Backing off before retrying.";
@@ -43,7 +43,7 @@ async fn forward(app: &App, request: Request) -> Result<Response, Failure> {
         .await
         .map_err(|_cut_off| broken())?;
     let data = body::read(&parts.headers, bytes)?;
-    // The router decodes the path, if only to see whether it can.
+    // The router decodes the path, if only to check that it can.
     percent_decode_str(parts.uri.path())
         .decode_utf8()
         .map_err(|_not_utf8| broken())?;
@@ -63,7 +63,7 @@ async fn forward(app: &App, request: Request) -> Result<Response, Failure> {
     headers.extend(forwarded(&parts.headers));
     let body = provider_body(data, &parts.method, &mut headers).await;
     if headers.contains_key(header::TRANSFER_ENCODING) {
-        // Beside the length that Nango computes: servers refuse that.
+        // Nango computes a length as well, and servers reject both together.
         return Ok(StatusCode::BAD_REQUEST.into_response());
     }
     let request = app.redirected.request(parts.method, url).headers(headers);
@@ -74,7 +74,7 @@ async fn forward(app: &App, request: Request) -> Result<Response, Failure> {
     Ok(answer::passed(request.send().await).await)
 }
 
-/// What Nango answers to what it does not expect.
+/// Returns Nango's response to unexpected input.
 fn broken() -> Failure {
     Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "generic_error_support")
         .message("An error occurred. Please contact support with this unique id: \"0\"")
@@ -84,8 +84,7 @@ fn server_error(status: StatusCode, message: String) -> Failure {
     Failure::new(status, "server_error").message(message)
 }
 
-/// The `authorization` of a connection, whose credentials are refreshed if they are due; and the fields that templates may
-/// name.
+/// Returns the `authorization` of a connection, refreshed if necessary, and the fields that templates may contain.
 fn credentials(app: &App, headers: &HeaderMap) -> Result<(String, Value), Failure> {
     let named = |name: &'static str| {
         let value = headers.get(name).and_then(|value| value.to_str().ok());
@@ -131,7 +130,7 @@ fn credentials(app: &App, headers: &HeaderMap) -> Result<(String, Value), Failur
     Ok((connection.credentials.authorization(), fields))
 }
 
-/// Where a call goes: the provider's base, and what the caller wrote, evaluated as one template.
+/// Returns the URL of a call: the provider's base and the caller's path, evaluated as one template.
 fn provider_url(app: &App, uri: &Uri, fields: &Value) -> Option<Url> {
     let base = app.provider_url("");
     let base = base.trim_end_matches('/');
@@ -142,7 +141,7 @@ fn provider_url(app: &App, uri: &Uri, fields: &Value) -> Option<Url> {
     Url::parse(&template::evaluate(&template, fields)).ok()
 }
 
-/// The headers that the provider's template and Nango's HTTP client make.
+/// Returns the headers of the provider's template and of Nango's HTTP client.
 fn provider_headers(authorization: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in [
@@ -157,7 +156,7 @@ fn provider_headers(authorization: &str) -> HeaderMap {
     headers
 }
 
-/// The caller's headers for the provider; of several of one name the last.
+/// Returns the caller's headers for the provider; the last value of each name.
 fn forwarded(headers: &HeaderMap) -> HeaderMap {
     let mut forwarded = HeaderMap::new();
     for (name, value) in headers {
@@ -169,8 +168,8 @@ fn forwarded(headers: &HeaderMap) -> HeaderMap {
     forwarded
 }
 
-/// The body for the provider. A length that the caller has forwarded counts more than the body's own: the provider waits for
-/// what is missing, and does not see what is too much.
+/// Returns the body for the provider. A forwarded length overrides the body's own: the provider waits for missing
+/// bytes, and does not receive excess ones.
 async fn provider_body(data: Data, method: &Method, headers: &mut HeaderMap) -> Option<Bytes> {
     let kind = headers
         .get(header::CONTENT_TYPE)

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use crate::error::Failure;
 use crate::schema::{Reader, Tags};
 
-/// The decoded parameters of a request, in the order in which they came.
+/// The decoded parameters of a request, in their original order.
 pub(super) struct Query(Vec<(String, String)>);
 
 impl<S: Sync> FromRequestParts<S> for Query {
@@ -35,7 +35,7 @@ impl Query {
         &self.0
     }
 
-    /// The `key[name]=value` parameters of one key.
+    /// Returns the `key[name]=value` parameters of one key.
     pub(super) fn nested(&self, key: &str) -> Tags {
         let mut found = Tags::new();
         for (name, value) in &self.0 {
@@ -49,7 +49,7 @@ impl Query {
         found
     }
 
-    /// Refuses every parameter that is not named; `tags[a]` counts as `tags`.
+    /// Rejects every parameter that is not in `allowed`; `tags[a]` counts as `tags`.
     pub(super) fn only(&self, reader: &mut Reader, allowed: &[&str]) {
         let mut unknown: Vec<&str> = Vec::new();
         for (name, _) in &self.0 {
@@ -61,14 +61,14 @@ impl Query {
         reader.unrecognized(unknown.into_iter(), Vec::new());
     }
 
-    /// Refuses any parameter at all.
+    /// Rejects any parameter.
     pub(super) fn none(&self) -> Result<(), Failure> {
         let mut reader = Reader::default();
         self.only(&mut reader, &[]);
         reader.finish("invalid_query_params")
     }
 
-    /// A whole number within bounds; `None` when it is absent or refused.
+    /// Returns a whole number within bounds; `None` if it is missing or rejected.
     pub(super) fn number(
         &self,
         reader: &mut Reader,
@@ -97,7 +97,7 @@ impl Query {
         }
     }
 
-    /// A flag in any of the spellings that Nango takes; false when it is absent.
+    /// Returns a flag in any of Nango's spellings; false if it is missing.
     pub(super) fn flag(&self, reader: &mut Reader, key: &str) -> bool {
         const TRUE: [&str; 6] = ["true", "1", "yes", "on", "y", "enabled"];
         const FALSE: [&str; 6] = ["false", "0", "no", "off", "n", "disabled"];
@@ -120,7 +120,7 @@ impl Query {
         false
     }
 
-    /// The required `provider_config_key`.
+    /// Returns the required `provider_config_key`.
     pub(super) fn integration(&self, reader: &mut Reader) -> String {
         let key = self.get("provider_config_key");
         if key.is_none() {

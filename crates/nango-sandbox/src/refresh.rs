@@ -1,4 +1,4 @@
-//! Refreshing access tokens before they run out, and what happens when that is refused.
+//! Refreshes of access tokens before they expire, and their failures.
 
 use axum::http::StatusCode;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -14,18 +14,18 @@ use crate::state::{App, Connection, RefreshFailure, State};
 use crate::view;
 use crate::webhooks::{Event, Operation, Outcome};
 
-/// A token with less than this left is refreshed when it is fetched.
+/// A token that expires within this time is refreshed when it is fetched.
 const MARGIN: TimeDelta = TimeDelta::minutes(15);
-/// After a failed refresh, fetching fails for this long without another try.
+/// For this time after a failed refresh, fetching fails without another try.
 const BACKOFF: TimeDelta = TimeDelta::seconds(30);
 
 const REFUSED: &str = "The external API returned an error when trying to refresh the access \
      token. Please try again later.";
 
 impl App {
-    /// Refreshes a connection that is about to run out, or any when forced.
+    /// Refreshes a connection whose token expires soon, or any connection if forced.
     ///
-    /// One lock is held throughout, so that however many ask at once, the provider is asked once.
+    /// One lock is held throughout, so that concurrent requests cause one refresh.
     pub(super) fn refresh_if_due(
         &self,
         id: &str,
@@ -91,7 +91,7 @@ impl App {
     }
 }
 
-/// Why a connection is not refreshed although it could be.
+/// Returns why a connection that could be refreshed is not.
 fn refresh_blocked(connection: &Connection, now: DateTime<Utc>) -> Option<&'static str> {
     let failed = connection.refresh_failure.as_ref();
     if connection.refresh_exhausted {
@@ -116,7 +116,7 @@ fn invalid_credentials(
 }
 
 impl State {
-    /// The provider's answer to a refresh; `None` if it refuses.
+    /// Returns the provider's response to a refresh; `None` if it rejects it.
     fn refreshed(
         &mut self,
         id: &str,
@@ -129,7 +129,7 @@ impl State {
         self.provider_token(request, now).ok()
     }
 
-    /// Notes that the provider refused; the answer, and the webhook that tells of it.
+    /// Records that the provider rejected a refresh. Returns the response, and the webhook that reports it.
     fn refresh_refused(
         &mut self,
         id: &str,
@@ -155,7 +155,7 @@ impl State {
             tags: Some(connection.tags.clone()),
             url_override: connection.webhook_url_override.clone(),
         };
-        // As at Nango, the answer has the new error, but the times from before this try.
+        // As at Nango, the response has the new error, but the times from before this try.
         let connection = self.connection(id, unique_key).ok_or_else(not_found)?;
         let failure = invalid_credentials(StatusCode::BAD_REQUEST, REFUSED, self, connection);
         let connection = self.connection_mut(id, unique_key).ok_or_else(not_found)?;

@@ -1,9 +1,9 @@
-//! What Nango's provider templates require of a connection's configuration.
+//! The connection parameters that Nango's provider templates require.
 
 use serde_json::{Map, Value};
 
-/// One provider a line, of those that require something: its required parameters, its authorization address where
-/// that has parameters in it, and the parameters of its token address.
+/// One provider per line, of those that require something: its required parameters, the authorization URL if it
+/// contains parameters, and the parameters of the token URL.
 const REQUIREMENTS: &str = include_str!("requirements.csv");
 
 /// The parameters that a provider's template requires.
@@ -36,7 +36,7 @@ impl Requirements {
         names.filter(|name| lacks(config, name)).collect()
     }
 
-    /// Returns Nango's message if `config` lacks a parameter of the authorization address.
+    /// Returns Nango's message if `config` lacks a parameter of the authorization URL.
     pub(super) fn authorization_error(self, config: &Map<String, Value>) -> Option<String> {
         let names = self.authorization_url.split('{').skip(1);
         let mut names = names.filter_map(|rest| rest.split('}').next());
@@ -51,7 +51,7 @@ impl Requirements {
         ))
     }
 
-    /// Returns whether `config` lacks a parameter of the token address.
+    /// Returns `true` if `config` lacks a parameter of the token URL.
     pub(super) fn lacks_token_url(self, config: &Map<String, Value>) -> bool {
         let mut names = self.token.split_whitespace();
         names.any(|name| lacks(config, name))

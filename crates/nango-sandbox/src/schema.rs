@@ -1,5 +1,5 @@
-//! Strict schemas as Nango applies them: every unknown key is refused and all
-//! complaints are collected, in the order of the schema's fields.
+//! Strict schemas like Nango's: they reject every unknown key and report all issues, in the order of the schema's
+//! fields.
 
 use std::collections::BTreeMap;
 
@@ -8,19 +8,19 @@ use serde_json::{Map, Value};
 use crate::error::{Failure, Issue};
 use crate::outbound;
 
-/// Tags of a session or a connection: lowercase keys, values as they were sent.
+/// Tags of a session or a connection, with lowercase keys and unchanged values.
 pub(super) type Tags = BTreeMap<String, String>;
 
-/// What an integration's key may consist of.
+/// The pattern of an integration's key.
 const INTEGRATION_KEY: &str = "/^[a-zA-Z0-9~:.@ _-]+$/";
 
-/// Reads one JSON value and remembers everything that is wrong with it.
+/// A reader of one JSON value, which collects all issues.
 #[derive(Default)]
 pub(super) struct Reader {
     issues: Vec<Issue>,
 }
 
-/// An object under inspection, and where it lies in the body.
+/// An object and its location in the body.
 pub(super) struct Object<'a> {
     map: &'a Map<String, Value>,
     path: Vec<String>,
@@ -43,7 +43,7 @@ impl Object<'_> {
 }
 
 impl Reader {
-    /// Begins with a body that has to be an object.
+    /// Starts with a body, which must be an object.
     pub(super) fn open(body: Option<&Value>) -> Result<(Self, Object<'_>), Failure> {
         let mut reader = Self::default();
         match reader.object_at(body, Vec::new()) {
@@ -52,7 +52,7 @@ impl Reader {
         }
     }
 
-    /// Ends the inspection: the complaints, if there were any.
+    /// Fails if there are issues.
     pub(super) fn finish(self, code: &'static str) -> Result<(), Failure> {
         if self.issues.is_empty() {
             Ok(())
@@ -90,18 +90,18 @@ impl Reader {
         }
     }
 
-    /// A required object.
+    /// Reads a required object.
     pub(super) fn object<'a>(&mut self, of: &Object<'a>, key: &str) -> Option<Object<'a>> {
         self.object_at(of.map.get(key), of.path_to(key))
     }
 
-    /// An object that may be left out.
+    /// Reads an optional object.
     pub(super) fn optional_object<'a>(&mut self, of: &Object<'a>, key: &str) -> Option<Object<'a>> {
         let value = of.map.get(key)?;
         self.object_at(Some(value), of.path_to(key))
     }
 
-    /// A required string of at least one character.
+    /// Reads a required string of at least one character.
     pub(super) fn string(&mut self, of: &Object<'_>, key: &str) -> Option<String> {
         match of.map.get(key) {
             Some(Value::String(text)) => {
@@ -118,7 +118,7 @@ impl Reader {
         }
     }
 
-    /// A string that may be left out.
+    /// Reads an optional string.
     pub(super) fn optional_string(&mut self, of: &Object<'_>, key: &str) -> Option<String> {
         match of.map.get(key)? {
             Value::String(text) => Some(text.clone()),
@@ -129,7 +129,7 @@ impl Reader {
         }
     }
 
-    /// An email address of at least five characters, or nothing.
+    /// Reads an optional email address of at least five characters.
     pub(super) fn optional_email(&mut self, of: &Object<'_>, key: &str) -> Option<String> {
         let email = self.optional_string(of, key)?;
         let well_formed = email.split_once('@').is_some_and(|(name, domain)| {
@@ -145,7 +145,7 @@ impl Reader {
         Some(email)
     }
 
-    /// An absolute URL that webhooks may be sent to, or nothing; an empty text is nothing, too.
+    /// Reads an optional absolute URL to which webhooks may be sent. An empty text counts as none.
     pub(super) fn webhook_url(
         &mut self,
         of: &Object<'_>,
@@ -166,7 +166,7 @@ impl Reader {
         text.map(str::to_owned)
     }
 
-    /// A list of integration keys; none when it is left out.
+    /// Reads an optional list of integration keys; empty if it is missing.
     pub(super) fn integration_keys(&mut self, of: &Object<'_>, key: &str) -> Vec<String> {
         let items = match of.map.get(key) {
             None => return Vec::new(),
@@ -192,7 +192,7 @@ impl Reader {
         keys
     }
 
-    /// Tags, their keys lowercased; `None` when they are left out.
+    /// Reads tags, with lowercased keys; `None` if they are missing.
     pub(super) fn tags(&mut self, of: &Object<'_>, key: &str) -> Option<Tags> {
         let value = of.map.get(key)?;
         let Value::Object(map) = value else {
@@ -220,7 +220,7 @@ impl Reader {
         Some(tags)
     }
 
-    /// A free-form object; `None` when it is left out.
+    /// Reads a free-form object; `None` if it is missing.
     pub(super) fn optional_record(
         &mut self,
         of: &Object<'_>,
@@ -230,7 +230,7 @@ impl Reader {
         self.record_value(Some(value), of.path_to(key))
     }
 
-    /// A required free-form object.
+    /// Reads a required free-form object.
     pub(super) fn record(&mut self, of: &Object<'_>, key: &str) -> Option<Map<String, Value>> {
         self.record_value(of.map.get(key), of.path_to(key))
     }
@@ -249,13 +249,13 @@ impl Reader {
         }
     }
 
-    /// Refuses every key that the schema does not name.
+    /// Rejects every key that is not in `allowed`.
     pub(super) fn only(&mut self, of: &Object<'_>, allowed: &[&str]) {
         let unknown = of.map.keys().filter(|key| !allowed.contains(&key.as_str()));
         self.unrecognized(unknown.map(String::as_str), of.path.clone());
     }
 
-    /// The same complaint about the names of query parameters.
+    /// Reports unknown query parameters.
     pub(super) fn unrecognized<'k>(
         &mut self,
         keys: impl Iterator<Item = &'k str>,
@@ -271,7 +271,7 @@ impl Reader {
         self.push("unrecognized_keys", message, path);
     }
 
-    /// The complaint about a required string that a query or header lacks.
+    /// Reports that a query or header lacks a required string.
     pub(super) fn missing_string(&mut self, key: &str) {
         self.wrong_type("string", None, vec![key.to_owned()]);
     }
@@ -294,7 +294,7 @@ pub(super) fn is_integration_key(text: &str) -> bool {
     !text.is_empty() && text.chars().all(allowed)
 }
 
-/// A letter, then letters, digits and a few separators, at most 64 characters.
+/// Returns `true` for a letter followed by letters, digits and a few separators, at most 64 characters.
 fn is_tag_key(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
     text.starts_with(|c: char| c.is_ascii_alphabetic())

@@ -24,7 +24,7 @@ use crate::{
     provider_pages, proxy, sessions, webhooks,
 };
 
-/// Put into a response's extensions: close the connection instead of sending it.
+/// Marks a response that is not sent: the connection is closed instead. In the response's extensions.
 #[derive(Clone)]
 pub(super) struct DropConnection;
 
@@ -39,7 +39,7 @@ impl From<Infallible> for ConnectionDropped {
     }
 }
 
-/// Every route of the port.
+/// Returns all routes of the port.
 pub(super) fn router(app: App) -> Router {
     Router::new()
         .merge(with_key(&app))
@@ -63,7 +63,7 @@ pub(super) fn router(app: App) -> Router {
         .with_state(app)
 }
 
-/// The API proper, called with the secret key.
+/// Returns the routes of the API that require the secret key.
 fn with_key(app: &App) -> Router<App> {
     let mut router = Router::new()
         .route("/connect/sessions", post(sessions::create))
@@ -153,7 +153,7 @@ pub(super) async fn serve(
             let service = TowerToHyperService::new(service.clone());
             tasks.spawn(async move {
                 let serving = http.serve_connection(TokioIo::new(stream), service);
-                // A connection that ends badly ends for its client alone.
+                // The error of a connection concerns only its client.
                 stop.run_until_cancelled(serving).await.map(Result::ok);
             });
         }

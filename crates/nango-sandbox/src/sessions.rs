@@ -20,12 +20,12 @@ use crate::{times, view};
 
 const LIFETIME: TimeDelta = TimeDelta::minutes(30);
 
-/// The fields that a new session and a reconnect session have in common.
+/// The fields that new sessions and reconnect sessions share.
 struct Common {
     end_user: Option<EndUser>,
     tags: Option<Tags>,
     defaults: BTreeMap<String, IntegrationDefaults>,
-    /// The integrations whose `docs_connect` is to be overridden.
+    /// The integrations whose `docs_connect` is overridden.
     overrides: Vec<String>,
     webhook_url_override: Option<String>,
 }
@@ -94,7 +94,7 @@ pub(super) async fn reconnect(
     Ok(open(&app, common, vec![integration], Some(connection_id)))
 }
 
-/// The field names that are not refused.
+/// Returns the allowed field names.
 fn known<'a>(app: &App, own: &[&'a str]) -> Vec<&'a str> {
     let refused = app.lock().faults.refuse_webhook_url_override;
     let common = COMMON
@@ -137,7 +137,7 @@ fn read_common(app: &App, reader: &mut Reader, object: &Object<'_>) -> Common {
     }
 }
 
-/// The `end_user` of a body, when it has one.
+/// Reads the `end_user` of a body, if it has one.
 pub(super) fn read_end_user(reader: &mut Reader, object: &Object<'_>) -> Option<EndUser> {
     let found = reader.optional_object(object, "end_user")?;
     let end_user = EndUser {
@@ -178,7 +178,7 @@ fn read_defaults(
     defaults
 }
 
-/// Refuses presets for integrations that do not exist, and what no self-hosted plan allows.
+/// Rejects presets for nonexistent integrations, and features that self-hosted plans do not have.
 fn check_integrations(app: &App, mut reader: Reader, common: &Common) -> Result<(), Failure> {
     let named = [
         (
@@ -202,7 +202,7 @@ fn check_integrations(app: &App, mut reader: Reader, common: &Common) -> Result<
     Ok(())
 }
 
-/// The tags that Nango derives from an end user.
+/// Returns the tags that Nango derives from an end user.
 pub(super) fn derived_tags(end_user: &EndUser) -> Tags {
     let mut tags = end_user.tags.clone().unwrap_or_default();
     let mut put = |name: &str, value: Option<&String>| {
@@ -286,7 +286,7 @@ fn to_json(app: &App, token: &str) -> Value {
     data
 }
 
-/// The end user that a session names, or that its connection already has.
+/// Returns the end user of a session, or of its connection.
 fn end_user_of<'a>(state: &'a Stored, session: &'a Session) -> Option<&'a EndUser> {
     let reconnected = session.reconnect.as_ref().zip(session.allowed.first());
     let connection = reconnected.and_then(|(id, key)| state.connection(id, key));

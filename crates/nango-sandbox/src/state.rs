@@ -1,4 +1,4 @@
-//! Everything the sandbox remembers, behind one lock that is never held across an await.
+//! The state of the sandbox, behind one lock that is never held across an await.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -22,23 +22,23 @@ use crate::provider::Provider;
 use crate::schema::Tags;
 use crate::webhooks::Delivery;
 
-/// What every handler shares.
+/// The state that all handlers share.
 #[derive(Clone)]
 pub(super) struct App(Arc<Shared>);
 
-/// The fixed part, and the state behind its lock.
+/// The constant part, and the lock of the variable part.
 pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) public_url: String,
     pub(super) http: reqwest::Client,
-    /// The proxy's client: it follows redirects, and waits for as long as its caller does.
+    /// The proxy's client, which follows redirects and has no timeout of its own.
     pub(super) redirected: reqwest::Client,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
     state: Mutex<State>,
 }
 
-/// The part that changes.
+/// The variable part.
 pub(super) struct State {
     pub(super) faults: Faults,
     pub(super) budget: RateBudget,
@@ -49,8 +49,8 @@ pub(super) struct State {
     /// Authorizations in progress, by their OAuth `state`.
     pub(super) flows: HashMap<Uuid, Flow>,
     pub(super) connections: Vec<Connection>,
-    /// The connections of the environments that the secret key does not open at present.
-    pub(super) closed_environments: HashMap<Option<String>, Vec<Connection>>,
+    /// The environments that the secret key does not open now.
+    pub(super) closed_environments: HashMap<Option<String>, Environment>,
     pub(super) last_connection: u64,
     pub(super) last_created_at: DateTime<Utc>,
     pub(super) provider: Provider,
@@ -59,7 +59,7 @@ pub(super) struct State {
     pub(super) deliveries: Vec<Delivery>,
 }
 
-/// Whom a session or a connection belongs to, as the caller named them.
+/// The owner of a session or a connection, as named by the caller.
 #[derive(Clone)]
 pub(super) struct EndUser {
     pub(super) id: String,
@@ -76,12 +76,12 @@ pub(super) struct Organization {
     pub(super) display_name: Option<String>,
 }
 
-/// A connect session; its token is the key it is stored under.
+/// A connect session, stored by its token.
 #[derive(Clone)]
 pub(super) struct Session {
     pub(super) end_user: Option<EndUser>,
     pub(super) tags: Tags,
-    /// Empty allows every integration.
+    /// The allowed integrations; empty allows all.
     pub(super) allowed: Vec<String>,
     pub(super) defaults: BTreeMap<String, IntegrationDefaults>,
     pub(super) webhook_url_override: Option<String>,
@@ -91,7 +91,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Returns a connection's configuration: what the browser gave, under what the session presets.
+    /// Returns a connection's configuration: the browser's parameters, overridden by the session's presets.
     pub(super) fn config(
         &self,
         integration: &str,
@@ -110,7 +110,7 @@ impl Session {
     }
 }
 
-/// What a session presets for one integration.
+/// The presets of a session for one integration.
 #[derive(Clone, Default)]
 pub(super) struct IntegrationDefaults {
     pub(super) user_scopes: Option<String>,
@@ -118,11 +118,11 @@ pub(super) struct IntegrationDefaults {
     pub(super) connection_config: Map<String, Value>,
 }
 
-/// An authorization that has left for the provider.
+/// An authorization that was redirected to the provider.
 pub(super) struct Flow {
     pub(super) session: Session,
     pub(super) integration: String,
-    /// The id that the connection will have, or has.
+    /// The id of the new or existing connection.
     pub(super) connection_id: String,
     pub(super) connection_config: Map<String, Value>,
     pub(super) redirect_uri: String,
@@ -140,16 +140,22 @@ pub(super) struct Connection {
     pub(super) connection_config: Map<String, Value>,
     pub(super) webhook_url_override: Option<String>,
     pub(super) credentials: Credentials,
-    /// The last refresh failed, and nothing has succeeded since.
+    /// The failure of the last refresh, until one succeeds.
     pub(super) refresh_failure: Option<RefreshFailure>,
-    /// Nango has given up on refreshing it by itself.
+    /// `true` if Nango has stopped automatic refreshes.
     pub(super) refresh_exhausted: bool,
     pub(super) created_at: DateTime<Utc>,
     pub(super) updated_at: DateTime<Utc>,
     pub(super) last_fetched_at: DateTime<Utc>,
 }
 
-/// When a refresh failed, and the log entry that `errors` names.
+/// What an environment has of its own.
+pub(super) struct Environment {
+    connections: Vec<Connection>,
+    integrations: Vec<StoredIntegration>,
+}
+
+/// The time of a failed refresh, and its log entry for `errors`.
 pub(super) struct RefreshFailure {
     pub(super) at: DateTime<Utc>,
     pub(super) log_id: String,
@@ -204,7 +210,7 @@ impl App {
         (self.config.clock)()
     }
 
-    /// The state. A handler that panicked leaves it usable: no change spans several locks.
+    /// Locks the state. It stays usable after a panic of a handler, because no change spans several locks.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -219,13 +225,24 @@ impl Deref for App {
 }
 
 impl State {
-    /// Lets the secret key open this environment instead of the one that the faults name.
+    /// Makes the secret key open this environment.
     pub(super) fn open_environment(&mut self, environment: Option<&String>) {
         if environment == self.faults.environment.as_ref() {
             return;
         }
         let opened = self.closed_environments.remove(&environment.cloned());
-        let closed = std::mem::replace(&mut self.connections, opened.unwrap_or_default());
+        let opened = opened.unwrap_or_else(|| Environment {
+            connections: Vec::new(),
+            integrations: self
+                .integrations
+                .iter()
+                .map(StoredIntegration::recreated)
+                .collect(),
+        });
+        let closed = Environment {
+            connections: std::mem::replace(&mut self.connections, opened.connections),
+            integrations: std::mem::replace(&mut self.integrations, opened.integrations),
+        };
         let name = self.faults.environment.clone();
         self.closed_environments.insert(name, closed);
     }
@@ -248,15 +265,15 @@ impl State {
             .find(|it| it.is(id, integration))
     }
 
-    /// Returns the serial id and the time of creation of a new connection. Both are greater than those of every earlier
-    /// connection: a list shows times in milliseconds, in which two connections are never made.
+    /// Returns the serial id and creation time of a new connection. Both are greater than those of every earlier
+    /// connection: lists show milliseconds, and no two connections have the same time.
     pub(super) fn next_connection(&mut self, now: DateTime<Utc>) -> (u64, DateTime<Utc>) {
         self.last_connection += 1;
         self.last_created_at = now.max(self.last_created_at + TimeDelta::milliseconds(1));
         (self.last_connection, self.last_created_at)
     }
 
-    /// The live session of a token.
+    /// Returns the live session of a token.
     pub(super) fn session(&self, token: &str, now: DateTime<Utc>) -> Option<&Session> {
         let session = self.sessions.get(token)?;
         (session.expires_at > now).then_some(session)

@@ -1,4 +1,4 @@
-//! Connections and end users as Nango shows them.
+//! Connections and end users in Nango's responses.
 
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ pub(super) fn end_user(end_user: &EndUser) -> Value {
     })
 }
 
-/// What a list entry and a whole connection have in common.
+/// Returns the fields that list entries and whole connections share.
 fn base(state: &State, connection: &Connection) -> Value {
     let failure = connection.refresh_failure.as_ref();
     let errors: Vec<_> = failure
@@ -38,14 +38,14 @@ fn base(state: &State, connection: &Connection) -> Value {
     })
 }
 
-/// An entry of `GET /connections`.
+/// Returns an entry of `GET /connections`.
 pub(super) fn list_entry(state: &State, connection: &Connection) -> Value {
     let mut entry = base(state, connection);
     entry["created"] = times::postgres(connection.created_at).into();
     entry
 }
 
-/// `GET /connections/{id}`, with these credentials.
+/// Returns the body of `GET /connections/{id}`, with these credentials.
 pub(super) fn connection_body(state: &State, connection: &Connection, credentials: Value) -> Value {
     let mut whole = base(state, connection);
     whole["connection_config"] = json!(connection.connection_config);
@@ -57,7 +57,7 @@ pub(super) fn connection_body(state: &State, connection: &Connection, credential
     whole
 }
 
-/// The answer to an import: the times as JavaScript has them, and nothing held back.
+/// Returns the response to an import, with times in JavaScript's format and all fields.
 pub(super) fn imported(state: &State, connection: &Connection) -> Value {
     let mut whole = connection_body(state, connection, connection.credentials.to_json(true));
     whole["created_at"] = times::javascript(connection.created_at).into();
@@ -66,7 +66,7 @@ pub(super) fn imported(state: &State, connection: &Connection) -> Value {
     whole
 }
 
-/// Whether all of `wanted` are among the tags.
+/// Returns `true` if the connection has all the wanted tags.
 pub(super) fn has_tags(connection: &Connection, wanted: &Tags) -> bool {
     let has = |(name, value): (&String, &String)| connection.tags.get(name) == Some(value);
     wanted.iter().all(has)

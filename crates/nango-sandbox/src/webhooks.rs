@@ -1,4 +1,4 @@
-//! Webhooks: signed, sent, tried again, and remembered.
+//! Signs, sends, retries and records webhooks.
 
 use std::time::Duration;
 
@@ -29,11 +29,11 @@ pub(super) struct Event {
     pub(super) outcome: Outcome,
     pub(super) end_user: Option<Value>,
     pub(super) tags: Option<Tags>,
-    /// Where to send it instead of to the environment's URL.
+    /// The URL that replaces the environment's.
     pub(super) url_override: Option<String>,
 }
 
-/// What happened to a connection.
+/// The operation on a connection.
 #[derive(Clone, Copy, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Operation {
@@ -43,7 +43,7 @@ pub(super) enum Operation {
     Deletion,
 }
 
-/// How it went.
+/// The outcome of the operation.
 pub(super) enum Outcome {
     Succeeded,
     Failed {
@@ -52,7 +52,7 @@ pub(super) enum Outcome {
     },
 }
 
-/// The body, its fields in the alphabetical order in which Nango writes them.
+/// The body, with its fields in Nango's alphabetical order.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Body<'a> {
@@ -73,18 +73,18 @@ struct Body<'a> {
     r#type: &'a str,
 }
 
-/// A webhook that was due, and what became of it.
+/// A webhook that was due, with its attempts.
 #[derive(Serialize)]
 pub(super) struct Delivery {
     url: String,
     body: Value,
-    /// Empty when a fault dropped it.
+    /// Empty if a fault dropped the webhook.
     attempts: Vec<Attempt>,
     #[serde(skip)]
     pub(super) due_at: DateTime<Utc>,
 }
 
-/// One try at delivering: a status, or why there was none.
+/// One attempt to deliver: the status, or the error.
 #[derive(Serialize)]
 struct Attempt {
     at: String,
@@ -121,8 +121,7 @@ impl Event {
 }
 
 impl App {
-    /// Sends the webhook of an event in the background, if the environment sends such events and there is anywhere to
-    /// send it.
+    /// Sends the webhook of an event in the background, if its kind is enabled and there is a URL for it.
     pub(super) fn send_webhook(&self, event: &Event) {
         let faults = self.lock().faults.clone();
         if !is_on(event.operation, &faults) {
@@ -151,7 +150,7 @@ impl App {
         }
     }
 
-    /// Its place in the list of deliveries.
+    /// Records a delivery. Returns its index.
     fn record_delivery(&self, url: &str, body: &str) -> usize {
         let due_at = self.now();
         let mut state = self.lock();
@@ -164,7 +163,7 @@ impl App {
         state.deliveries.len() - 1
     }
 
-    /// Tries until something other than a 5xx answers, or the retries are used up.
+    /// Sends a webhook until the response is not a 5xx, or the retries are used up.
     async fn deliver(&self, delivery: usize, url: &str, body: String, delay: Duration) {
         tokio::time::sleep(delay).await;
         let refuse_private = self.lock().faults.refuse_private_webhook_urls;
@@ -219,7 +218,7 @@ impl App {
     }
 }
 
-/// Returns whether the environment sends webhooks of this operation. A reauthorization's cannot be switched off.
+/// Returns `true` if the environment sends webhooks of this operation. Those of reauthorizations cannot be disabled.
 fn is_on(operation: Operation, faults: &Faults) -> bool {
     match operation {
         Operation::Creation | Operation::Refresh => !faults.webhook_events_off,

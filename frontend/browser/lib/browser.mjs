@@ -7,13 +7,13 @@ const PROGRAMS = [process.env.CHROMIUM, "/usr/bin/chromium", "/usr/bin/chromium-
 /** The timeout of a step in milliseconds, longer than any step needs. A step waits for a state, never for a time. */
 const PATIENCE = 30_000;
 
-/** Starts a browser with a new profile. Like a real browser, it blocks popups that no click has opened. */
+/** Starts a browser with a new profile. Like a real browser, it blocks popups that no click has opened, and limits how often a page changes its address. */
 export async function launch() {
   const executablePath = PROGRAMS.find((program) => program && existsSync(program));
   if (!executablePath) throw new Error("there is no Chromium: install the package chromium, or name one with CHROMIUM");
   return chromium.launch({
     executablePath,
-    ignoreDefaultArgs: ["--disable-popup-blocking"],
+    ignoreDefaultArgs: ["--disable-popup-blocking", "--disable-ipc-flooding-protection"],
     args: [
       "--no-sandbox",
       "--disable-gpu",
@@ -43,7 +43,8 @@ export async function open(browser, sandbox, user, { path = "", ...options } = {
   });
   await context.addInitScript(beginAs, [new URL(sandbox.url).origin, user]);
   const page = await context.newPage();
-  await page.goto(`${sandbox.url}/console/${path}`);
+  // Not the last of many logos.
+  await page.goto(`${sandbox.url}/console/${path}`, { waitUntil: "domcontentloaded" });
   return { context, page, broken };
 }
 

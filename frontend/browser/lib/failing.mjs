@@ -47,7 +47,7 @@ export function failingHouse(proxies = PROXIES) {
         if (before) await context.addInitScript(before);
         const page = await context.newPage();
         const query = new URLSearchParams({ api: proxy.url, token: await given.sandbox.token(user), views });
-        await page.goto(`${product.origin}/app?${query}`);
+        await page.goto(`${product.origin}/app?${query}`, { waitUntil: "domcontentloaded" });
         return { context, page, proxy, broken };
       };
       try {
@@ -63,7 +63,7 @@ async function openConsole({ browser }, proxy, user, path, before, options) {
   if (!before) return open(browser, through, user, { path, ...options });
   const visitor = await open(browser, through, user, { path: "no/such/page", ...options });
   await visitor.context.addInitScript(before);
-  await visitor.page.goto(`${proxy.url}/console/${path}`);
+  await visitor.page.goto(`${proxy.url}/console/${path}`, { waitUntil: "domcontentloaded" });
   return visitor;
 }
 

@@ -15,7 +15,7 @@ export async function host(pages) {
       response.writeHead(200, { "content-type": "text/html; charset=utf-8", ...page.headers }).end(page.html);
       return;
     }
-    const name = /^\/package\/([\w.-]+\.js)$/.exec(path)?.[1];
+    const name = /^\/package\/([\w./-]+\.js)$/.exec(path)?.[1];
     const file = name && (await readFile(join(PACKAGE, name)).catch(() => null));
     if (file) response.writeHead(200, { "content-type": "text/javascript; charset=utf-8" }).end(file);
     else response.writeHead(404).end();

@@ -26,7 +26,8 @@ export class Proxy {
   seen = [];
   #target;
   #server;
-  #streams = new Set();
+  /** The event streams: each response to a browser, with the service's. */
+  #streams = new Map();
   #answers = new Map();
 
   static async start(target) {
@@ -57,7 +58,15 @@ export class Proxy {
   }
 
   cutStreams() {
-    for (const stream of this.#streams) stream.destroy();
+    for (const stream of this.#streams.keys()) stream.destroy();
+  }
+
+  /** Holds back what the service writes into the event streams while `run` runs, then delivers it in one go. */
+  async holdingStreams(run) {
+    const held = [...this.#streams];
+    for (const [outgoing, answer] of held) answer.unpipe(outgoing);
+    await run();
+    for (const [outgoing, answer] of held) answer.pipe(outgoing);
   }
 
   async stop() {
@@ -91,7 +100,7 @@ export class Proxy {
     const headers = { ...incoming.headers, "accept-encoding": "identity" };
     const onward = request(this.#target + incoming.url, { method, headers }, (answer) => {
       if (answer.headers["content-type"]?.startsWith("text/event-stream")) {
-        this.#streams.add(outgoing);
+        this.#streams.set(outgoing, answer);
         outgoing.on("close", () => this.#streams.delete(outgoing));
         outgoing.writeHead(answer.statusCode, answer.headers);
         outgoing.flushHeaders();

@@ -21,7 +21,7 @@ export function house(options = async () => ({})) {
     await house.sandbox?.stop();
   });
   house.test = (name, run) =>
-    test(name, { timeout: 180_000 }, async () => {
+    test(name, { timeout: 300_000 }, async () => {
       await house.sandbox.faults({});
       users += 1;
       const user = `user-${users}`;

@@ -28,17 +28,17 @@ const FAILURES = {
 const MOST = 90;
 
 test("requests_in_a_minute_are_few_whatever_fails", async (given) => {
-  const states = Object.entries(FAILURES);
-  const rows = [];
-  await Promise.all(
-    states.map(async ([what, fate]) => {
-      const console_ = await given.behind({ path: "", fate });
-      const product = await given.behind({ views: "manager,catalog,button", fate });
-      await sleep(60_000);
-      rows.push([what, ...[console_, product].map(({ proxy }) => proxy.seen.filter(({ path }) => !path.endsWith("/logo")).length)]);
-    }),
-  );
-  rows.sort(([one], [other]) => Object.keys(FAILURES).indexOf(one) - Object.keys(FAILURES).indexOf(other));
+  const minutes = [];
+  // One page after another, each with a minute of its own: a slow machine cannot open all of them at the same time.
+  for (const [what, fate] of Object.entries(FAILURES)) {
+    for (const where of [{ path: "" }, { views: "manager,catalog,button" }]) {
+      const { proxy } = await given.behind({ ...where, fate });
+      const requests = () => proxy.seen.filter(({ path }) => !path.endsWith("/logo")).length;
+      minutes.push(sleep(60_000).then(() => [what, requests()]));
+    }
+  }
+  const counts = await Promise.all(minutes);
+  const rows = Object.keys(FAILURES).map((what) => [what, ...counts.filter(([of]) => of === what).map(([, count]) => count)]);
   console.log("| What fails | Console | Package |\n|---|---|---|");
   for (const row of rows) console.log(`| ${row.join(" | ")} |`);
   for (const [what, ...counts] of rows) for (const count of counts) assert.ok(count <= MOST, `${what}: ${count} requests`);
@@ -67,6 +67,9 @@ test("refused_second_page_of_catalog_is_no_loop", async (given) => {
 
 const FIRST_PAGE = { connectors: [], categories: [], total_count: 300, next_cursor: "gmail" };
 
+/** How often ten connections change. */
+const ROUNDS = 30;
+
 for (const [kind, where] of [["console", { path: "connectors/gmail" }], ["package", { views: "manager" }]]) {
   test(`many_changes_are_fetched_by_one_tab_for_all (${kind})`, async (given) => {
     const { sandbox, user } = given;
@@ -83,11 +86,12 @@ for (const [kind, where] of [["console", { path: "connectors/gmail" }], ["packag
     const change = (id, label) =>
       fetch(`${sandbox.url}/api/v1/connectors/connections/${id}`, { method: "PATCH", headers, body: JSON.stringify({ label }) });
     const [before, began] = [proxy.seen.length, performance.now()];
-    for (let round = 0; round < 30; round += 1) {
-      await Promise.all(ids.map((id) => change(id, `name ${round}`)));
+    for (let round = 0; round < ROUNDS; round += 1) {
+      // However slow the machine is, the ten changes reach the page together.
+      await proxy.holdingStreams(() => Promise.all(ids.map((id) => change(id, `name ${round}`))));
       await sleep(150);
     }
-    for (const tab of [page, ...others]) await tab.getByText("name 29").nth(9).waitFor();
+    for (const tab of [page, ...others]) await tab.getByText(`name ${ROUNDS - 1}`).nth(9).waitFor();
     const seconds = (performance.now() - began) / 1_000;
     const requests = proxy.seen.slice(before);
     const counts = {};
@@ -96,7 +100,10 @@ for (const [kind, where] of [["console", { path: "connectors/gmail" }], ["packag
       counts[what] = (counts[what] ?? 0) + 1;
     }
     console.log(`300 changes with eight tabs of the ${kind}: ${requests.length} requests in ${seconds.toFixed(1)} s: ${JSON.stringify(counts)}`);
-    assert.ok(requests.length <= 2 * seconds + 6, `${requests.length} requests`);
+    const lists = requests.filter(isList).length;
+    // All tabs together fetch the list once for each round at the most, and once a second; the round's first change may be fetched alone before.
+    assert.ok(lists <= Math.min(ROUNDS, seconds) + 3, `${lists} lists`);
+    assert.ok(requests.length <= 2 * lists + 3, `${requests.length} requests, of which ${lists} lists`);
   });
 }
 
@@ -201,14 +208,16 @@ test("grant_during_outage_shows_soon_after", async (given) => {
   await page.getByRole("button", { name: "Gmail connected" }).waitFor();
 });
 
-test("steps_that_cannot_be_loaded_are_said_and_loaded_again", async (given) => {
+const LAZY_PARTS = { steps: "engine", steps_and_messages: "{engine,button-parts}" };
+
+for (const [what, parts] of Object.entries(LAZY_PARTS)) test(`${what}_that_cannot_be_loaded_are_said_and_loaded_again`, async (given) => {
   const context = await newContext(given.browser);
-  await context.route("**/assets/engine*", (route) => route.abort());
+  await context.route(`**/assets/${parts}*`, (route) => route.abort());
   const { page } = await given.behind({ views: "button", context });
   const popup = await windowOf(context, () => page.getByRole("button", { name: "Connect Gmail" }).click());
-  await page.getByText("The server could not be reached.").waitFor();
+  await page.getByText("The server could not be reached").waitFor();
   await eventually("the window is closed", () => popup.isClosed());
-  await context.unroute("**/assets/engine*");
+  await context.unroute(`**/assets/${parts}*`);
   const again = await windowOf(context, () => page.getByRole("button", { name: "Connect Gmail" }).click());
   await decide(again, "Allow", "Grace Hopper");
   await page.getByRole("button", { name: "Gmail connected" }).waitFor();

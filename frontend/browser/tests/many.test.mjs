@@ -1,5 +1,6 @@
 // A large catalog and many connections.
 import assert from "node:assert/strict";
+import { eventually } from "../lib/sandbox.mjs";
 import { connected, failingHouse, isCatalog, isList } from "../lib/failing.mjs";
 
 const test = failingHouse(6);
@@ -25,7 +26,11 @@ async function large({ sandbox, user }, id) {
     connector_id: uuid(number),
   }));
   return (request) => {
-    if (isCatalog(request)) return json({ connectors: catalog, categories, total_count: CONNECTORS, next_cursor: null });
+    if (isCatalog(request)) {
+      const search = new URLSearchParams(request.path).get("search")?.toLowerCase() ?? "";
+      const connectors = catalog.filter(({ name }) => name.toLowerCase().includes(search));
+      return json({ connectors, categories, total_count: connectors.length, next_cursor: null });
+    }
     if (isList(request)) return json({ connections: list, total_count: CONNECTIONS, next_cursor: null });
     return "pass";
   };
@@ -38,11 +43,13 @@ async function took(run) {
 }
 
 test("large_catalog_answers_at_once (console)", async (given) => {
-  const { page, broken } = await given.behind({ path: "", fate: await large(given, await connected(given)) });
+  const { page, broken, proxy } = await given.behind({ path: "", fate: await large(given, await connected(given)) });
   const shown = await took(() => page.getByText(`${CONNECTORS} connectors`).waitFor({ state: "attached" }));
   await page.getByRole("link", { name: "Manage Connector 299" }).waitFor({ state: "attached" });
   const searched = await took(async () => {
     await page.getByRole("searchbox").fill("connector 980");
+    await page.getByText("1 connector", { exact: true }).waitFor({ state: "attached" });
+    await eventually("the service has searched, too", () => proxy.count("search=connector+980") === 1);
     await page.getByText("1 connector", { exact: true }).waitFor({ state: "attached" });
   });
   const cleared = await took(async () => {
@@ -52,6 +59,23 @@ test("large_catalog_answers_at_once (console)", async (given) => {
   await page.getByRole("link", { name: "Connections" }).first().click();
   const listed = await took(() => page.getByRole("list", { name: "Connected" }).getByRole("listitem").nth(CONNECTIONS - 1).waitFor());
   console.log(`console, ${CONNECTORS} connectors: shown ${shown | 0}, searched ${searched | 0}, cleared ${cleared | 0}, ${CONNECTIONS} listed ${listed | 0} ms`);
+  assert.deepEqual(broken, []);
+});
+
+test("fast_typing_in_search_loses_nothing (console)", async (given) => {
+  const { page, broken } = await given.behind({ path: "" });
+  await page.getByText("99 connectors").waitFor({ state: "attached" });
+  await page.getByRole("searchbox").focus();
+  // More than a browser lets a page change its address within ten seconds.
+  const text = Array.from({ length: 300 }, (_, index) => index % 10).join("");
+  await page.evaluate((text) => {
+    for (const letter of text) document.execCommand("insertText", false, letter);
+  }, text);
+  assert.equal(await page.getByRole("searchbox").inputValue(), text);
+  await eventually("the address has the search", () => new URL(page.url()).searchParams.get("search") === text);
+  await page.reload();
+  await page.getByText("Nothing found").waitFor();
+  assert.equal(await page.getByRole("searchbox").inputValue(), text);
   assert.deepEqual(broken, []);
 });
 

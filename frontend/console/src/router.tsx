@@ -25,15 +25,36 @@ export function routeOf(pathname: string): Route {
   return { page: "unknown" };
 }
 
+/** How soon an address that the browser did not take is written again, in milliseconds. */
+const REWRITE_MS = 500;
+
 const listeners = new Set<() => void>();
+
+/**
+ * The address that the console shows. The browser's follows later where it changes often, as with a search that is typed
+ * fast: browsers limit how often a page may change it.
+ */
+let address = new URL(location.href);
+let rewrite: ReturnType<typeof setTimeout> | undefined;
+
+function show(): void {
+  for (const listener of listeners) listener();
+}
 
 function subscribe(listener: () => void): () => void {
   listeners.add(listener);
-  window.addEventListener("popstate", listener);
-  return () => {
-    listeners.delete(listener);
-    window.removeEventListener("popstate", listener);
-  };
+  return () => listeners.delete(listener);
+}
+
+function write(push = false): void {
+  clearTimeout(rewrite);
+  try {
+    if (push) history.pushState(null, "", address);
+    else history.replaceState(history.state, "", address);
+  } catch {
+    // Firefox and Safari throw past their limit; Chromium does nothing.
+  }
+  if (location.href !== address.href) rewrite = setTimeout(write, REWRITE_MS);
 }
 
 let back = false;
@@ -43,33 +64,38 @@ export function cameBack(): boolean {
   return back;
 }
 
-window.addEventListener("popstate", () => (back = true));
+window.addEventListener("popstate", () => {
+  back = true;
+  clearTimeout(rewrite);
+  address = new URL(location.href);
+  show();
+});
 
 export function usePath(): string {
-  return useSyncExternalStore(subscribe, () => location.pathname);
+  return useSyncExternalStore(subscribe, () => address.pathname);
 }
 
 /** A parameter of the address; empty if it is missing. */
 export function useParameter(name: string): string {
-  return useSyncExternalStore(subscribe, () => new URLSearchParams(location.search).get(name) ?? "");
+  return useSyncExternalStore(subscribe, () => address.searchParams.get(name) ?? "");
 }
 
 /** Changes parameters of the address; an empty one goes. With `replace`, Back leads past the change. */
 export function setParameters(changes: Record<string, string>, replace: boolean): void {
-  const query = new URLSearchParams(location.search);
+  const query = new URLSearchParams(address.search);
   for (const [name, value] of Object.entries(changes)) {
     if (value) query.set(name, value);
     else query.delete(name);
   }
   const search = query.toString();
-  go(search ? `${location.pathname}?${search}` : location.pathname, replace);
+  go(search ? `${address.pathname}?${search}` : address.pathname, replace);
 }
 
 export function go(path: string, replace = false): void {
-  if (replace) history.replaceState(history.state, "", path);
-  else history.pushState(null, "", path);
+  address = new URL(path, address);
+  write(!replace);
   back = false;
-  for (const listener of listeners) listener();
+  show();
 }
 
 type LinkProps = AnchorHTMLAttributes<HTMLAnchorElement> & { href: string };

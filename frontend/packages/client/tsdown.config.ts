@@ -7,8 +7,6 @@ export default defineConfig({
   target: "es2022",
   dts: true,
   sourcemap: true,
-  outputOptions: {
-    // What every page loads stays in one file: small ones compress worse.
-    advancedChunks: { groups: [{ name: "core", test: /src.(backoff|random|error|listeners|shape|shapes\.gen|flow.state|flow.window)\.ts$/ }] },
-  },
+  // A file for each module, so that a product's bundler leaves to a lazy part what only that part needs.
+  unbundle: true,
 });

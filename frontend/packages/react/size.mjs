@@ -9,7 +9,7 @@ import { rolldown } from "rolldown";
 const everything = Object.keys(await import("./dist/index.js"));
 const LIMITS = [
   ["the client and the flow alone", "@patchbay/client", ["createClient", "connectFlow"], 5_100],
-  ["a provider and a button", "./dist/index.js", ["PatchbayProvider", "ConnectButton"], 10_900],
+  ["a provider and a button", "./dist/index.js", ["PatchbayProvider", "ConnectButton"], 9_216],
   ["everything", "./dist/index.js", everything, 16_384],
 ];
 

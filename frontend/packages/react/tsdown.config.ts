@@ -8,8 +8,6 @@ export default defineConfig({
   dts: true,
   sourcemap: true,
   copy: ["src/styles.css"],
-  outputOptions: {
-    // What every page loads stays in one file: small ones compress worse.
-    advancedChunks: { groups: [{ name: "core", test: /src.(react|components).(cache|context|messages|persistently|useConnectForm|FlowNotice|errorText|loadable|lazy|Button|provider|useConnect|useConnections|useKeptFocus|useConnector)\.tsx?$/ }] },
-  },
+  // A file for each module, so that a product's bundler leaves to a lazy part what only that part needs.
+  unbundle: true,
 });

@@ -1,4 +1,4 @@
-//! Accounts: whether integrations ask for the scopes that look-ups need, and which connections have no account.
+//! Checks that integrations request the scopes of account lookups, and reports connections without a known account.
 
 use super::Report;
 use crate::catalog::{Catalog, ConfiguredIntegration};
@@ -6,10 +6,10 @@ use crate::db;
 use crate::db::{Database, DatabaseConfig};
 use crate::nango::{Integration, Nango};
 
-/// How many integrations are asked for their scopes: each is a call of Nango's rate limit.
+/// The maximum number of integrations whose scopes are read: each read counts towards Nango's rate limit.
 const MAX_INTEGRATIONS: usize = 100;
 
-/// Checks the scopes of each configured integration against what the look-up of its accounts needs.
+/// Compares the scopes of each configured integration with those that the lookup of its accounts requires.
 pub(crate) async fn check_scopes(
     report: &mut Report,
     nango: &Nango,
@@ -43,17 +43,17 @@ pub(crate) async fn check_scopes(
             continue;
         }
         checked += 1;
-        // Without scopes of its own, an integration asks for the provider's default ones.
-        let asked = match nango.integration_scopes(&connector.integration_key).await {
-            Ok(Some(asked)) if !asked.is_empty() => asked,
+        // An integration without scopes of its own requests the provider's default ones.
+        let requested = match nango.integration_scopes(&connector.integration_key).await {
+            Ok(Some(requested)) if !requested.is_empty() => requested,
             _ => continue,
         };
-        let missing = rule.scopes_not_in(&asked);
+        let missing = rule.scopes_not_in(&requested);
         if !missing.is_empty() {
             let missing = missing.join(", ").replace('|', " or ");
             report.warn(
                 "accounts",
-                format!("{}: the look-up of the account needs scopes that the integration does not ask for: {missing}", connector.slug),
+                format!("{}: the lookup of the account needs scopes that the integration does not request: {missing}", connector.slug),
                 format!("add {missing} to the scopes of the integration {:?} in Nango", connector.integration_key),
             );
         }
@@ -64,7 +64,7 @@ pub(crate) async fn check_scopes(
     );
 }
 
-/// Reports connections whose account is not known, by connector and reason.
+/// Reports connections whose account is unknown, by connector and reason.
 pub(crate) async fn check_connections(report: &mut Report, config: &DatabaseConfig) {
     let unknown = async {
         let database = Database::connect(config).await.ok()?;
@@ -74,7 +74,7 @@ pub(crate) async fn check_connections(report: &mut Report, config: &DatabaseConf
         database.close().await;
         Some(unknown)
     };
-    // Where the database cannot be read, its own check says so.
+    // A database that cannot be read is reported by its own check.
     for (connector, reason, count) in unknown.await.unwrap_or_default() {
         if reason == "not_offered" {
             continue;

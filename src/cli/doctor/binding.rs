@@ -1,16 +1,16 @@
-//! Checks `CONNECT_BINDING`: whether browsers can be distinguished, as far as the configuration shows.
+//! Checks `CONNECT_BINDING`: whether the configuration allows browsers to be distinguished.
 
 use url::{Host, Url};
 
 use super::Report;
 use crate::http::{ConnectBinding, HttpConfig};
 
-/// Whether a browser sends the cookies of one address along from pages of another.
+/// Whether browsers send the cookies of one address with requests from pages of another.
 #[derive(Debug, PartialEq, Eq)]
 enum Site {
     Same,
-    /// The same site if the operator owns this domain, and it is not a hosting domain below which any customer has a
-    /// name.
+    /// The same site if the operator owns this domain; not if it is a hosting domain whose customers have names below
+    /// it.
     Perhaps(String),
     Other,
 }
@@ -20,7 +20,7 @@ pub(crate) fn check(report: &mut Report, http: &HttpConfig) {
         ConnectBinding::Off => return,
         ConnectBinding::Ask => (
             "ask",
-            "users who connect there have to confirm, and their grants are marked",
+            "users who connect there must confirm, and their grants are marked",
         ),
         ConnectBinding::Required => (
             "required",
@@ -34,13 +34,13 @@ pub(crate) fn check(report: &mut Report, http: &HttpConfig) {
             Site::Same => {}
             Site::Perhaps(domain) => report.warn(
                 "binding",
-                format!("{origin} and {own} are of one site if {domain} is a domain of your own"),
+                format!("{origin} and {own} are on the same site if {domain} is a domain of your own"),
                 format!(
-                    "look at it: below a domain such as onrender.com (https://publicsuffix.org/list) each name is a site of its own, and {nothing}"
+                    "check it: below a domain such as onrender.com (https://publicsuffix.org/list) each name is a site of its own, and {nothing}"
                 ),
             ),
             Site::Other => {
-                let found = format!("{origin} is of another site than {own}: {nothing}");
+                let found = format!("{origin} is on another site than {own}: {nothing}");
                 let remediation = "serve the page and PUBLIC_URL below one domain of your own, both by https; or set CONNECT_BINDING=off";
                 match http.connect_binding {
                     ConnectBinding::Required => report.fail("binding", found, remediation),
@@ -52,13 +52,13 @@ pub(crate) fn check(report: &mut Report, http: &HttpConfig) {
     report.ok(
         "binding",
         format!(
-            "{level}: needs Nango's callback URL to be {}, and credentials: \"include\" in the page's requests. Neither shows from here: connect once, and the attempt has to say same_browser: true",
+            "{level}: requires that Nango's callback URL is {}, and credentials: \"include\" in the page's requests. To check both, connect once: the attempt must have same_browser: true",
             crate::cli::doctor::url_below(own, crate::cli::doctor::CALLBACK_PATH)
         ),
     );
 }
 
-/// Compares by scheme and domain, as `SameSite` does; ports do not matter.
+/// Returns whether two pages are on the same site: by scheme and domain, like `SameSite`, regardless of ports.
 fn site(page: &Url, own: &Url) -> Site {
     if page.scheme() != own.scheme() {
         return Site::Other;

@@ -1,4 +1,4 @@
-//! The brakes: does one stop what could harm many users by mistake, and why.
+//! Checks the brakes, and reports why they are engaged.
 
 use super::Report;
 use crate::clock::Clock;
@@ -9,7 +9,7 @@ use crate::nango::Nango;
 use crate::service::brakes::Brakes;
 
 pub(crate) async fn check(report: &mut Report, config: &Config, clock: &Clock) {
-    // That the database or Nango cannot be reached stands in lines of their own.
+    // Other checks report that the database or Nango is unreachable.
     let Ok(database) = Database::connect(&config.database).await else {
         return;
     };
@@ -29,7 +29,7 @@ pub(crate) async fn check(report: &mut Report, config: &Config, clock: &Clock) {
                     "correct NANGO_SECRET_KEY; if the environment is right: `patchbay brake release nango`"
                 }
                 _ => {
-                    "find out what happened (docs/OPERATIONS.md); if it is right: `patchbay brake release`"
+                    "find out what happened (docs/OPERATIONS.md); if it is correct: `patchbay brake release`"
                 }
             };
             report.fail(

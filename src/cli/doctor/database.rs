@@ -1,14 +1,14 @@
-//! The database: is it there, what is in front of it, does its schema fit.
+//! Checks the database: its version, pooler, schema, privileges and rows.
 
 use super::Report;
 use crate::clock::Clock;
 use crate::db::DatabaseConfig;
 use crate::db::{CONTRACT_PREFIX, Database, DatabaseError, SchemaStatus};
 
-/// By how many seconds Nango's clock may differ before an operator is warned.
+/// The clock skew of Nango, in seconds, above which the operator is warned.
 pub(crate) const MAX_CLOCK_SKEW_SECONDS: i64 = 5;
 
-/// How many rows that cannot be read are named.
+/// The maximum number of unreadable rows that are listed.
 const MAX_NAMED_ROWS: usize = 10;
 
 pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig, clock: &Clock) {
@@ -17,17 +17,17 @@ pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig, clock: &
         Err(error) => {
             let remediation = match &error {
                 DatabaseError::AccessDenied(_) => {
-                    "correct user, password and database in DATABASE_URL"
+                    "correct the user, password or database in DATABASE_URL"
                 }
                 DatabaseError::Tls(_) => {
                     "correct sslmode and sslrootcert in DATABASE_URL, or the server's certificate"
                 }
                 DatabaseError::ReadOnly => {
-                    "promote a standby or switch default_transaction_read_only off, and let DATABASE_URL name the primary"
+                    "promote a standby or disable default_transaction_read_only, and set DATABASE_URL to the primary"
                 }
                 DatabaseError::TooOld(_) => "update the server to PostgreSQL 13 or newer",
                 _ => {
-                    "start the database, and look at host and port in DATABASE_URL and at firewalls between"
+                    "start the database, and check the host and port in DATABASE_URL, and firewalls"
                 }
             };
             report.fail("database", error.to_string(), remediation);
@@ -35,47 +35,47 @@ pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig, clock: &
         }
     };
     match database.schema_status().await {
-        Ok(survey) => {
-            describe(report, &survey, clock);
-            check_write(report, &database, &survey).await;
+        Ok(status) => {
+            describe(report, &status, clock);
+            check_write(report, &database, &status).await;
             check_rows(report, &database).await;
             pooler(report, &database);
         }
         Err(DatabaseError::Damaged(damage)) => fail_damaged(report, &damage),
         Err(error) => report.fail(
             "database",
-            format!("the database answers no question: {error}"),
-            "give the user of DATABASE_URL the right to read and to make tables in its schema",
+            format!("the database does not respond: {error}"),
+            "grant the user of DATABASE_URL the privileges to read and create tables in its schema",
         ),
     }
     database.close().await;
 }
 
-fn describe(report: &mut Report, survey: &SchemaStatus, clock: &Clock) {
-    // Older servers are refused before.
-    report.ok("database", format!("PostgreSQL {} answers", survey.version));
-    let removed = survey
+fn describe(report: &mut Report, status: &SchemaStatus, clock: &Clock) {
+    // The connection already rejects older servers.
+    report.ok("database", format!("PostgreSQL {} answers", status.version));
+    let removed = status
         .newer
         .iter()
         .find(|(_, description)| description.starts_with(CONTRACT_PREFIX));
-    match (survey.changed.first(), removed) {
-        _ if !survey.damage.is_empty() => fail_damaged(report, &survey.damage),
+    match (status.changed.first(), removed) {
+        _ if !status.damage.is_empty() => fail_damaged(report, &status.damage),
         (Some(version), _) => report.fail(
             "migrations",
-            format!("migration {version} is not what this program applied"),
+            format!("migration {version} differs from that of this program"),
             "use the database of this installation, or restore its schema",
         ),
         (None, Some((version, _))) => report.fail(
             "migrations",
-            format!("migration {version} of a newer Patchbay has removed what this version needs"),
+            format!("migration {version} of a newer Patchbay has removed parts of the schema that this version requires"),
             "run that version, or a newer one",
         ),
-        (None, None) if survey.has_legacy_tables => report.warn(
+        (None, None) if status.has_legacy_tables => report.warn(
             "migrations",
-            "the tables are those of the service before Patchbay, and are not taken over yet",
-            "back them up; `patchbay migrate` or the next start takes them over, or says why not and changes nothing (docs/UPGRADING.md)",
+            "the tables of the FastAPI service are not imported yet",
+            "back them up; `patchbay migrate` or the next start imports them, or reports why it cannot and changes nothing (docs/UPGRADING.md)",
         ),
-        (None, None) => match (survey.pending.len(), survey.newer.len()) {
+        (None, None) => match (status.pending.len(), status.newer.len()) {
             (0, 0) => report.ok("migrations", "the schema is up to date"),
             (0, newer) => report.ok(
                 "migrations",
@@ -84,14 +84,14 @@ fn describe(report: &mut Report, survey: &SchemaStatus, clock: &Clock) {
             (pending, _) => report.warn(
                 "migrations",
                 format!("{pending} migrations are not applied yet"),
-                "nothing to do: the next start applies them, or `patchbay migrate`",
+                "no action required: the next start or `patchbay migrate` applies them",
             ),
         },
     }
-    let skew = (survey.now - clock.now()).num_seconds();
+    let skew = (status.now - clock.now()).num_seconds();
     let found = format!("the database's clock differs by {skew} s from this machine's");
     let remediation =
-        "set both by NTP; a replica whose clock differs by more than a minute is not ready";
+        "synchronize both by NTP; a replica whose clock differs by more than a minute is not ready";
     match skew.abs() {
         0..=2 => report.ok("database clock", "the database has the same time"),
         3..=60 => report.warn("database clock", found, remediation),
@@ -107,16 +107,16 @@ fn fail_damaged(report: &mut Report, damage: &[String]) {
     );
 }
 
-/// Whether the role can do what the start and the service do.
-async fn check_write(report: &mut Report, database: &Database, survey: &SchemaStatus) {
-    let (role, path) = (&survey.role, &survey.search_path);
-    let Some(schema) = &survey.schema else {
+/// Checks that the role has the privileges for the migration and the service.
+async fn check_write(report: &mut Report, database: &Database, status: &SchemaStatus) {
+    let (role, path) = (&status.role, &status.search_path);
+    let Some(schema) = &status.schema else {
         report.fail(
             "database write",
             format!(
                 "no schema of the search_path {path} exists, or the role {role} may not use it"
             ),
-            "create the schema, or set another one by DATABASE_URL's parameter `schema`",
+            "create the schema, or set another one with the parameter `schema` of DATABASE_URL",
         );
         return;
     };
@@ -129,16 +129,16 @@ async fn check_write(report: &mut Report, database: &Database, survey: &SchemaSt
             "database write",
             format!("the role {role} cannot write to the schema {schema}: {error}"),
             format!(
-                "grant it what it lacks: usage and create on the schema {schema}, and select, insert, update and delete \
+                "grant it the missing privileges: usage and create on the schema {schema}, and select, insert, update and delete \
                  on its tables"
             ),
         ),
     }
 }
 
-/// Whether all rows can be read: the service skips those that cannot.
+/// Checks that all rows can be read. The service skips those that cannot.
 async fn check_rows(report: &mut Report, database: &Database) {
-    // Before the first start there are no tables, and where the schema is damaged its own line says so.
+    // Before the first start there are no tables. A damaged schema is reported by its own check.
     let Ok(search) = database.find_unreadable_rows().await else {
         return;
     };
@@ -171,13 +171,13 @@ fn pooler(report: &mut Report, database: &Database) {
     if database.is_transaction_pooled() {
         report.warn(
             "pooler",
-            "a pooler in transaction mode is in front: changes are asked for twice a second, and statements are prepared each time",
+            "a pooler in transaction mode is in front: changes are polled twice a second, and statements are prepared each time",
             "it works; a direct connection or a pooler in session mode (Supabase's port 5432) is faster",
         );
     } else {
         report.ok(
             "pooler",
-            "none, or one in session mode: changes are announced at once",
+            "none, or one in session mode: changes are notified immediately",
         );
     }
 }

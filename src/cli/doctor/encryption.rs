@@ -1,4 +1,4 @@
-//! The secrets in the database: are they encrypted, and can they be read.
+//! Checks that the secrets in the database are encrypted and can be decrypted.
 
 use super::Report;
 use crate::clock::Clock;
@@ -6,25 +6,25 @@ use crate::config::Config;
 use crate::db::Database;
 use crate::webhooks::{SecretsAtRest, Webhooks};
 
-/// How a key is made.
+/// How to create a key.
 const NEW_KEY: &str =
-    "set ENCRYPTION_KEY to what `openssl rand -base64 32` prints, for each replica";
+    "set ENCRYPTION_KEY to the output of `openssl rand -base64 32`, for each replica";
 
 pub(crate) async fn check(report: &mut Report, config: &Config, clock: &Clock) {
-    // Where the database does not answer, or has no tables yet, its own lines say so.
+    // If the database is unreachable or has no tables yet, other checks report it.
     let found = secrets(config, clock).await.unwrap_or_default();
     let (plain, of_another_key) = (found.plain, found.of_another_key);
     if let Some((endpoint, error)) = found.unreadable.first() {
         report.fail(
             "encryption",
             format!("the secret of the webhook endpoint {endpoint} cannot be read: {error}"),
-            "add the key to ENCRYPTION_KEY as the second one, or make a new secret with `patchbay webhooks rotate`",
+            "add the key to ENCRYPTION_KEY as the second one, or create a new secret with `patchbay webhooks rotate`",
         );
     } else if !config.encryption.is_enabled() {
         report.warn(
             "encryption",
             format!(
-                "secrets in the database are not encrypted: those of {plain} webhook endpoints, and the links that connects were answered with"
+                "secrets in the database are not encrypted: those of {plain} webhook endpoints, and the authorization links in stored responses"
             ),
             NEW_KEY,
         );
@@ -34,7 +34,7 @@ pub(crate) async fn check(report: &mut Report, config: &Config, clock: &Clock) {
             format!(
                 "of the webhook endpoints' secrets {plain} are not encrypted, and {of_another_key} with the second key"
             ),
-            "nothing to do: the service encrypts them with the first key within a minute of its start",
+            "no action required: the service encrypts them with the first key within a minute of its start",
         );
     } else {
         report.ok("encryption", "secrets in the database are encrypted");

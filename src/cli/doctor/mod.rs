@@ -1,6 +1,6 @@
 //! The checks of `patchbay doctor`.
 //!
-//! They change nothing, neither in the database nor at Nango: a session that is created is deleted.
+//! The checks change nothing in the database or at Nango. The session that one of them creates is deleted.
 
 mod accounts;
 mod binding;
@@ -23,19 +23,19 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::environment::Variable;
 
-/// Where providers return to, should they return to the product's own domain.
+/// The path to which providers return if they return to the product's own domain.
 const CALLBACK_PATH: &str = "/api/v1/connectors/callback";
 
-/// An address below the public one.
+/// Returns an address below the public one.
 fn url_below(url: &Url, path: &str) -> String {
     format!("{}{path}", url.as_str().trim_end_matches('/'))
 }
 
-/// How good a finding is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
-    /// As it has to be.
+    /// No problem.
     Ok,
     /// It works, with a limitation or a risk.
     Warn,
@@ -48,7 +48,7 @@ pub enum Level {
 pub struct Finding {
     /// The short name of the check. It does not change.
     pub check: &'static str,
-    /// How good it is.
+    /// The severity.
     pub level: Level,
     /// What the check found.
     pub detail: String,

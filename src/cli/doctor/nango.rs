@@ -1,4 +1,4 @@
-//! Nango: is it there, what does its key allow, and which connectors can be connected.
+//! Checks Nango: whether it responds, the permissions of its key, and which connectors can be connected.
 
 use std::collections::HashMap;
 
@@ -19,17 +19,17 @@ use crate::nango::{
 };
 use crate::net::http_client;
 
-/// Names that nothing at Nango has: what is asked for them finds nothing, and changes nothing.
+/// An id that does not exist at Nango, so that requests with it find and change nothing.
 const NONEXISTENT_ID: &str = "patchbay-doctor-nobody";
 
-/// What Nango's page of keys is called.
+/// The page of keys in Nango's dashboard.
 const KEYS_PAGE: &str = "in Nango: Environment settings, API keys";
 
 pub(crate) async fn check(report: &mut Report, config: &Config, catalog: &Catalog, clock: &Clock) {
     let Some(config) = &config.nango else {
         report.warn(
             "nango",
-            "Nango is switched off: nothing can be connected",
+            "Nango is disabled: no account can be connected",
             "set NANGO_ENABLED=true",
         );
         return;
@@ -67,7 +67,7 @@ pub(crate) async fn check(report: &mut Report, config: &Config, catalog: &Catalo
         }
     };
     report.ok("nango", format!("{} answers", config.client.base_url));
-    report.ok("nango key", "Nango knows NANGO_SECRET_KEY");
+    report.ok("nango key", "Nango accepts NANGO_SECRET_KEY");
     scopes(report, &nango).await;
     let configured: HashMap<&str, &str> = integrations
         .iter()
@@ -88,11 +88,11 @@ pub(crate) async fn check(report: &mut Report, config: &Config, catalog: &Catalo
 
 fn scope_remediation(what: &str) -> String {
     format!(
-        "give the key of NANGO_SECRET_KEY the scope to {what}, or use one with all scopes ({KEYS_PAGE})"
+        "grant NANGO_SECRET_KEY the scope to {what}, or use a key with all scopes ({KEYS_PAGE})"
     )
 }
 
-/// What the key has to allow, each tried with what is not there.
+/// Tests each required permission of the key with a request for a nonexistent id.
 async fn probe_permissions(nango: &Nango) -> [(&'static str, Option<Error>); 4] {
     let session = SessionRequest {
         reconnects: None,
@@ -128,7 +128,7 @@ async fn probe_permissions(nango: &Nango) -> [(&'static str, Option<Error>); 4] 
     ]
 }
 
-/// Why Nango's proxy refuses a call for an integration that does not exist: for the lack of the scope, or for that.
+/// Returns the error of a proxied call to a nonexistent integration. It shows whether the key lacks the scope.
 async fn proxy_error(nango: &Nango) -> Option<Error> {
     let call = ProxyCall::new(Method::GET, (NONEXISTENT_ID, None), &HeaderMap::new());
     let call = call.expect("one plain segment is a safe path");
@@ -138,7 +138,7 @@ async fn proxy_error(nango: &Nango) -> Option<Error> {
         .err()
 }
 
-/// Returns whether Nango withholds credentials from the key, as far as a listed connection shows it.
+/// Returns whether Nango withholds credentials from the key, judging by the first listed connection.
 async fn are_credentials_withheld(nango: &Nango, listed: &[ConnectionSummary]) -> bool {
     let Some(first) = listed.first() else {
         return false;
@@ -168,7 +168,7 @@ async fn scopes(report: &mut Report, nango: &Nango) {
             ),
             Some(error) if error.is_transient() => report.warn(
                 "nango scopes",
-                format!("whether the key may {what} is not known: {error}"),
+                format!("it is unknown whether the key may {what}: {error}"),
                 "run the command again",
             ),
             _ => {}
@@ -187,8 +187,8 @@ async fn scopes(report: &mut Report, nango: &Nango) {
     }
 }
 
-/// Each connector that is on, against what Nango has under its key.
-fn connectors(report: &mut Report, catalog: &Catalog, kept: &HashMap<&str, &str>) {
+/// Compares each enabled connector with Nango's integration of its key.
+fn connectors(report: &mut Report, catalog: &Catalog, integrations: &HashMap<&str, &str>) {
     let mut offered = 0;
     let mut configured = 0;
     let mut missing: Vec<String> = Vec::new();
@@ -199,7 +199,7 @@ fn connectors(report: &mut Report, catalog: &Catalog, kept: &HashMap<&str, &str>
         offered += 1;
         let (slug, key) = (&connector.slug, &connector.integration_key);
         let wanted = connector.provider.as_deref().unwrap_or_default();
-        match kept.get(key.as_str()) {
+        match integrations.get(key.as_str()) {
             Some(provider) if *provider == wanted => configured += 1,
             Some(provider) => report.fail(
                 "connector",
@@ -210,13 +210,13 @@ fn connectors(report: &mut Report, catalog: &Catalog, kept: &HashMap<&str, &str>
             None => missing.push(format!("{slug} ({key})")),
         }
     }
-    // Mostly there are many: an operator offers some of what Patchbay knows.
+    // Reported as one finding, because an operator usually offers only some of Patchbay's connectors.
     if !missing.is_empty() {
         let (count, names) = (missing.len(), missing.join(", "));
         report.warn(
             "connector",
-            format!("Nango has no integration for {count} of {offered} connectors, which users see as not set up: {names}"),
-            "add one in Nango for each that you offer, of the provider that GET /api/v1/connectors names, its key the slug or what is in brackets; switch the others off in CATALOG_FILE (enabled = false)",
+            format!("Nango has no integration for {count} of {offered} connectors, which users see as not configured: {names}"),
+            "add an integration in Nango for each that you offer, with the provider in GET /api/v1/connectors, and with the slug or the name in brackets as key; disable the others in CATALOG_FILE (enabled = false)",
         );
     }
     let found = format!("{configured} connectors have their integration at Nango");
@@ -236,22 +236,25 @@ async fn time(report: &mut Report, config: &NangoConfig, clock: &Clock) {
     let Ok(client) = http_client::client(config.client.timeout) else {
         return;
     };
-    let asked = clock.now();
-    let Ok(answer) = client.get(config.client.base_url.clone()).send().await else {
+    let sent_at = clock.now();
+    let Ok(response) = client.get(config.client.base_url.clone()).send().await else {
         return;
     };
-    let date = answer.headers().get("date").and_then(|at| at.to_str().ok());
+    let date = response
+        .headers()
+        .get("date")
+        .and_then(|at| at.to_str().ok());
     let date = date.and_then(|at| DateTime::parse_from_rfc2822(at).ok());
     let Some(date) = date.map(DateTime::<Utc>::from) else {
         return;
     };
-    // The header has whole seconds, and the answer took some time.
-    let skew = (date - asked + TimeDelta::milliseconds(500)).num_seconds();
+    // The header has whole seconds, and the response took some time.
+    let skew = (date - sent_at + TimeDelta::milliseconds(500)).num_seconds();
     if skew.abs() > MAX_CLOCK_SKEW_SECONDS + config.client.timeout.as_secs().cast_signed() {
         report.warn(
             "nango clock",
             format!("Nango's clock differs by {skew} s from this machine's"),
-            "set this machine's clock by NTP: Nango's timestamps decide which grant is the newest",
+            "synchronize this machine's clock by NTP: Nango's timestamps decide which grant is the newest",
         );
     } else {
         report.ok("nango clock", "Nango has the same time");

@@ -1,4 +1,4 @@
-//! A connect session as `serve` creates it, deleted again.
+//! Checks that a connect session can be created and deleted.
 
 use std::collections::HashMap;
 
@@ -9,8 +9,8 @@ use super::{Report, url_below};
 use crate::catalog::{Availability, Catalog};
 use crate::nango::{Error, IntegrationDefaults, Nango, Session, SessionRequest};
 
-/// Creates a session of one integration that connects use, with an address for its webhooks, and deletes it.
-/// `configured` maps Nango's integrations to their providers.
+/// Creates a session like `serve` does, with an address for its webhooks, and deletes it. `configured` maps Nango's
+/// integrations to their providers.
 pub(crate) async fn check(
     report: &mut Report,
     nango: &Nango,
@@ -23,7 +23,7 @@ pub(crate) async fn check(
         connectors
             .any(|one| one.integration_key == key && one.availability() == Availability::Available)
     };
-    // Without one, the check of the connectors fails.
+    // Without an integration, the check of the connectors fails.
     let Some(integration) = configured.keys().copied().find(|key| is_offered(key)) else {
         return;
     };
@@ -93,7 +93,7 @@ async fn delete(report: &mut Report, nango: &Nango, session: &Session) {
         report.warn(
             "nango session",
             format!("the session of this check could not be deleted: {error}"),
-            "nothing to do: it expires in 30 minutes and connects nothing",
+            "no action required: it expires in 30 minutes and connects nothing",
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Users' tokens: what they are verified with, and whether a given one is good.
+//! Checks the configuration for users' tokens, and explains a given token.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::auth::{Authenticator, Config};
 use crate::clock::Clock;
 use crate::net::http_client;
 
-/// How long the service may take to answer.
+/// The timeout of a request to the service.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) async fn check(
@@ -43,7 +43,7 @@ pub(crate) async fn check(
         ),
         (false, Some(_)) => report.warn(
             "tokens",
-            "those signed with AUTH_JWT_SECRET (HS256, HS384, HS512) are accepted beside the identity provider's",
+            "those signed with AUTH_JWT_SECRET (HS256, HS384, HS512) are accepted in addition to the identity provider's",
             "remove AUTH_JWT_SECRET, unless you sign tokens with it",
         ),
     }
@@ -60,14 +60,14 @@ pub(crate) async fn check(
     if config.jwks_url.is_some() && config.issuers.is_empty() {
         report.warn(
             "issuer",
-            "a token of any issuer is good that one of the keys has signed",
+            "a token of any issuer is accepted if one of the keys signed it",
             "set AUTH_ISSUER to the identity provider's `iss`",
         );
     }
     if config.jwks_url.is_some() && config.audiences.is_empty() {
         report.warn(
             "audience",
-            "tokens that were made for another service are good here, too",
+            "tokens for another service are accepted, too",
             "set AUTH_AUDIENCE, if the identity provider's tokens have an `aud` for this service",
         );
     }
@@ -76,7 +76,7 @@ pub(crate) async fn check(
     }
 }
 
-/// Has the running service verify a token that each of the secrets signs. Whether it runs at all is another check's.
+/// Lets the running service verify a token signed with each secret. Whether the service runs is another check.
 async fn try_secrets(report: &mut Report, config: &Config, public_url: &Url, clock: &Clock) {
     let Ok(client) = http_client::client(TIMEOUT) else {
         return;
@@ -102,8 +102,8 @@ async fn try_secrets(report: &mut Report, config: &Config, public_url: &Url, clo
     }
 }
 
-/// Signs a token as the configuration requires, for a user who does not exist. It is valid for an hour, so that it is accepted
-/// although a clock is off, which is another check's to report.
+/// Signs a token as the configuration requires, for a user who does not exist. It is valid for an hour, so that clock
+/// skew, which another check reports, does not fail this one.
 fn sign(config: &Config, secret: &SecretString, clock: &Clock) -> String {
     let mut claims = Map::new();
     claims.insert("exp".to_owned(), (clock.now().timestamp() + 3600).into());
@@ -126,7 +126,7 @@ fn sign(config: &Config, secret: &SecretString, clock: &Clock) -> String {
     format!("{signed}.{signature}")
 }
 
-/// Says claim by claim what is looked at, and then who the token's bearer is.
+/// Explains a token claim by claim, and reports its user.
 async fn explain(
     report: &mut Report,
     config: &Config,
@@ -144,7 +144,7 @@ async fn explain(
     match auth.authenticate(token).await {
         Ok(caller) => report.ok(
             "token",
-            format!("it is good: its bearer is the user {}", caller.user_id),
+            format!("it is valid: its user is {}", caller.user_id),
         ),
         Err(error) => report.fail(
             "token",
@@ -197,11 +197,11 @@ fn explain_claims(
             match (accepted, wanted.is_empty()) {
                 (false, _) => report.fail(
                     check,
-                    format!("{found}, and {variable} wants {}", wanted.join(" or ")),
+                    format!("{found}, but {variable} requires {}", wanted.join(" or ")),
                     format!("correct {variable}, or how the identity provider makes its tokens"),
                 ),
                 (true, false) => report.ok(check, found),
-                (true, true) => report.ok(check, format!("{found}; any is good")),
+                (true, true) => report.ok(check, format!("{found}; any is accepted")),
             }
         }
         check_times(report, config, &claims, clock);
@@ -227,7 +227,7 @@ fn check_times(report: &mut Report, config: &Config, claims: &Map<String, Value>
             match (name, found) {
                 ("exp", None) => {
                     let remediation = "have the identity provider's tokens expire";
-                    report.fail(check, "missing: it would be good for ever", remediation);
+                    report.fail(check, "missing: it would never expire", remediation);
                 }
                 (_, Some(found)) => report.fail(
                     check,
@@ -248,7 +248,7 @@ fn check_times(report: &mut Report, config: &Config, claims: &Map<String, Value>
             (remaining > leeway, format!("{at}, {} s ago", -remaining))
         };
         if wrong {
-            let remediation = "take a fresh token; if it is one, this machine's clock or the identity provider's is wrong";
+            let remediation = "use a new token; if it is new, this machine's clock or the identity provider's is wrong";
             report.fail(check, found, remediation);
         } else {
             report.ok(check, found);
@@ -263,25 +263,25 @@ fn remediation(error: crate::auth::Error) -> &'static str {
             "have the identity provider put less into its tokens, such as fewer groups"
         }
         Error::NotAJwt => {
-            "give the whole token; at Auth0, Okta and Logto, have the frontend ask for a token for an API (audience, resource), or it gets an opaque one"
+            "pass the whole token; with Auth0, Okta and Logto, the frontend must request a token for an API (audience, resource), or it gets an opaque one"
         }
-        Error::Encrypted => "have the identity provider only sign; at Auth0, ask for an audience",
+        Error::Encrypted => "let the identity provider only sign; with Auth0, request an audience",
         Error::BadHeader | Error::BadClaims | Error::BadSignatureEncoding => {
             "give the whole token as the identity provider made it"
         }
         Error::Unsigned => "have the identity provider sign its tokens",
-        Error::CriticalHeader => "have the identity provider make tokens without crit",
+        Error::CriticalHeader => "let the identity provider create tokens without crit",
         Error::WrongType => "take an access token or an ID token: this one is for another purpose",
         Error::UnsupportedAlgorithm => "have it signed with RS256, PS256, ES256 or EdDSA",
         Error::NoSecret => {
             "set AUTH_JWT_SECRET, or have the identity provider sign with a key of its JWKS"
         }
         Error::AnotherSecret => {
-            "AUTH_JWT_SECRET has to be the identity provider's own, byte for byte"
+            "AUTH_JWT_SECRET must be the identity provider's own, byte for byte"
         }
         Error::NoKeySet => "set AUTH_JWKS_URL to the address of the identity provider's JWKS",
         Error::UnknownKey => {
-            "AUTH_JWKS_URL has to be that of the identity provider that signed the token"
+            "AUTH_JWKS_URL must be that of the identity provider that signed the token"
         }
         Error::KeyOfAnotherAlgorithm | Error::NoKeyOfAlgorithm => {
             "compare the token's alg with the keys at AUTH_JWKS_URL, which may be another's"
@@ -294,9 +294,9 @@ fn remediation(error: crate::auth::Error) -> &'static str {
         Error::ExpiryNotANumber | Error::StartNotANumber | Error::IssueTimeNotANumber => {
             "have the identity provider write times as seconds since 1970, without quotes"
         }
-        Error::Expired => "take a fresh token; if it is one, this machine's clock is wrong",
+        Error::Expired => "use a new token; if it is new, this machine's clock is wrong",
         Error::NotYetValid | Error::IssuedInTheFuture => {
-            "set the clocks of this machine and of the identity provider by NTP, or raise AUTH_LEEWAY_SECONDS"
+            "synchronize the clocks of this machine and of the identity provider by NTP, or raise AUTH_LEEWAY_SECONDS"
         }
         Error::NoIssuer => "have the identity provider write iss, or unset AUTH_ISSUER",
         Error::WrongIssuer => {
@@ -308,10 +308,10 @@ fn remediation(error: crate::auth::Error) -> &'static str {
         Error::WrongAudience => {
             "set AUTH_AUDIENCE to the token's aud, if the token is for this service"
         }
-        Error::NoUser => "set AUTH_USER_CLAIM to the claim that holds the user's id",
+        Error::NoUser => "set AUTH_USER_CLAIM to the claim with the user's id",
         Error::UserNotText => "set AUTH_USER_CLAIM to a claim that is text or a whole number",
         Error::InvalidUser(_) => {
-            "set AUTH_USER_CLAIM to a claim that is the same wherever the user is named"
+            "set AUTH_USER_CLAIM to a claim that is the same in all tokens of the user"
         }
         Error::KeysUnavailable => "correct AUTH_JWKS_URL, or let this service reach it",
     }

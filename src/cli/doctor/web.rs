@@ -1,4 +1,4 @@
-//! The public address: does it lead here, for browsers and for Nango.
+//! Checks that browsers and Nango reach this service at its public address.
 
 use std::time::Duration;
 
@@ -16,13 +16,13 @@ use crate::nango::webhook::SIGNATURE_HEADER;
 use crate::net::address_guard::is_local;
 use crate::net::http_client;
 
-/// How long the service may take to answer itself.
+/// The timeout of a request to the service.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest page of a return that is read, in bytes.
+/// The maximum size of a callback page, in bytes.
 const MAX_PAGE_BYTES: usize = 64 * 1024;
 
-/// Where Nango shows its signing key.
+/// The page of the signing key in Nango's dashboard.
 const SIGNING_KEY_PAGE: &str = "in Nango: Environment settings, Webhooks, signing key";
 
 pub(crate) async fn check(report: &mut Report, config: &Config) {
@@ -121,7 +121,7 @@ async fn is_reachable(report: &mut Report, client: &Client, url: &Url) -> bool {
     false
 }
 
-/// Calls the service as a page of each origin does.
+/// Sends a CORS request from each allowed origin.
 async fn allowed_origins(report: &mut Report, client: &Client, http: &HttpConfig) {
     let own = http.public_url.origin().ascii_serialization();
     let address = url_below(&http.public_url, "/healthz");
@@ -140,8 +140,7 @@ async fn allowed_origins(report: &mut Report, client: &Client, http: &HttpConfig
     }
 }
 
-/// Sends a webhook of no concern, signed as Nango would, along the way that Nango's come.
-/// `url` is `PUBLIC_URL`.
+/// Sends a signed webhook that has no effect, by the same route as Nango's webhooks. `url` is `PUBLIC_URL`.
 async fn webhook(report: &mut Report, client: &Client, url: &Url, nango: &NangoConfig) {
     let secret_key = nango.client.secret_key.expose_secret();
     if nango.signing_keys.contains(secret_key) {
@@ -193,14 +192,14 @@ async fn callback(report: &mut Report, client: &Client, http: &HttpConfig, nango
     let address = url_below(&http.public_url, CALLBACK_PATH);
     let base = nango.client.public_url.as_str().trim_end_matches('/');
     let onward = format!("{base}/oauth/callback?state=patchbay-doctor");
-    let asked = client
+    let request = client
         .get(format!("{address}?state=patchbay-doctor"))
         .send();
-    let answers = match asked.await {
+    let matches = match request.await {
         Ok(answer) => matches_binding(answer, http.connect_binding, &onward).await,
         Err(_) => false,
     };
-    match (http.connect_binding, answers) {
+    match (http.connect_binding, matches) {
         (ConnectBinding::Off, true) => report.ok(
             "callback",
             format!(

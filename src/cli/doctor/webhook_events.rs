@@ -1,12 +1,12 @@
-//! The webhooks that Nango sends: which have arrived, and which are switched off.
+//! Checks which of Nango's webhooks have arrived, and which are disabled.
 
 use super::Report;
 use crate::db::{Database, DatabaseConfig, WebhookActivity};
 
-/// Where Nango's switches are.
+/// The page of the webhook settings in Nango's dashboard.
 const SWITCHES: &str = "in Nango: Environment settings, Webhooks";
 
-/// Compares what has happened with the webhooks that would have said so.
+/// Compares recorded changes with the webhooks that should have reported them.
 pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig) {
     // If the database does not answer or has no tables yet, its own checks report it.
     let Ok(database) = Database::connect(config).await else {
@@ -65,7 +65,8 @@ fn creation(report: &mut Report, activity: &WebhookActivity) {
     }
 }
 
-/// Deletions are found by the sweep, too, and Nango before 0.72 has no webhook of them: there is nothing to warn of.
+/// Reports missing deletion webhooks. This is no warning: the sweep also finds deletions, and Nango before 0.72 has no
+/// such webhook.
 fn deletion(report: &mut Report, activity: &WebhookActivity) {
     const CHECK: &str = "deletion events";
     let detail = match (activity.last_disconnect, activity.deletion) {

@@ -12,6 +12,17 @@ const MIN_REFUSAL_SPREAD: TimeDelta = TimeDelta::minutes(5);
 /// How long after a refusal another one counts.
 const REFUSAL_INTERVAL: TimeDelta = TimeDelta::minutes(1);
 
+/// How many times Nango has to lack a connection that is missing, and over how long these times have to be spread.
+const MIN_ABSENCES: usize = 5;
+pub(crate) const MIN_ABSENCE_SPREAD: TimeDelta = TimeDelta::minutes(5);
+
+/// How long after an absence another one counts.
+pub(crate) const ABSENCE_INTERVAL: TimeDelta = TimeDelta::minutes(1);
+
+/// The longest time between two absences that confirm each other. After a longer one, a clock may have jumped or nothing
+/// may have queried Nango.
+const MAX_ABSENCE_GAP: TimeDelta = TimeDelta::minutes(15);
+
 /// The pause before dead credentials are tried again, doubled with each refusal, and the longest one.
 const INITIAL_RETRY_PAUSE: TimeDelta = TimeDelta::minutes(2);
 const MAX_RETRY_PAUSE: TimeDelta = TimeDelta::hours(12);
@@ -82,6 +93,25 @@ impl Connection {
         let is_dead = refusals.len() >= MIN_REFUSALS
             && spread.is_some_and(|spread| spread >= MIN_REFUSAL_SPREAD);
         (refusals, is_dead)
+    }
+
+    /// Nango does not have the connection at this moment. Returns when it did not have it so far, and whether that proves
+    /// that it is missing. The newest time replaces the last one when there are enough.
+    #[must_use]
+    pub fn absent(&self, now: DateTime<Utc>) -> (Vec<DateTime<Utc>>, bool) {
+        let mut absences = self.absences.clone();
+        let gap = absences.last().map(|last| now - *last);
+        if gap.is_some_and(|gap| gap < TimeDelta::zero() || gap > MAX_ABSENCE_GAP) {
+            absences.clear();
+        }
+        if absences.is_empty() || gap.is_some_and(|gap| gap >= ABSENCE_INTERVAL) {
+            absences.truncate(MIN_ABSENCES - 1);
+            absences.push(now);
+        }
+        let spread = absences.first().map(|first| now - *first);
+        let is_missing = absences.len() >= MIN_ABSENCES
+            && spread.is_some_and(|spread| spread >= MIN_ABSENCE_SPREAD);
+        (absences, is_missing)
     }
 
     /// Whether dead credentials are to be tried again: with growing pauses, for a week.
@@ -200,6 +230,31 @@ mod tests {
                 (connection.refusals, is_dead) = connection.refused(at(*seconds));
             }
             assert_eq!(is_dead, expected, "{times:?}");
+        }
+    }
+
+    #[test]
+    fn five_absences_over_five_minutes_mean_missing() {
+        let every_minute = [0, 60, 120, 180, 240];
+        let hour = 3600;
+        for (times, expected) in [
+            (vec![0, 300], false),
+            (every_minute.to_vec(), false),
+            ([&every_minute[..], &[299]].concat(), false),
+            ([&every_minute[..], &[300]].concat(), true),
+            // Several in one minute are one.
+            (vec![0, 1, 2, 3, 4, 300], false),
+            // Nothing counts from before a clock has jumped.
+            ([&every_minute[..], &[240 + hour]].concat(), false),
+            ([&every_minute[..], &[240 - hour]].concat(), false),
+            (vec![0, 60, hour, hour + 60, hour + 120], false),
+        ] {
+            let mut connection = connection(Vec::new());
+            let mut is_missing = false;
+            for seconds in &times {
+                (connection.absences, is_missing) = connection.absent(at(*seconds));
+            }
+            assert_eq!(is_missing, expected, "{times:?}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! What handlers are given: axum's extractors with our errors, and who is asking.
+//! Extractors: axum's with this service's errors, and those of the authenticated caller.
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub(crate) struct Path<T>(pub(crate) T);
 #[from_request(via(axum::extract::Query), rejection(Problem))]
 pub(crate) struct Query<T>(pub(crate) T);
 
-/// How many of a list a query asks for, or `default`; to ask for none or for more than `most` is not valid.
+/// Returns a list's requested page size, or `default`. Rejects 0 and numbers above `maximum`.
 pub(crate) fn page_limit<N>(requested: Option<N>, default: N, maximum: N) -> Result<N, Problem>
 where
     N: Copy + PartialOrd + From<u8> + fmt::Display,
@@ -39,7 +39,7 @@ where
     if N::from(1) <= limit && limit <= maximum {
         Ok(limit)
     } else {
-        Err(Problem::invalid(format!("limit has to be 1 to {maximum}")))
+        Err(Problem::invalid(format!("limit must be 1 to {maximum}")))
     }
 }
 
@@ -58,12 +58,12 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
     }
 }
 
-/// What an object says. An array is refused, which serde would take for the object's fields in their order.
+/// Parses a JSON object. Rejects an array, which serde would read as the object's fields in order.
 fn object<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
     if text.trim_ascii_start().starts_with(b"{") {
         Ok(axum::Json::from_bytes(text)?.0)
     } else {
-        Err(Problem::invalid("the body has to be a JSON object"))
+        Err(Problem::invalid("the body must be a JSON object"))
     }
 }
 
@@ -91,7 +91,8 @@ const USER_HEADER: &str = "patchbay-user";
 /// The header that makes a repeated request return the first response.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// The headers that decide who calls or what is done. Of two, a proxy in front may have read the other one.
+/// The headers that identify the caller or change the operation. Of two values, a proxy in front may have read the
+/// other one.
 const SINGLETONS: [&str; 6] = [
     "authorization",
     "content-type",
@@ -101,7 +102,7 @@ const SINGLETONS: [&str; 6] = [
     USER_HEADER,
 ];
 
-/// Refuses a request that has a header twice which it may have once.
+/// Rejects a request that repeats one of [`SINGLETONS`].
 pub(crate) fn check_singletons(headers: &HeaderMap) -> Result<(), Problem> {
     let repeated = |name: &&&str| headers.get_all(**name).iter().nth(1).is_some();
     match SINGLETONS.iter().find(repeated) {
@@ -112,17 +113,17 @@ pub(crate) fn check_singletons(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-/// Who sends a request.
+/// An authenticated caller.
 #[derive(Clone, Debug)]
 pub(crate) enum Identity {
     User(Caller),
     Service(Arc<Service>),
 }
 
-/// Who sends a request, or why that is not known; among the request's extensions.
+/// The caller of a request, or why it is not authenticated. Stored in the request's extensions.
 pub(crate) type AuthenticationResult = Result<Identity, Problem>;
 
-/// The token that a request is sent with.
+/// Returns the bearer token of a request.
 fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     let header = headers.get(AUTHORIZATION).ok_or_else(Problem::no_token)?;
     // RFC 9110: the scheme's name is not case-sensitive.
@@ -136,7 +137,7 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
         .ok_or_else(Problem::no_token)
 }
 
-/// Finds out who sends a request.
+/// Authenticates the caller of a request.
 pub(crate) async fn authenticate_request(
     headers: &HeaderMap,
     state: &AppState,
@@ -153,13 +154,13 @@ pub(crate) async fn authenticate_request(
     }
 }
 
-/// Who was found to send a request.
+/// Returns the stored authentication result of a request.
 fn authentication_result(parts: &Parts) -> AuthenticationResult {
     let sent = parts.extensions.get::<AuthenticationResult>().cloned();
     sent.unwrap_or_else(|| Err(Problem::no_token()))
 }
 
-/// Whether a user sends a request, or a service for a user.
+/// How a caller acts for a user: as that user, or as a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ActingAs {
     User,
@@ -175,7 +176,7 @@ impl From<ActingAs> for Actor {
     }
 }
 
-/// The user that a request is for: its sender, or whom a service with this scope names.
+/// Returns the user that a request is for: its caller, or the user that a service with this scope names.
 fn authorize_user(parts: &Parts, scope: Scope) -> Result<(UserId, ActingAs), Problem> {
     match authentication_result(parts)? {
         Identity::User(caller) => Ok((caller.user_id, ActingAs::User)),
@@ -197,15 +198,15 @@ fn check_scope(service: &Service, scope: Scope) -> Result<(), Problem> {
 fn user_from_header(parts: &Parts) -> Result<UserId, Problem> {
     let refused = |detail: &str| Problem::new(Code::UserRequired, detail);
     let value = parts.headers.get(USER_HEADER);
-    let value = value.ok_or_else(|| refused("name the user you act for in Patchbay-User"))?;
+    let value = value.ok_or_else(|| refused("send the user's id in the header Patchbay-User"))?;
     let name = percent_decoded(value.as_bytes()).ok_or_else(|| {
         refused("Patchbay-User must be the user's id in UTF-8, percent-encoded as by encodeURIComponent")
     })?;
     UserId::try_from(name).map_err(|error| refused(&error.to_string()))
 }
 
-/// The text of a percent-encoded value. Clients disagree on how bytes beyond ASCII are sent, HTTP removes white
-/// space at the ends, and a comma may join two headers: `None` for a value that has one of them as it is.
+/// Returns the text of a percent-encoded header value. Returns `None` for unencoded bytes that may not arrive
+/// unchanged: clients encode non-ASCII differently, HTTP trims white space, and a comma may join two headers.
 fn percent_decoded(value: &[u8]) -> Option<String> {
     let plain = |byte: &u8| byte.is_ascii_graphic() && *byte != b',';
     let mut escapes = value.split(|byte| *byte == b'%').skip(1);
@@ -243,7 +244,7 @@ impl FromRequestParts<AppState> for ConnectionsReader {
     }
 }
 
-/// The user whose connections are read for as long as who asks may.
+/// The user whose connections are streamed, and the duration of the access.
 pub(crate) struct StreamReader {
     pub(crate) user: UserId,
     pub(crate) access: StreamAccess,
@@ -251,9 +252,9 @@ pub(crate) struct StreamReader {
 
 /// How long a caller may read a stream.
 pub(crate) enum StreamAccess {
-    /// A user, while the token is good.
+    /// A user, until the token expires.
     UntilExpiry(Duration),
-    /// A service, until its key is revoked or ends.
+    /// A service, until its key expires or is revoked.
     WithKey(SecretString),
 }
 
@@ -289,7 +290,7 @@ impl FromRequestParts<AppState> for ConnectionsWriter {
     }
 }
 
-/// The user whose label or config is changed: a [`ConnectionsWriter`] with a limit of its own.
+/// The user whose label or config is changed: a [`ConnectionsWriter`] with its own rate limit.
 pub(crate) struct Updater(pub(crate) UserId, pub(crate) ActingAs);
 
 impl FromRequestParts<AppState> for Updater {
@@ -302,7 +303,7 @@ impl FromRequestParts<AppState> for Updater {
     }
 }
 
-/// The user for whom Nango is to do something: a [`ConnectionsWriter`] with a limit of its own.
+/// The user for whom Nango is called: a [`ConnectionsWriter`] with its own rate limit.
 pub(crate) struct RateLimitedWriter(pub(crate) UserId, pub(crate) ActingAs);
 
 impl FromRequestParts<AppState> for RateLimitedWriter {
@@ -315,7 +316,7 @@ impl FromRequestParts<AppState> for RateLimitedWriter {
     }
 }
 
-/// A service that may be given a user's tokens. A user's own token never is this.
+/// A service with the scope to read users' tokens. A user never has it.
 pub(crate) struct TokenService {
     pub(crate) user: UserId,
     pub(crate) service: Arc<Service>,
@@ -333,7 +334,7 @@ impl FromRequestParts<AppState> for TokenService {
     }
 }
 
-/// A service that may delete users' data.
+/// A service with the scope to delete users' data.
 pub(crate) struct UserAdmin;
 
 impl FromRequestParts<AppState> for UserAdmin {
@@ -352,12 +353,12 @@ fn service(parts: &Parts, scope: Scope) -> Result<Arc<Service>, Problem> {
         }
         Identity::User(_) => Err(Problem::new(
             Code::ServiceKeyRequired,
-            "only a service's key opens this",
+            "this operation requires a service key",
         )),
     }
 }
 
-/// Whether the answer is for a person's browser rather than a program.
+/// `true` if the client prefers HTML: a person's browser rather than a program.
 pub(crate) struct AcceptsHtml(pub(crate) bool);
 
 impl FromRequestParts<AppState> for AcceptsHtml {
@@ -373,7 +374,7 @@ impl FromRequestParts<AppState> for AcceptsHtml {
     }
 }
 
-/// The `Idempotency-Key` header, if there is one.
+/// The `Idempotency-Key` header; `None` if it is missing.
 pub(crate) struct IdempotencyKey(pub(crate) Option<String>);
 
 impl FromRequestParts<AppState> for IdempotencyKey {
@@ -387,7 +388,7 @@ impl FromRequestParts<AppState> for IdempotencyKey {
         let key = key.to_str().ok().filter(visible).unwrap_or_default();
         if !(1..=255).contains(&key.len()) {
             return Err(Problem::invalid(
-                "Idempotency-Key has to have 1 to 255 visible ASCII characters",
+                "Idempotency-Key must have 1 to 255 visible ASCII characters",
             ));
         }
         Ok(Self(Some(key.to_owned())))

@@ -1,4 +1,4 @@
-//! What is counted of requests, their line in the log, and the page that Prometheus reads.
+//! Request metrics, the access log, and the endpoint that Prometheus scrapes.
 
 use crate::telemetry;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::http::router::REQUEST_ID;
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::{Durations, Label};
 
-/// What is counted of requests.
+/// The metrics of HTTP requests.
 #[derive(Debug)]
 pub struct HttpMetrics {
     requests: Family<ResponseLabels, Counter>,
@@ -34,11 +34,11 @@ pub struct HttpMetrics {
     refused: Family<Label, Counter>,
     /// Requests in progress, until their responses have been sent.
     pub(crate) in_flight: Gauge,
-    /// Requests that wait for a change.
+    /// Requests with `wait` that wait for a change.
     pub(crate) waiting: Gauge,
-    /// Event streams that are open.
+    /// Open event streams.
     pub(crate) streams: Gauge,
-    /// Connections of clients that are open.
+    /// Open connections of clients.
     pub(crate) connections: Gauge,
 }
 
@@ -55,7 +55,7 @@ struct ResponseLabels {
     status: u16,
 }
 
-/// Put into an answer's extensions: the caller had asked to wait, so how long it took says nothing.
+/// Marks a response that was delayed at the caller's request. Its duration is not recorded.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LongPolled;
 
@@ -74,52 +74,48 @@ impl Default for HttpMetrics {
 }
 
 impl HttpMetrics {
-    /// Makes these part of what a scrape reads.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "http_requests",
-            "Requests that were answered, by route template",
+            "Answered requests, by route template",
             self.requests.clone(),
         );
         registry.register(
             "http_request_duration_seconds",
-            "Time until an answer began; requests that asked to wait are left out",
+            "Time to the first byte of a response, without requests with wait",
             self.durations.clone(),
         );
         registry.register(
             "http_requests_in_flight",
-            "Requests in progress, without those that wait and event streams",
+            "Requests in progress, without long polls and event streams",
             self.in_flight.clone(),
         );
         registry.register(
             "http_requests_waiting",
-            "Requests that wait for a change",
+            "Long polls in progress",
             self.waiting.clone(),
         );
         registry.register(
             "http_connections",
-            "Connections of clients that are open",
+            "Open client connections",
             self.connections.clone(),
         );
-        registry.register(
-            "event_streams",
-            "Event streams that are open",
-            self.streams.clone(),
-        );
+        registry.register("event_streams", "Open event streams", self.streams.clone());
         registry.register(
             "limit_refusals",
-            "Requests that a limit refused, or did not let wait",
+            "Requests that a limit rejected or did not delay",
             self.refused.clone(),
         );
     }
 
-    /// Notes that a limit has refused a request.
+    /// Counts a request that a limit has rejected.
     pub(crate) fn refused(&self, limit: &'static str) {
         self.refused.get_or_create(&[("limit", limit)]).inc();
     }
 }
 
-/// Counts up while it lives.
+/// Increments a gauge until it is dropped.
 #[derive(Debug)]
 pub(crate) struct GaugeGuard(Gauge);
 
@@ -136,8 +132,8 @@ impl Drop for GaugeGuard {
     }
 }
 
-/// Counts a request and writes its one line in the log: its route rather than its path, for paths
-/// and queries may hold what is secret.
+/// Counts a request and writes its log line. The line has the route instead of the path, because paths and queries may
+/// contain secrets.
 pub(crate) async fn observe(
     State(metrics): State<Arc<HttpMetrics>>,
     request: Request,

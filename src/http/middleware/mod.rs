@@ -1,4 +1,4 @@
-//! What every request passes through.
+//! Middleware: rate limits and metrics.
 
 pub(crate) mod limits;
 pub(crate) mod metrics;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::Callers;
 use crate::http::problem::Code;
 
-/// The extension in which a handler declares its own codes. It may nest lists.
+/// The extension in which a handler declares its own codes, as a list that may contain lists.
 const CODES: &str = "x-error-codes";
 
 /// The codes of a call to Nango.
@@ -40,7 +40,7 @@ const AUTHENTICATED: [Code; 3] = [
     Code::Unauthenticated,
 ];
 
-/// Adds the responses for the codes that a handler declares, and for those of the layers around it.
+/// Adds the responses for the codes of a handler and of the middleware around it.
 pub(super) fn complete(callers: Callers, path: &str, operation: &mut Value) {
     let declared = operation.as_object_mut().and_then(|it| it.remove(CODES));
     // Every operation rejects a repeated header.

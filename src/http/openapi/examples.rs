@@ -1,13 +1,13 @@
-//! Examples of requests and responses. Tests take them from real answers.
+//! Examples of requests and responses, which tests record from real responses.
 
 use serde_json::{Value, json};
 
 use super::schemas::referenced;
 
-/// By operation id: the bodies of a request and of its response.
+/// The bodies of a request and of its response, by operation id.
 const OPERATIONS: &str = include_str!("examples.json");
 
-/// By the type of a message: its body.
+/// The body of a message, by its type.
 const WEBHOOKS: &str = include_str!("webhook_examples.json");
 
 /// Adds the examples to the operations and webhooks, and to the schemas of their bodies.

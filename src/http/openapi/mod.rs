@@ -1,4 +1,4 @@
-//! The OpenAPI 3.1 document: what the handlers declare, completed with what holds for all of them.
+//! The OpenAPI 3.1 document: the handlers' declarations, completed with the parts that all operations share.
 
 pub(crate) mod errors;
 mod examples;
@@ -13,7 +13,7 @@ use utoipa::{Modify, OpenApi as _};
 use super::problem::{Code, ProblemBody};
 use super::routes::events::StreamReady;
 
-/// The server of the document in the repository, which belongs to no deployment.
+/// The server in the repository's copy of the document.
 pub(crate) const PLACEHOLDER_SERVER: &str = "https://patchbay.example";
 
 /// How a service identifies itself and its user.

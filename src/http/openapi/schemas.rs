@@ -1,4 +1,4 @@
-//! Schemas in a form for which no generator has to invent a name.
+//! Rewrites schemas so that client generators need not invent names.
 
 use serde_json::{Map, Value, json};
 
@@ -30,7 +30,7 @@ pub(super) fn complete(schemas: &mut Value, open_enums: &[&str]) {
     {
         let is_closed = ["properties", "additionalProperties"];
         if schema["type"] == "object" && is_closed.iter().all(|key| schema.get(key).is_none()) {
-            // Without it, some generators allow no fields.
+            // Without it, some generators reject further fields.
             schema["additionalProperties"] = true.into();
         }
     }

@@ -6,7 +6,7 @@ use strum::VariantNames;
 use super::schemas::reference;
 use crate::domain::MessageType;
 
-/// The connection in a webhook: its fields in the API, of which `config` may be missing, and the change.
+/// The schema of the connection in a webhook: the fields of the API and the change. `config` is optional.
 const DATA: &str = "WebhookConnection";
 
 /// The type of the message that `patchbay webhooks test` sends, and the schema of its data.
@@ -43,7 +43,7 @@ pub(super) fn complete(schemas: &mut Value) -> Value {
     Value::Object(items.collect::<Map<_, _>>())
 }
 
-/// `connection.attempt_failed` as `ConnectionAttemptFailed`.
+/// Returns the title of a message type: `ConnectionAttemptFailed` for `connection.attempt_failed`.
 fn title(name: &str) -> String {
     let capitalized = |word: &str| {
         let (first, rest) = word.split_at(1);
@@ -52,7 +52,7 @@ fn title(name: &str) -> String {
     name.split(['.', '_']).map(capitalized).collect()
 }
 
-/// Returns what a message of this type says.
+/// Returns the description of a message type.
 fn description(name: &str) -> &'static str {
     match name.parse() {
         Ok(MessageType::Connected) => {
@@ -110,7 +110,7 @@ fn data(connection: &Value) -> Value {
     let mut data = connection.clone();
     data["description"] = "The connection after the change, and the change itself.".into();
     if let Some(required) = data["required"].as_array_mut() {
-        // Only endpoints that ask for it get the config.
+        // Only endpoints with `with_config` get the config.
         required.retain(|field| field != "config");
         required.push("change".into());
     }

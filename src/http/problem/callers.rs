@@ -1,4 +1,4 @@
-//! Who is not let in, as problems with the challenge that says what would be.
+//! Problems of authentication and authorization, with their challenges.
 
 use super::{Code, Problem};
 use crate::auth;
@@ -7,10 +7,10 @@ use crate::auth::service_keys::Scope;
 impl From<auth::Error> for Problem {
     fn from(error: auth::Error) -> Self {
         if error == auth::Error::KeysUnavailable {
-            tracing::error!(%error, "tokens cannot be verified");
+            tracing::error!(%error, "cannot verify tokens");
             return Self::new(
                 Code::KeysUnavailable,
-                "the identity provider's keys cannot be had now",
+                "the identity provider's keys cannot be fetched",
             )
             .retry_after(5);
         }
@@ -23,7 +23,7 @@ impl From<auth::Error> for Problem {
 }
 
 impl Problem {
-    /// A key without the scope that is needed (RFC 6750, 3.1).
+    /// Creates the problem of a key without the required scope (RFC 6750, 3.1).
     pub(crate) fn insufficient_scope(scope: Scope) -> Self {
         Self {
             challenge: Some(format!(
@@ -36,9 +36,9 @@ impl Problem {
         }
     }
 
-    /// The service key is unknown, expired or revoked.
+    /// Creates the problem of an unknown, expired or revoked service key.
     pub(crate) fn unknown_key() -> Self {
-        let detail = "the service key is not known, or no longer valid";
+        let detail = "the service key is unknown, expired or revoked";
         Self {
             challenge: Some(format!(
                 "Bearer error=\"invalid_token\", error_description=\"{detail}\""
@@ -47,8 +47,8 @@ impl Problem {
         }
     }
 
-    /// A webhook without a signature of Nango's. RFC 9110 (15.5.2) wants a challenge with each 401; none
-    /// is registered for signed bodies, so it names the header that is looked at.
+    /// Creates the problem of a webhook without a valid signature. RFC 9110 (15.5.2) requires a challenge with each
+    /// 401. No scheme is registered for signed bodies, so the challenge names the signature's header.
     pub(crate) fn invalid_signature(detail: impl Into<String>) -> Self {
         Self {
             challenge: Some("X-Nango-Hmac-Sha256".to_owned()),
@@ -56,7 +56,7 @@ impl Problem {
         }
     }
 
-    /// The caller may not read the metrics.
+    /// Creates the problem of a caller without a metrics token.
     pub(crate) fn no_metrics_token() -> Self {
         Self {
             challenge: Some("Bearer realm=\"metrics\"".to_owned()),
@@ -67,7 +67,7 @@ impl Problem {
         }
     }
 
-    /// There is no bearer token at all, which RFC 6750 challenges without an error code.
+    /// Creates the problem of a request without a bearer token. RFC 6750 requires a challenge without an error code.
     pub(crate) fn no_token() -> Self {
         Self {
             challenge: Some("Bearer".to_owned()),

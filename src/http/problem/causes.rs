@@ -1,4 +1,4 @@
-//! What the use cases, Nango and the database refuse or fail at, as problems.
+//! Conversions of errors of the service, Nango and the database to problems.
 
 use super::{Code, Problem};
 use crate::db::DatabaseError;
@@ -16,7 +16,7 @@ impl From<service::Error> for Problem {
             Error::ConnectorUnavailable(_) => Self::new(Code::ConnectorUnavailable, detail),
             Error::ConnectorNotConfigured { .. } => Self::new(Code::ConnectorNotConfigured, detail),
             Error::IntegrationChanged { .. } => {
-                tracing::warn!(%detail, "Nango did not do its part");
+                tracing::warn!(%detail, "nango request failed");
                 Self::new(Code::NangoError, detail)
             }
             Error::ConnectionNotFound => Self::new(Code::ConnectionNotFound, detail),
@@ -54,7 +54,7 @@ impl From<service::Error> for Problem {
                 tracing::warn!(%detail, "nango request failed");
                 Self::new(
                     Code::NangoUnavailable,
-                    "Nango does not have the connections of this service; its operator has to look at it",
+                    "Nango does not have the connections of this service; its operator must check it",
                 )
                 .retry_after(30)
             }
@@ -74,14 +74,14 @@ impl From<service::Error> for Problem {
 impl From<nango::Error> for Problem {
     fn from(error: nango::Error) -> Self {
         use nango::Error;
-        tracing::warn!(%error, "Nango did not do its part");
+        tracing::warn!(%error, "nango request failed");
         match error {
             Error::Timeout => Self::new(Code::NangoTimeout, error.to_string()).retry_after(5),
             Error::RateLimited { retry_after } => {
                 let seconds = retry_after.map_or(10, |pause| pause.as_secs().max(1));
                 Self::new(
                     Code::NangoRateLimited,
-                    "Nango answers no more calls this minute",
+                    "Nango's rate limit for this minute is used up",
                 )
                 .retry_after(seconds)
             }
@@ -97,7 +97,7 @@ impl From<nango::Error> for Problem {
             }
             Error::Unauthorized { .. } => Self::new(
                 Code::NangoMisconfigured,
-                "Nango refused this service's key; its operator has to look at it",
+                "Nango refused this service's key; its operator must check it",
             ),
             Error::UnknownIntegration => Self::new(Code::ConnectorNotConfigured, error.to_string()),
             _ => Self::new(
@@ -109,7 +109,7 @@ impl From<nango::Error> for Problem {
 }
 
 impl Problem {
-    /// A database that no request can be served with.
+    /// Returns the problem of a database that cannot serve requests.
     pub(crate) fn from_unusable_database(error: &DatabaseError) -> Self {
         match error {
             DatabaseError::Statement(error) => Self::from_database(error),
@@ -125,11 +125,11 @@ impl Problem {
             .as_database_error()
             .and_then(sqlx::error::DatabaseError::code);
         if code.as_deref().is_some_and(|code| code.starts_with("22")) {
-            // A data exception, which only a caller's value can cause: a NUL in a text, say.
+            // A data exception, which only a caller's value can cause, such as a NUL in a text.
             return Self::invalid("a value has characters that cannot be stored");
         }
         if let Some(outage) = Outage::of(error) {
-            tracing::error!(%error, ?outage, "the database did not do its part");
+            tracing::error!(%error, ?outage, "database request failed");
             let (detail, seconds) = match outage {
                 Outage::Unreachable => ("the database does not answer", 5),
                 Outage::ReadOnly => ("the database is read-only at the moment", 5),
@@ -140,7 +140,7 @@ impl Problem {
             };
             Self::new(Code::DatabaseUnavailable, detail).retry_after(seconds)
         } else {
-            Self::internal(format_args!("the database did not do its part: {error}"))
+            Self::internal(format_args!("database request failed: {error}"))
         }
     }
 }

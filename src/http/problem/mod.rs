@@ -1,4 +1,4 @@
-//! Errors on the wire: RFC 9457 problems with a closed set of codes.
+//! Error responses: RFC 9457 problems with a fixed set of codes.
 
 mod callers;
 mod causes;
@@ -52,7 +52,7 @@ codes! {
     /// The signature of the webhook is missing or wrong.
     InvalidSignature = "invalid_signature", UNAUTHORIZED, "The signature is not valid";
     /// No endpoint has this path.
-    NotFound = "not_found", NOT_FOUND, "There is nothing here";
+    NotFound = "not_found", NOT_FOUND, "Unknown path";
     /// No connector has this id or slug.
     ConnectorNotFound = "connector_not_found", NOT_FOUND, "There is no such connector";
     /// The user has no such connection.
@@ -64,15 +64,15 @@ codes! {
     /// The operation requires a service key. It does not accept the token of a user.
     ServiceKeyRequired = "service_key_required", FORBIDDEN, "A service key is needed";
     /// The service key lacks the scope that the operation requires.
-    InsufficientScope = "insufficient_scope", FORBIDDEN, "The key does not allow this";
+    InsufficientScope = "insufficient_scope", FORBIDDEN, "The key lacks a scope";
     /// The `Patchbay-User` header is missing or malformed.
-    UserRequired = "user_required", BAD_REQUEST, "The user is not named";
+    UserRequired = "user_required", BAD_REQUEST, "A user is required";
     /// The stored credentials no longer work. Send a POST to the path in `connect` to start a reauthorization.
     NeedsReauthorization = "needs_reauthorization", CONFLICT, "The user has to authorize again";
     /// The user did not grant the scopes that the request requires. Send a POST to the path in `connect` to request `missing_scopes` again.
     InsufficientProviderScope = "insufficient_provider_scope", CONFLICT, "The user has not granted the required scopes";
     /// A reconnect returned a different account. The user has to accept that account or to reconnect.
-    AccountMismatch = "account_mismatch", CONFLICT, "The connection is another account's";
+    AccountMismatch = "account_mismatch", CONFLICT, "The account does not match";
     /// The provider is unreachable or does not refresh credentials. Retry after `retry_after` seconds.
     ProviderUnavailable = "provider_unavailable", SERVICE_UNAVAILABLE, "The provider is not available";
     /// The request or its body did not arrive or complete in time.
@@ -82,7 +82,7 @@ codes! {
     /// Nango has no integration for this connector. An operator has to add it.
     ConnectorNotConfigured = "connector_not_configured", CONFLICT, "The connector is not set up";
     /// Several connections match. Repeat the request with one of `candidates`.
-    AmbiguousConnection = "ambiguous_connection", CONFLICT, "Several connections fit";
+    AmbiguousConnection = "ambiguous_connection", CONFLICT, "Several connections match";
     /// The connection is connected and cannot be removed. Disconnect it first.
     StillConnected = "still_connected", CONFLICT, "The account is connected";
     /// A request with the same `Idempotency-Key` is in progress. Retry after `retry_after` seconds.
@@ -92,19 +92,19 @@ codes! {
     /// The body exceeds the size limit.
     PayloadTooLarge = "payload_too_large", PAYLOAD_TOO_LARGE, "The body is too large";
     /// The `Content-Type` of the body is not `application/json`.
-    UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The body has to be JSON";
+    UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The body must be JSON";
     /// An internal error. The log has its details under `request_id`.
     Internal = "internal", INTERNAL_SERVER_ERROR, "Internal error";
     /// Nango rejects the key of this service. An operator has to correct the key or its scopes.
-    NangoMisconfigured = "nango_misconfigured", BAD_GATEWAY, "Nango does not accept this service";
+    NangoMisconfigured = "nango_misconfigured", BAD_GATEWAY, "Nango rejects the key of this service";
     /// Nango returned an unexpected response.
-    NangoError = "nango_error", BAD_GATEWAY, "Nango gave an unexpected answer";
+    NangoError = "nango_error", BAD_GATEWAY, "Nango returned an unexpected response";
     /// Nango is disabled in this deployment.
-    NangoDisabled = "nango_disabled", SERVICE_UNAVAILABLE, "Connecting is switched off";
+    NangoDisabled = "nango_disabled", SERVICE_UNAVAILABLE, "Nango is disabled";
     /// Nango is unreachable or failing. Retry after `retry_after` seconds.
     NangoUnavailable = "nango_unavailable", SERVICE_UNAVAILABLE, "Nango is not available";
     /// The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
-    NangoRateLimited = "nango_rate_limited", SERVICE_UNAVAILABLE, "Nango asks for a pause";
+    NangoRateLimited = "nango_rate_limited", SERVICE_UNAVAILABLE, "Nango's rate limit is exceeded";
     /// Nango did not respond in time. Retry after `retry_after` seconds.
     NangoTimeout = "nango_timeout", GATEWAY_TIMEOUT, "Nango did not answer in time";
     /// The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
@@ -114,14 +114,14 @@ codes! {
     /// The caller exceeded a rate limit. Retry after `retry_after` seconds.
     RateLimited = "rate_limited", TOO_MANY_REQUESTS, "Too many requests";
     /// The replica has no capacity for this request. Retry after `retry_after` seconds.
-    Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Too much to do";
+    Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Service overloaded";
     /// The replica is shutting down. Send the request to another replica.
-    Stopping = "stopping", SERVICE_UNAVAILABLE, "The service is stopping";
+    Stopping = "stopping", SERVICE_UNAVAILABLE, "The service is shutting down";
     /// The replica is starting. Retry after `retry_after` seconds.
     Starting = "starting", SERVICE_UNAVAILABLE, "The service is starting";
 }
 
-/// An error on its way to the caller.
+/// An error response.
 #[derive(Clone, Debug)]
 pub struct Problem {
     code: Code,
@@ -165,8 +165,8 @@ pub(crate) struct ProblemBody<'a> {
 }
 
 impl Problem {
-    /// A problem of this code. A detail may repeat what a caller sent: what of that cannot be shown
-    /// is replaced, and what is too long is cut.
+    /// Creates a problem. The detail may contain text of the caller: characters that cannot be displayed are replaced,
+    /// and a long text is truncated.
     #[must_use]
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self {
@@ -180,22 +180,22 @@ impl Problem {
         }
     }
 
-    /// An internal error. Its cause is logged, and not returned to the caller.
+    /// Creates an internal error. Its cause is logged, and not returned to the caller.
     pub(crate) fn internal(broken: impl fmt::Display) -> Self {
         Self::new(Code::Internal, broken.to_string())
     }
 
-    /// The service waits for its database.
+    /// Creates the problem of a service that waits for its database.
     pub(crate) fn starting() -> Self {
-        Self::new(Code::Starting, "the service waits for its database").retry_after(2)
+        Self::new(Code::Starting, "the service is waiting for its database").retry_after(2)
     }
 
-    /// A request that is not as documented.
+    /// Creates the problem of an invalid request.
     pub(crate) fn invalid(detail: impl Into<String>) -> Self {
         Self::new(Code::InvalidRequest, detail)
     }
 
-    /// The caller may try again after this many seconds.
+    /// Sets the number of seconds after which the caller may retry.
     #[must_use]
     pub(crate) fn retry_after(mut self, seconds: u64) -> Self {
         self.retry_after = Some(seconds);
@@ -203,7 +203,7 @@ impl Problem {
     }
 }
 
-/// A line of text that can be shown anywhere.
+/// Returns the text as one line of displayable characters.
 fn sanitize(text: String) -> String {
     let is_hidden = |c: char| c.is_control() || is_bidi_control(c);
     if text.len() <= MAX_DETAIL && !text.chars().any(is_hidden) {
@@ -224,12 +224,12 @@ fn sanitize(text: String) -> String {
 }
 
 impl Code {
-    /// The name in JSON.
+    /// Returns the code's name in JSON.
     pub(crate) fn as_str(self) -> &'static str {
         self.parts().0
     }
 
-    /// The status of a response with this code.
+    /// Returns the HTTP status of the code.
     pub(crate) fn status(self) -> StatusCode {
         self.parts().1
     }
@@ -239,7 +239,7 @@ impl Problem {
     fn response(&self, request_id: Option<&str>) -> Response {
         let (text, status, title) = self.code.parts();
         let detail = match self.code {
-            Code::Internal => "the log has the detail under this request's id",
+            Code::Internal => "the log has the details under this request id",
             _ => &self.detail,
         };
         let body = ProblemBody {
@@ -277,17 +277,17 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = self.response(None);
-        // Rendered once more by the layer that knows the request's id.
+        // `render_problem` renders it again with the request's id.
         response.extensions_mut().insert(Box::new(self));
         response
     }
 }
 
-/// Marks an answer that is passed on: its errors are not ours to put into words.
+/// Marks a response that is passed through, whose errors are not replaced by problems.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PassthroughResponse;
 
-/// Gives an error a problem's body, with the request's id, whether a handler's or a layer's.
+/// Renders the errors of handlers and middleware as problems with the request's id.
 pub(crate) fn render_problem(mut response: Response, request_id: Option<&str>) -> Response {
     let status = response.status();
     if !status.is_client_error() && !status.is_server_error() {
@@ -309,11 +309,11 @@ pub(crate) fn render_problem(mut response: Response, request_id: Option<&str>) -
         return response;
     };
     if problem.code == Code::Internal {
-        // Only here it is known which request it was.
+        // Only this layer knows the request's id.
         tracing::error!(request_id, error = problem.detail, "internal error");
     }
     let mut rendered = problem.response(request_id);
-    // A layer's own headers, such as CORS' or `allow`, stay.
+    // Keeps headers of other layers, such as those of CORS or `allow`.
     for (name, value) in response.headers() {
         if !rendered.headers().contains_key(name) && name != "content-length" {
             rendered.headers_mut().append(name, value.clone());
@@ -322,16 +322,14 @@ pub(crate) fn render_problem(mut response: Response, request_id: Option<&str>) -
     rendered
 }
 
-/// What axum and tower's layers answer by themselves.
+/// Returns the problem for an error of axum or a tower layer.
 fn problem_for_status(status: StatusCode) -> Option<Problem> {
     let (code, detail) = match status {
         StatusCode::NOT_FOUND => (Code::NotFound, "no endpoint has this path"),
         StatusCode::METHOD_NOT_ALLOWED => {
             (Code::MethodNotAllowed, "the Allow header names the methods")
         }
-        StatusCode::REQUEST_TIMEOUT => {
-            (Code::RequestTimeout, "the request was not answered in time")
-        }
+        StatusCode::REQUEST_TIMEOUT => (Code::RequestTimeout, "the request timed out"),
         StatusCode::PAYLOAD_TOO_LARGE => (Code::PayloadTooLarge, "send a smaller body"),
         StatusCode::INTERNAL_SERVER_ERROR => {
             return Some(Problem::internal(

@@ -1,4 +1,4 @@
-//! What axum refuses by itself, as problems.
+//! Conversions of axum's rejections to problems.
 
 use std::io;
 
@@ -13,7 +13,7 @@ macro_rules! body_rejections {
             fn from(rejection: $rejection) -> Self {
                 let code = match rejection.status() {
                     _ if timed_out(&rejection) => {
-                        return Self::new(Code::RequestTimeout, "the body did not come in time");
+                        return Self::new(Code::RequestTimeout, "the body did not arrive in time");
                     }
                     StatusCode::UNSUPPORTED_MEDIA_TYPE => Code::UnsupportedMediaType,
                     StatusCode::PAYLOAD_TOO_LARGE => Code::PayloadTooLarge,
@@ -38,7 +38,7 @@ macro_rules! rejections {
 rejections!(PathRejection, QueryRejection);
 body_rejections!(BytesRejection, JsonRejection);
 
-/// Whether a body was not read because its next piece did not come in time.
+/// Returns `true` if the body's next piece did not arrive in time.
 fn timed_out(error: &(dyn std::error::Error + 'static)) -> bool {
     let own = error.downcast_ref::<io::Error>();
     own.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)

@@ -1,4 +1,4 @@
-//! The return from the popup: the provider's, and the product's.
+//! The return from the popup, of the provider or of Nango.
 
 use std::sync::LazyLock;
 
@@ -25,7 +25,7 @@ use crate::http::problem::{Code, Problem};
 use crate::service::Error;
 use crate::views::ConnectionView;
 
-/// The page's script and style; their hashes are all that the page's policy lets through.
+/// The page's script and style. The content security policy allows only their hashes.
 const SCRIPT: &str = include_str!("../../../templates/returned.js");
 const STYLE: &str = include_str!("../../../templates/returned.css");
 
@@ -133,10 +133,10 @@ pub(crate) async fn callback(
     }
     let id = query
         .connection_id
-        .ok_or_else(|| Problem::invalid("state or connection_id is needed"))?;
+        .ok_or_else(|| Problem::invalid("state or connection_id is required"))?;
     if page.0 {
-        // A browser's navigation carries no token. The page says no more than
-        // whether it worked, and says it to the product's own origins only.
+        // A browser's navigation carries no token. The page contains only whether the connection succeeded, and sends
+        // it only to the product's own origins.
         return Ok(
             match app.services.connections.find_returned(None, &id).await {
                 Ok(details) => connection_page(&app, &details),
@@ -225,7 +225,7 @@ fn page_response(
     message: &serde_json::Value,
 ) -> Response {
     let data = json!({ "message": message, "origins": *app.allowed_origins }).to_string();
-    // Inside a script element only a `<` could end the data.
+    // Inside a script element only `<` could end the data.
     let page = CallbackPage {
         title,
         text,
@@ -237,7 +237,7 @@ fn page_response(
     render(status, &page)
 }
 
-/// Returns the page for a browser that has started no attempt, or that has our cookie more than once. With a
+/// Returns the page for a browser that has started no attempt, or that sent our cookie more than once. With a
 /// `location` the user can continue.
 fn browser_mismatch_page(status: StatusCode, location: Option<&str>, attacked: bool) -> Response {
     let page = BrowserMismatchPage {

@@ -1,4 +1,4 @@
-//! A user's connections.
+//! The routes of a user's connections.
 
 use std::time::Duration;
 
@@ -27,14 +27,14 @@ use crate::service;
 use crate::service::{Health, Page, Update};
 use crate::views::{Config, ConnectionBody, ConnectionView};
 
-/// How many connections a page has at the most, and without a `limit`.
+/// The maximum and default size of a page.
 const MAX_LIMIT: i64 = 500;
 const DEFAULT_LIMIT: i64 = 100;
 
-/// How long a request may wait for an attempt to end, in seconds.
+/// The maximum time that a request may wait for an attempt to end, in seconds.
 const MAX_WAIT_SECONDS: u64 = 30;
 
-/// The most bytes of connections on a page, unless a single one has more.
+/// The maximum size of a page, in bytes. A page with a single connection may exceed it.
 const MAX_PAGE: usize = 512 * 1024;
 
 /// A page of connections, newest first.
@@ -50,7 +50,7 @@ pub(crate) struct ConnectionsBody {
 }
 
 impl ConnectionsBody {
-    /// Renders as much of a page as fits into `bytes`.
+    /// Renders the connections of a page that fit into `bytes`.
     fn of(page: &Page, bytes: usize) -> Result<Self, Problem> {
         let mut connections = Vec::with_capacity(page.connections.len());
         let mut left = bytes;
@@ -148,21 +148,21 @@ pub(crate) async fn get(
 ) -> Result<(Option<Extension<LongPolled>>, Json<ConnectionView>), Problem> {
     if query.wait > MAX_WAIT_SECONDS {
         return Err(Problem::invalid(format!(
-            "wait has to be 0 to {MAX_WAIT_SECONDS}"
+            "wait must be 0 to {MAX_WAIT_SECONDS}"
         )));
     }
-    let place = (query.wait > 0).then(|| state.limits.wait(&user)).flatten();
-    if place.is_some() {
+    let slot = (query.wait > 0).then(|| state.limits.wait(&user)).flatten();
+    if slot.is_some() {
         permit.release();
     }
-    let timeout = Duration::from_secs(if place.is_some() { query.wait } else { 0 });
+    let timeout = Duration::from_secs(if slot.is_some() { query.wait } else { 0 });
     let waiting = state.services.connections.wait(&user, id, timeout);
     let details = tokio::select! {
         details = waiting => details?,
-        // The service stops: the answer is how it stands.
+        // During a shutdown the wait ends early with the current state.
         () = state.stopping.draining.cancelled() => state.services.connections.get(&user, id).await?,
     };
-    let waited = place.is_some().then_some(Extension(LongPolled));
+    let waited = slot.is_some().then_some(Extension(LongPolled));
     Ok((waited, Json(details)))
 }
 

@@ -61,7 +61,7 @@ impl ConnectorBody {
     fn new(connector: &Connector, configured: Option<bool>, logo_url: &Url) -> Self {
         let (available, unavailable_reason) = match connector.availability() {
             Availability::Available => (true, None),
-            Availability::Disabled => (false, Some("The operator has switched it off".to_owned())),
+            Availability::Disabled => (false, Some("The operator has disabled it".to_owned())),
             Availability::Unavailable(reason) => (false, Some(reason.to_owned())),
         };
         let rule = connector.account_rule();
@@ -149,7 +149,7 @@ pub(crate) async fn list(
             1 + found
                 .iter()
                 .position(|connector| connector.id.to_string() == *cursor)
-                .ok_or_else(|| Problem::invalid("cursor is not one of this list's"))?
+                .ok_or_else(|| Problem::invalid("cursor does not belong to this list"))?
         }
     };
     let page: Vec<&Connector> = found.iter().copied().skip(start).take(limit).collect();
@@ -172,7 +172,7 @@ pub(crate) async fn list(
     }))
 }
 
-/// The categories of the connectors that users are offered.
+/// Returns the categories of the connectors that are offered to users.
 fn categories(view: &CatalogView) -> Vec<CategoryBody> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for connector in view.catalog.iter().filter(|it| view.is_offered(it)) {

@@ -1,4 +1,4 @@
-//! The console: the files that `frontend/console` builds to, and what they need to know.
+//! The console: serves the build output of `frontend/console` and the page's configuration.
 
 use std::sync::Arc;
 
@@ -16,24 +16,23 @@ use serde_json::{Value, json};
 
 use crate::http::ConsoleConfig;
 
-/// What `npm run build` in `frontend/console` has written. All names below `assets` have a hash of
-/// what they hold.
+/// The build output of `frontend/console`. File names below `assets` contain a hash of the content.
 #[derive(RustEmbed)]
 #[folder = "frontend/console/dist"]
 struct Files;
 
-/// What is the same for every request.
+/// The state that all requests share.
 #[derive(Debug)]
 struct Console {
-    /// The page, with the path of `PUBLIC_URL` in the addresses of its assets.
+    /// The page. The addresses of its assets include the path of `PUBLIC_URL`.
     page: String,
     policy: HeaderValue,
     /// The page's initial configuration.
     configuration: Value,
 }
 
-/// The console below `/console/`, which browsers reach below `prefix`. Its own paths all show the same page, which goes by
-/// its address.
+/// Returns the routes of the console below `/console/`, which browsers reach below `prefix`. All of its paths return
+/// the same page, which renders by the address.
 pub(crate) fn routes(config: &ConsoleConfig, allowed_origins: &[String], prefix: &str) -> Router {
     let controls = config.controls.as_ref();
     let controls = controls.map(|url| url.origin().ascii_serialization());
@@ -51,7 +50,7 @@ pub(crate) fn routes(config: &ConsoleConfig, allowed_origins: &[String], prefix:
         .with_state(Arc::new(console))
 }
 
-/// The page runs its own scripts and styles only, and talks to this service and its controls only.
+/// Returns a policy that allows the page its own scripts and styles, and connections to this service and its controls.
 fn content_security_policy(controls: Option<&str>) -> HeaderValue {
     let policy = format!(
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
@@ -61,7 +60,7 @@ fn content_security_policy(controls: Option<&str>) -> HeaderValue {
     HeaderValue::from_str(&policy).expect("an origin has only characters that a header may hold")
 }
 
-/// The page of a console that browsers reach below `prefix`.
+/// Returns the page of a console that browsers reach below `prefix`.
 fn page_below(prefix: &str) -> String {
     let page = Files::get("index.html").unwrap_or_else(|| unreachable!("the console is built in"));
     let html = String::from_utf8_lossy(&page.data);
@@ -79,7 +78,7 @@ async fn page(State(console): State<Arc<Console>>, headers: HeaderMap) -> Respon
     response
 }
 
-/// Where there are demo users and faults, and which origins may hand over a user's token.
+/// Returns the address of the sandbox's controls, and the origins that may pass a user's token.
 async fn client_config(State(console): State<Arc<Console>>) -> Json<Value> {
     Json(console.configuration.clone())
 }
@@ -88,7 +87,7 @@ async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Response {
     let Some(asset) = Files::get(&format!("assets/{name}")) else {
         return StatusCode::NOT_FOUND.into_response();
     };
-    // The content behind a name never changes: the name has its hash.
+    // The file name contains a hash of the content, so it never changes.
     let forever = "public, max-age=31536000, immutable";
     let (hash, mime) = (asset.metadata.sha256_hash(), asset.metadata.mimetype());
     file(asset.data, &hash, mime, forever, &headers)
@@ -101,7 +100,7 @@ fn file(
     caching: &'static str,
     headers: &HeaderMap,
 ) -> Response {
-    // Weak, for the same file may travel compressed.
+    // A weak tag, because a proxy may compress the file.
     let tag = format!("W/\"{}\"", hex::encode(&hash[..16]));
     let has_it = |seen: &str| seen.split(',').any(|one| one.trim() == tag);
     let unchanged = headers

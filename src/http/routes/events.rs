@@ -1,4 +1,4 @@
-//! What happens to the caller's connections, as it happens and as it was.
+//! The event stream of a user and the history of a connection.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -25,11 +25,11 @@ use crate::http::extract::{
 use crate::http::middleware::limits::RequestPermit;
 use crate::http::problem::{Code, Problem};
 
-/// How often a stream without events says that it is alive.
+/// The interval of heartbeats on a stream without events.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 const _: () = assert!(
     HEARTBEAT.as_secs() < 30,
-    "proxies cut off what is silent for 30 s"
+    "proxies close streams without data for 30 s"
 );
 
 /// Headers that keep proxies and middleware from buffering or compressing a stream, which would delay its events.
@@ -38,16 +38,16 @@ const UNBUFFERED: [(HeaderName, &str); 2] = [
     (HeaderName::from_static("x-accel-buffering"), "no"),
 ];
 
-/// How long a stream lasts at the most; its reader then comes again, with a token that is still good.
+/// The maximum duration of a stream. Its client then reconnects with a current token.
 const MAX_STREAM_DURATION: Duration = Duration::from_secs(15 * 60);
 
-/// How often a stream looks whether the key that opened it still may read.
+/// The interval in which a stream checks that its service key is still valid.
 const KEY_RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How soon a reader comes again after the end of a stream.
+/// How soon a client reconnects after the end of a stream.
 const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 
-/// How many events a page of the history has at the most.
+/// The maximum number of events on a page of the history.
 const MAX_LIMIT: i64 = 200;
 
 /// The data of the event `ready`, the first one of a stream.
@@ -87,7 +87,7 @@ pub(crate) async fn stream(
     headers: HeaderMap,
 ) -> Result<impl IntoResponse, Problem> {
     let last = last_event_id(&headers)?;
-    let place = state.limits.stream(&user)?;
+    let slot = state.limits.stream(&user)?;
     let events = state.services.events.follow(&user, last).await?;
     permit.release();
     let ready = sse::Event::default()
@@ -100,7 +100,7 @@ pub(crate) async fn stream(
         .map_err(Problem::internal)?;
     let ready = stream::once(std::future::ready(Ok::<_, Infallible>(ready)));
     let over = until_expired(state.clone(), leave);
-    let following = Some(Box::new((state, events, place)));
+    let following = Some(Box::new((state, events, slot)));
     let news = stream::unfold(following, move |following| async move {
         let mut following = following?;
         let (state, events, _) = &mut *following;
@@ -114,8 +114,8 @@ pub(crate) async fn stream(
                 Some((messages, Some(following)))
             }
             Err(error) => {
-                // The reader comes again, and begins after the last event that it got.
-                tracing::warn!(%error, "an event stream broke off");
+                // The client reconnects and resumes after the last event that it received.
+                tracing::warn!(%error, "event stream failed");
                 None
             }
         }
@@ -135,38 +135,39 @@ async fn until_expired(state: AppState, access: StreamAccess) {
                 loop {
                     match state.keys.authenticate(key.expose_secret()).await {
                         Ok(Some(service)) if service.scopes.contains(&Scope::ConnectionsRead) => {}
-                        // A database that does not answer revokes nothing.
+                        // A database error does not revoke access.
                         Err(_) => {}
                         Ok(_) => break,
                     }
                     sleep(KEY_RECHECK_INTERVAL).await;
                 }
             };
-            // Which of the two it was makes no difference. Apart, for most streams are opened with a token.
+            // Both outcomes end the stream. Boxed, because most streams are opened with a token and need no space for
+            // it.
             let _ = Box::pin(timeout(MAX_STREAM_DURATION, revoked)).await;
         }
     }
 }
 
-/// The event after which a stream begins; `None` where the header is missing or empty.
+/// Returns the event after which a stream resumes; `None` if the header is missing or empty.
 ///
 /// # Errors
-/// When it is not the id of an event.
+/// If the header is not the id of an event.
 pub fn last_event_id(headers: &HeaderMap) -> Result<Option<Uuid>, Problem> {
     let Some(id) = headers.get("last-event-id").filter(|id| !id.is_empty()) else {
         return Ok(None);
     };
     let id = id.to_str().ok().and_then(|id| id.parse().ok());
     id.map(Some)
-        .ok_or_else(|| Problem::invalid("Last-Event-ID is not an event's id"))
+        .ok_or_else(|| Problem::invalid("Last-Event-ID is not the id of an event"))
 }
 
-/// The last words of a replica that stops. Its readers come again at different times, for they
-/// all go to the replicas that are left.
+/// Returns the last event of a stream on a replica that shuts down. Its clients reconnect at different times, because
+/// all of them move to the remaining replicas.
 fn closing_event() -> sse::Event {
     let share = f64::from(Uuid::new_v4().as_bytes()[0]) / 255.0;
     sse::Event::default()
-        .comment("this replica stops: come again")
+        .comment("this replica is shutting down: reconnect")
         .retry(RECONNECT_DELAY.mul_f64(0.5 + 2.0 * share))
 }
 

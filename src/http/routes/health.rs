@@ -1,4 +1,4 @@
-//! What the platform and the operator ask.
+//! Liveness and readiness.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use crate::http::AppState;
 use crate::http::problem::{Code, Problem};
 use crate::service::Services;
 
-/// How long the database may take to say that it can be written to.
+/// The timeout of the readiness query.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The TTL of the cached result. The endpoint is public, so the number of clients is unlimited.
 const READINESS_CACHE_TTL: Duration = Duration::from_millis(500);
 
-/// Whether the database is there, asked for by all together.
+/// The cached result of the readiness check, shared by concurrent requests.
 #[derive(Debug)]
 pub struct Readiness(Cache<(), Result<(), Problem>>);
 
@@ -86,7 +86,7 @@ pub(crate) async fn readyz(State(state): State<AppState>) -> Result<Json<ReadyBo
     if state.stopping.requested.is_cancelled() {
         return Err(Problem::new(
             Code::Stopping,
-            "the service stops: send requests elsewhere",
+            "the service is shutting down: send requests to another replica",
         ));
     }
     state.readiness.of(&state.services).await?;

@@ -1,4 +1,4 @@
-//! Connectors' logos, for pages that show them as images.
+//! The logos of connectors as images.
 
 use axum::extract::State;
 use axum::http::header::{
@@ -12,16 +12,16 @@ use crate::http::extract::Path;
 use crate::http::problem::{Code, Problem};
 use crate::service;
 
-/// A page may show the image although it is another origin's.
+/// Allows pages of other origins to show the image.
 const RESOURCE_POLICY: (HeaderName, &str) = (
     HeaderName::from_static("cross-origin-resource-policy"),
     "cross-origin",
 );
 
-/// Opened as a page, an SVG image runs nothing and loads nothing.
+/// The policy of an SVG image that is opened as a page: it runs and loads nothing.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; sandbox";
 
-/// How long an image may be cached: one that may still be replaced by Nango's, for five minutes only.
+/// The TTL of a final image in caches. An image that Nango's may still replace is cached for five minutes.
 const FINAL: &str = "public, max-age=86400";
 const PROVISIONAL: &str = "public, max-age=300";
 
@@ -41,7 +41,7 @@ pub(crate) async fn get(
     let found = state.services.logos.get(&reference).await;
     let (logo, is_final) = found.ok_or(service::Error::ConnectorNotFound(reference))?;
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &logo.bytes);
-    // Weak, for the same image may travel compressed.
+    // A weak tag, because a proxy may compress the image.
     let tag = format!("W/\"{}\"", hex::encode(&digest.as_ref()[..16]));
     let caching = if is_final { FINAL } else { PROVISIONAL };
     let seen = headers

@@ -1,4 +1,4 @@
-//! Calls to providers' APIs through Nango, for services that need not see a token.
+//! Proxied calls to providers' APIs through Nango. The calling service never sees a token.
 
 use crate::http::openapi::errors;
 use crate::http::problem::Code;
@@ -23,23 +23,23 @@ use crate::nango;
 use crate::nango::proxy::{ProxyAnswer, ProxyCall};
 use crate::service;
 
-/// The largest body that is passed on, in either direction.
+/// The largest request or response body that is forwarded, in bytes.
 const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 
-/// How far the body of a request has come.
+/// The progress of a request's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Upload {
-    /// Its end has not come yet.
+    /// The body has not ended.
     Open,
-    /// All of it was passed on, or there was none.
+    /// The whole body was forwarded, or the request has none.
     Complete,
     /// It is larger than `MAX_BODY_BYTES`.
     TooLarge,
-    /// The caller's connection failed, or its next piece did not come in time.
+    /// The caller's connection failed, or the next piece did not arrive in time.
     Failed,
 }
 
-/// The state of an upload, shared with the stream that passes it on.
+/// The state of an upload, shared with the stream that forwards it.
 #[derive(Clone)]
 struct SharedUpload(Arc<Mutex<Upload>>);
 
@@ -52,7 +52,7 @@ impl SharedUpload {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = upload;
     }
 
-    /// The problem of a call whose request did not arrive as a whole; `None` if the caller is not the reason.
+    /// Returns the problem of a request that did not arrive completely; `None` if the caller is not the cause.
     fn problem(&self, error: Option<&service::Error>) -> Option<Problem> {
         let upload = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let timed_out = matches!(error, Some(service::Error::Nango(nango::Error::Timeout)));
@@ -114,7 +114,7 @@ pub(crate) async fn proxy(
     Ok(passed_on(answer))
 }
 
-/// Builds the caller's response from the provider's, which no cache in between may store.
+/// Builds the caller's response from the provider's. Caches must not store it.
 fn passed_on(answer: ProxyAnswer) -> Response {
     let body = Body::new(answer.body).into_data_stream();
     let mut response = Response::new(Body::from_stream(bounded(body, || {})));
@@ -129,7 +129,7 @@ fn passed_on(answer: ProxyAnswer) -> Response {
     response
 }
 
-/// A request's body once its first piece has come; `None` if it has none.
+/// Returns a request's body after its first piece has arrived; `None` if it has none.
 async fn started(body: Body, upload: &SharedUpload) -> Result<Option<reqwest::Body>, Problem> {
     let (large, failed, complete) = (upload.clone(), upload.clone(), upload.clone());
     let body = body
@@ -152,7 +152,7 @@ async fn started(body: Body, upload: &SharedUpload) -> Result<Option<reqwest::Bo
     }
 }
 
-/// A body that ends with an error where it is larger than `MAX_BODY_BYTES`.
+/// Limits a body: it ends with an error after `MAX_BODY_BYTES`.
 fn bounded<E: Into<BoxError>>(
     body: impl Stream<Item = Result<Bytes, E>>,
     is_too_large: impl Fn(),
@@ -168,20 +168,20 @@ fn bounded<E: Into<BoxError>>(
     })
 }
 
-/// The length that a request gives for its body.
+/// Returns the `Content-Length` of a request.
 fn content_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 fn too_large() -> Problem {
-    Problem::new(Code::PayloadTooLarge, "a body may have 64 MiB at the most")
+    Problem::new(Code::PayloadTooLarge, "a body may have at most 64 MiB")
 }
 
 fn too_slow() -> Problem {
-    Problem::new(Code::RequestTimeout, "the body did not come in time")
+    Problem::new(Code::RequestTimeout, "the body did not arrive in time")
 }
 
-/// The provider's path as the caller wrote it.
+/// Returns the provider's path exactly as the caller sent it.
 fn provider_path(uri: &Uri) -> &str {
     let path = uri.path().split_once("/proxy/");
     path.map_or("", |(_, path)| path)

@@ -1,4 +1,4 @@
-//! Tokens for workflows: for services only.
+//! Tokens for workflows. Only services can request them.
 
 use crate::http::openapi::errors;
 use crate::http::problem::Code;

@@ -1,4 +1,4 @@
-//! What services do with a user's data, and who has used it.
+//! Erasure of a user's data, and the token accesses of a connection.
 
 use axum::Json;
 use axum::extract::State;
@@ -13,7 +13,7 @@ use crate::http::AppState;
 use crate::http::extract::{ConnectionsReader, Path, Query, UserAdmin, page_limit};
 use crate::http::problem::{Code, Problem};
 
-/// How many uses a page has at the most.
+/// The maximum number of token accesses on a page.
 const MAX_LIMIT: i64 = 200;
 
 /// The outcome of erasing a user.

@@ -1,4 +1,4 @@
-//! Answers of providers that differ from their documentation.
+//! Responses of providers that differ from their documentation.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ async fn answer_with(app: &TestApp, body: &Value) {
         .await;
 }
 
-/// Connects GitHub under an instance of its own. Returns the connection's id.
+/// Connects GitHub under its own instance. Returns the connection's id.
 async fn connect(user: &User<'_>, instance: usize) -> String {
     let path = format!("/github/connect?instance_id=i{instance}");
     let (_, started) = user.call(Method::POST, &path, None).await;
@@ -52,7 +52,7 @@ async fn answer_without_id_is_retried() {
     }
     app.faults(json!({ "consent": "allow" })).await;
     for id in ids {
-        // A look-up in progress is postponed once more.
+        // A lookup in progress is postponed once more.
         let identified = async || {
             make_lookups_due(&app).await;
             ada.connection(&id).await["account"].is_object()

@@ -1,4 +1,4 @@
-//! Integrations beyond the list.
+//! Integrations that are not in the catalog.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Logos, as an `<img>` asks for them.
+//! Logos, requested like an `<img>` does.
 
 use reqwest::StatusCode;
 

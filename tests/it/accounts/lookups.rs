@@ -1,4 +1,4 @@
-//! The worker of look-ups: what it does when Nango or a provider fails, and what stays after it.
+//! The worker of account lookups, with a failing Nango or provider.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ async fn account_is_looked_up_after_grant_and_stays_after_disconnect() {
     let ended = ada.connection(id).await;
     assert_eq!(ended["status"], "disconnected");
     assert_eq!(ended["account"], known["account"]);
-    // The next account may be another one: it is no mismatch.
+    // The next account may differ without a mismatch.
     let body = json!({ "login_hint": "grace" });
     let (_, started) = ada.call(Method::POST, "/github/connect", Some(body)).await;
     app.popup(text(&started, "oauth_url")).await;
@@ -127,7 +127,7 @@ async fn sweep_looks_up_connections_without_account() {
     let github = ada.connected("github").await;
     let id = text(&github, "id");
     wait_for(&ada, id, is_identified).await;
-    // As an import, or a version without the rule, leaves it.
+    // The state after an import, or after a version without the rule.
     let mut sql = app.sql().await;
     sqlx::query("update user_connector_connection set account_id = null, account_name = null, account_details = null")
         .execute(&mut sql)

@@ -1,4 +1,4 @@
-//! Whose account a connection is: the rules, their look-ups, and what users and workflows see of them.
+//! Accounts of connections: the rules, their lookups, and their use by users and workflows.
 
 mod answers;
 mod catalog;
@@ -15,12 +15,12 @@ use serde_json::{Value, json};
 use crate::eventually::eventually;
 use crate::test_app::{TestApp, User, WITH_ACCOUNTS};
 
-/// How long a connection may take to become as it should be.
+/// The timeout for a connection to reach its expected state.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A test app whose accounts are looked up.
+/// Starts a test app with account lookups.
 async fn app_with_accounts() -> TestApp {
-    // Time stands still: a rate limit's minute would not end.
+    // The clock stands still, so the minute of a rate limit would not end.
     TestApp::build(&[(WITH_ACCOUNTS, "1")], |nango| nango.rate_limit = u32::MAX).await
 }
 
@@ -29,7 +29,7 @@ fn text<'a>(body: &'a Value, field: &str) -> &'a str {
     found.unwrap_or_else(|| panic!("{field} in {body:#}"))
 }
 
-/// Waits until a connection is as it should be.
+/// Waits until a connection satisfies `is_so`.
 async fn wait_for(user: &User<'_>, id: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let mut last = Value::Null;
     let holds = async || {
@@ -43,14 +43,14 @@ async fn wait_for(user: &User<'_>, id: &str, is_so: impl Fn(&Value) -> bool) -> 
     last
 }
 
-/// Makes the look-ups that wait for their next try due, as time does.
+/// Makes postponed lookups due, as if time had passed.
 async fn make_lookups_due(app: &TestApp) {
     let mut sql = app.sql().await;
     let due = "update account_lookup set due_at = now()";
     sqlx::query(due).execute(&mut sql).await.unwrap();
 }
 
-/// Authorizes a connection again, as the account that the provider is hinted at.
+/// Reauthorizes a connection with a hint to this account.
 async fn reconnect_as(user: &User<'_>, id: &str, account: &str) {
     let path = format!("/connections/{id}/reconnect");
     let body = json!({ "login_hint": account });

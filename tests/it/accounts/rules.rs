@@ -1,4 +1,4 @@
-//! Each rule against a sample written from the provider's documentation, and against the fake Nango.
+//! Each account rule, against a sample from the provider's documentation and against the fake Nango.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::{app_with_accounts, text, wait_for};
 use crate::test_app::{TestApp, User};
 
-/// The samples by connector, which the fake Nango answers with, too.
+/// Returns the samples by connector, which the fake Nango uses, too.
 fn samples() -> BTreeMap<String, Value> {
     let text = include_str!("../../../crates/nango-sandbox/src/accounts.json");
     serde_json::from_str(text).unwrap()
@@ -28,7 +28,7 @@ fn claims(token: &Value) -> Value {
     })
 }
 
-/// What a rule reads of a sample.
+/// Returns the document of a sample that a rule reads.
 fn document(sample: &Value) -> Value {
     json!({
         "raw": sample["raw"],
@@ -63,7 +63,7 @@ fn each_rule_reads_its_documented_sample() {
         if !rule.source.starts_with("https://") {
             wrong.push(format!("{slug} has no source"));
         }
-        // Without the source that the rule names, the id has to come from the request, or not at all.
+        // Without the source of the rule, the id must come from a lookup, or be unknown.
         let mut only = document.clone();
         for root in ["raw", "id_token", "response"] {
             if rule.id_source.as_deref() != Some(root)
@@ -114,7 +114,7 @@ fn rules_cover_every_connectable_connector() {
     }
 }
 
-/// A row of the document's table.
+/// Returns a row of the document's table.
 fn row(slug: &str, rule: &AccountRule, sample: &Value) -> String {
     if !rule.identifies_account() {
         let reason = rule.reason.as_deref().unwrap_or_default();
@@ -170,8 +170,8 @@ fn documented_table_matches_rules() {
     );
 }
 
-/// What a user gives besides the authorization, as the sample has it. Where the account is what is typed, `other` types
-/// another one.
+/// Returns the parameters that the user enters, from the sample. If they determine the account, `other` returns those
+/// of another account.
 fn parameters(connector: &Value, sample: &Value, other: bool) -> BTreeMap<String, String> {
     let mut given = BTreeMap::new();
     for parameter in connector["parameters"].as_array().unwrap() {
@@ -188,7 +188,7 @@ fn parameters(connector: &Value, sample: &Value, other: bool) -> BTreeMap<String
     given
 }
 
-/// Goes through the popup, or types a key on Nango's page.
+/// Completes the popup, or enters a key on Nango's page.
 async fn authorize(
     app: &TestApp,
     connector: &Value,
@@ -212,7 +212,7 @@ async fn authorize(
         .unwrap()
         .1;
     let key = format!("{account}-key");
-    // Where the user name is the account's id, that of the sample.
+    // The sample's user name, if it is the id of the account.
     let username = sample["credentials"]["username"].as_str();
     let username = username.map(|name| match account {
         "ada-work" => name.to_owned(),
@@ -258,7 +258,7 @@ async fn start(
     started
 }
 
-/// Connects a connector as one account, and reconnects it as another. Returns what is wrong.
+/// Connects one account of a connector, and reconnects another. Returns an error message.
 async fn connect_twice(app: &TestApp, slug: &str, sample: &Value) -> Option<String> {
     let user = app.user(&format!("user-of-{slug}")).await;
     let connector = user.get(&format!("/{slug}")).await;

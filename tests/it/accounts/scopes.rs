@@ -50,7 +50,7 @@ async fn withheld_scopes_are_missing_until_granted() {
 
     app.faults(json!({ "consent": "allow" })).await;
     let path = format!("/connections/{id}/reconnect");
-    // A reconnect asks for the same scopes again.
+    // A reconnect requests the same scopes again.
     let (_, started) = ada.call(Method::POST, &path, None).await;
     app.popup(text(&started, "oauth_url")).await;
     let again = wait_for(&ada, id, |one| one["missing_scopes"] == json!([])).await;

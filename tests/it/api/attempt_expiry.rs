@@ -32,7 +32,7 @@ async fn unfinished_attempt_expires() {
     );
     assert_eq!(row["attempt"]["outcome"], "expired");
     assert_eq!(row["attempt"]["error_code"], "attempt_expired");
-    // Again, and for two at once, there is nothing left to do.
+    // Repeated and concurrent calls change nothing more.
     connections.expiry.run().await.unwrap();
     assert_eq!(
         events(&app, &id).await,
@@ -83,7 +83,7 @@ async fn attempt_does_not_expire_while_nango_is_unavailable() {
     connections.expiry.run().await.unwrap();
     assert_eq!(events(&app, &id).await, ["attempt_started"]);
     app.faults(json!({})).await;
-    // The answer of a moment ago is good for a second.
+    // The result of the last poll is cached for a second.
     for _ in 0..100 {
         connections.expiry.run().await.unwrap();
         if events(&app, &id).await.len() > 1 {

@@ -1,4 +1,4 @@
-//! Who is let in: every endpoint that asks for a token, with every way of not having one.
+//! Authentication of every endpoint that requires a token, with each kind of missing or invalid token.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{DOCUMENT, TestResponse};
 use crate::test_app::{JWT_SECRET, TestApp};
 
-/// Every documented operation that needs a token, with a path that could be asked for.
+/// Returns every documented operation that requires a token, with an example path.
 fn operations() -> Vec<(Method, String)> {
     let mut found = Vec::new();
     for (path, methods) in DOCUMENT["paths"].as_object().unwrap() {
@@ -26,7 +26,7 @@ fn operations() -> Vec<(Method, String)> {
             let requirements = operation["security"].as_array();
             if requirements.is_some_and(|all| !all.is_empty()) {
                 let method = method.to_uppercase().parse().unwrap();
-                // The callback wants to know what it is asked about before it asks who asks.
+                // The callback checks its parameters before it authenticates.
                 let path = format!("{}?connection_id={}", path.join("/"), Uuid::now_v7());
                 found.push((method, path));
             }

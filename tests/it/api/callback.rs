@@ -1,4 +1,4 @@
-//! The return from the popup: to a program, to a browser, and on to Nango.
+//! The return from the popup: JSON, the page for browsers, and the redirect to Nango.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
@@ -11,26 +11,26 @@ use uuid::Uuid;
 use super::{TestResponse, text};
 use crate::test_app::{ORIGIN, TestApp, User};
 
-/// Asks as a browser's navigation does: without a token.
+/// Sends a request like a browser's navigation, without a token.
 async fn page(app: &TestApp, query: &str) -> TestResponse {
     let url = format!("{}/api/v1/connectors/callback?{query}", app.url);
     let accept = "text/html,application/xhtml+xml,*/*;q=0.8";
     TestResponse::to(app.client.get(url).header("accept", accept)).await
 }
 
-/// The text between two marks of a page.
+/// Returns the text between two markers of a page.
 fn between<'a>(page: &'a str, start: &str, end: &str) -> &'a str {
     let (_, rest) = page.split_once(start).unwrap();
     rest.split_once(end).unwrap().0
 }
 
-/// What the page tells its opener, and at which origins.
+/// Returns the message of the page to its opener, with the allowed origins.
 fn message_data(answer: &TestResponse) -> Value {
     let data = between(&answer.text, r#"id="message">"#, "</script>");
     serde_json::from_str(data).unwrap()
 }
 
-/// Goes through the popup with no webhook sent.
+/// Completes the popup without a webhook.
 async fn grant_without_webhook(user: &User<'_>) -> Value {
     let faults = json!({ "consent": "allow", "drop_webhooks": true });
     user.app.faults(faults).await;
@@ -161,7 +161,7 @@ async fn callback_rejects_missing_and_unknown_ids() {
     400 Bad Request
     {
       "code": "invalid_request",
-      "detail": "state or connection_id is needed",
+      "detail": "state or connection_id is required",
       "request_id": "[id]",
       "status": 400,
       "title": "The request is not valid",
@@ -205,7 +205,7 @@ async fn callback_page_posts_result_to_allowed_origins_only() {
             "origins": [ORIGIN, "https://admin.example.com"],
         })
     );
-    // Only the page's own script runs, and only its own style counts: nothing else in it is one.
+    // The policy allows only the page's own script and style, which are the only ones.
     let script = between(&answer.text, "<script>", "</script>");
     let style = between(&answer.text, "<style>", "</style>");
     let hash = |text: &str| STANDARD.encode(digest(&SHA256, text.as_bytes()));
@@ -221,7 +221,7 @@ async fn callback_page_posts_result_to_allowed_origins_only() {
     assert!(
         script.contains("for (const origin of origins) window.opener.postMessage(message, origin)")
     );
-    // The page closes without an opener, too: the product may have cut it.
+    // The page also closes without an opener, whose reference the product may have removed.
     assert!(script.ends_with("}\nwindow.close();\n"), "{script}");
     assert!(!answer.text.contains('*'));
     // The public page must not reveal the user or the account. Neither name can occur in an id by chance.
@@ -248,7 +248,7 @@ async fn callback_page_reports_failures_and_unknown_ids() {
             "status": "error", "error": "authorization_denied",
         })
     );
-    // Nango's ids are no secret: those of imported connections name the user and the connector.
+    // Nango's ids are not secret: those of imported connections contain the user and the connector.
     let grace = app.user("grace").await;
     let granted = grant_without_webhook(&grace).await;
     let own = text(&granted, "connection_id");
@@ -311,7 +311,7 @@ async fn provider_redirect_is_forwarded_to_nango_unmodified() {
     }
 }
 
-/// Any stranger can ask: an address in a private network is not for them.
+/// The request is public, so a private address must not appear in the response.
 #[tokio::test]
 async fn return_goes_to_the_address_for_browsers() {
     let app = TestApp::with(&[("NANGO_PUBLIC_URL", "https://nango.example.com/base/")]).await;
@@ -320,7 +320,7 @@ async fn return_goes_to_the_address_for_browsers() {
     let location = "https://nango.example.com/base/oauth/callback?state=x";
     assert_eq!(answer.header("location"), Some(location));
     let ada = app.user("ada").await;
-    // The popup's address, and the one that Nango's own page calls.
+    // The popup's address, and the callback that Nango's page uses.
     let popup = text(&ada.connect("gmail").await, "oauth_url");
     assert!(
         popup.starts_with("https://nango.example.com/base/oauth/connect/gmail?"),

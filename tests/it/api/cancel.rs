@@ -1,4 +1,4 @@
-//! Attempts that came to nothing: canceling them, and removing their connections from the list.
+//! Cancellation of attempts and removal of their connections from the list.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ async fn remove(user: &User<'_>, id: &str) -> super::TestResponse {
     user.send_delete(&format!("/connections/{id}")).await
 }
 
-/// The ids on the user's list.
+/// Returns the ids on the user's list.
 async fn listed(user: &User<'_>) -> Vec<String> {
     let page = user.get("/connections").await;
     let connections = page["connections"].as_array().unwrap();
@@ -88,7 +88,7 @@ async fn canceled_reconnect_keeps_working_connection() {
         (&canceled["status"], &canceled["attempt"]["outcome"]),
         (&json!("connected"), &json!("canceled"))
     );
-    // Nango renews its connection in place: it is not deleted by the grant of the canceled attempt.
+    // Nango renews its connection in place, and the grant of the canceled attempt does not delete it.
     app.popup(&text(&started, "oauth_url")).await;
     let renewed = ada.wait_until(&id, "connected").await;
     assert_eq!(renewed["nango_connection_id"], stored);
@@ -149,8 +149,7 @@ async fn cancel_of_repair_keeps_connection_that_did_not_work() {
         text(&connected, "nango_connection_id")
     );
     app.nango(Method::DELETE, &path).await;
-    ada.send_post(&format!("/connections/{id}/check"), json!({}))
-        .await;
+    app.sweep_until_missing().await;
     assert_eq!(ada.connection(&id).await["status"], "error");
     ada.send_post(&format!("/connections/{id}/reconnect"), json!({}))
         .await;
@@ -189,14 +188,14 @@ async fn failed_first_connection_can_be_removed_twice() {
         ada.get("/connections?status=disconnected").await["total_count"],
         0
     );
-    // The history stays, and a grant of what was removed is deleted.
+    // The history stays, and a later grant of the removed connection is deleted.
     let history = ada.get(&format!("/connections/{id}/history")).await;
     assert_eq!(history["events"][0]["kind"], "removed");
     app.faults(json!({ "consent": "allow" })).await;
     app.popup(&text(&started, "oauth_url")).await;
     app.wait_for_nango_connections(&[]).await;
 
-    // The next connection of the connector is a new one to its user.
+    // The next connection of the connector has a new id.
     let again = ada.connected("gmail").await;
     assert_eq!(
         (&again["id"], &again["label"], &again["config"]),
@@ -216,7 +215,7 @@ async fn connected_account_is_not_removed() {
     ada.disconnect("gmail", "").await;
     assert_eq!(remove(&ada, &id).await.status, 200);
     assert_eq!(listed(&ada).await, [""; 0]);
-    // It is not what a disconnect without an id means.
+    // A disconnect without an id does not select it.
     let none = ada.send_delete("/gmail/disconnect").await;
     none.is_problem(404, "connection_not_found");
 }

@@ -1,4 +1,4 @@
-//! The catalog's endpoints, and what Nango and the operator have to say to them.
+//! The catalog's endpoints, with Nango's integrations and the operator's file.
 
 use std::path::PathBuf;
 use std::process::Output;
@@ -74,7 +74,7 @@ async fn catalog_supports_search_and_filters() {
     400 Bad Request
     {
       "code": "invalid_request",
-      "detail": "cursor is not one of this list's",
+      "detail": "cursor does not belong to this list",
       "request_id": "[id]",
       "status": 400,
       "title": "The request is not valid",
@@ -199,7 +199,7 @@ async fn catalog_answers_with_one_nango_call_when_nango_hangs() {
     let before = app.nango_calls("GET", "/integrations").await;
     let gets = futures::future::join_all((0..6).map(|_| ada.get("/gmail"))).await;
     assert!(gets.iter().all(|one| one["configured"].is_null()));
-    // One call that is waited for by all of them, not one for each.
+    // All requests share one call.
     let calls = app.nango_calls("GET", "/integrations").await - before;
     assert_eq!(calls, 1);
 }
@@ -241,7 +241,7 @@ async fn unavailable_connectors_are_listed_but_rejected() {
     assert_eq!(ada.count().await, 0);
 }
 
-/// A catalog file of a test; it goes with the value.
+/// A catalog file of a test, which is removed when the value is dropped.
 struct CatalogFile(PathBuf);
 
 impl CatalogFile {
@@ -279,10 +279,7 @@ async fn catalog_file_disables_and_adds_connectors() {
         (&gmail["enabled"], &gmail["available"]),
         (&json!(false), &json!(false))
     );
-    assert_eq!(
-        gmail["unavailable_reason"],
-        "The operator has switched it off"
-    );
+    assert_eq!(gmail["unavailable_reason"], "The operator has disabled it");
     assert_snapshot!(ada.send_post("/gmail/connect", json!({})).await, @r#"
     409 Conflict
     {

@@ -1,4 +1,4 @@
-//! Connecting: what the answer says, and where what is sent arrives.
+//! Connecting: the responses, and the parameters that reach Nango and the provider.
 
 use insta::assert_snapshot;
 use reqwest::{Method, StatusCode};
@@ -8,7 +8,7 @@ use url::Url;
 use super::{events, text};
 use crate::test_app::TestApp;
 
-/// Follows the popup's address to where the provider asks, as its query.
+/// Follows the popup's address to the provider's authorization request. Returns its query.
 async fn authorize_query(app: &TestApp, oauth_url: &str) -> Vec<(String, String)> {
     let response = app.client.get(oauth_url).send().await.unwrap();
     assert_eq!(response.status(), StatusCode::FOUND);

@@ -1,4 +1,4 @@
-//! The console as the service serves it: its page, its files and its configuration.
+//! The console: its page, its files and its configuration.
 
 use serde_json::json;
 
@@ -9,7 +9,7 @@ async fn get(app: &TestApp, path: &str) -> TestResponse {
     TestResponse::to(app.client.get(format!("{}{path}", app.url))).await
 }
 
-/// The addresses of the files that the console's page asks for.
+/// Returns the addresses of the files that the console's page references.
 fn files(page: &str) -> Vec<String> {
     let named = |attribute: &'static str| page.split(attribute).skip(1);
     let files = named("src=\"").chain(named("href=\""));

@@ -1,4 +1,4 @@
-//! Ending connections, here and at Nango.
+//! Disconnecting, in Patchbay and at Nango.
 
 use insta::assert_snapshot;
 use nango_sandbox::Integration;
@@ -39,7 +39,7 @@ async fn disconnect_requires_id_when_ambiguous() {
       "detail": "there are several connections of this connector: name one by connection_id",
       "request_id": "[id]",
       "status": 409,
-      "title": "Several connections fit",
+      "title": "Several connections match",
       "type": "urn:patchbay:problem:ambiguous_connection"
     }
     "#);
@@ -82,7 +82,7 @@ async fn disconnect_ends_only_the_named_connection() {
     );
     app.wait_for_nango_connections(&[&text(&home, "nango_connection_id")])
         .await;
-    // The only one that is left needs no name, and an empty instance is the first account's.
+    // The only connection left needs no instance. An empty instance means the first account.
     let last = ada
         .send_delete("/gmail/disconnect?instance_id=")
         .await
@@ -92,7 +92,7 @@ async fn disconnect_ends_only_the_named_connection() {
         (&home["id"], &json!(true))
     );
     assert_eq!(app.nango_connections().await, [""; 0]);
-    // All are ended: none is the obvious one any more.
+    // All are disconnected, so none can be selected without an id.
     let refused = ada.send_delete("/gmail/disconnect").await;
     refused.is_problem(409, "ambiguous_connection");
 }
@@ -151,7 +151,7 @@ async fn deletion_is_retried_when_nango_fails() {
         (&json!("disconnected"), &json!(null))
     );
     assert_eq!(app.nango_connections().await, [stored]);
-    // Asked again while Nango still refuses: still the truth.
+    // A repeated request returns the same while Nango still rejects the deletion.
     assert_eq!(
         ada.send_delete("/gmail/disconnect").await.json()["upstream_deleted"],
         false
@@ -206,7 +206,7 @@ async fn disconnect_waits_for_deletion_by_other_replica() {
     let refused = ada.send_delete("/gmail/disconnect").await.json();
     assert_eq!(refused["upstream_deleted"], false);
     app.faults(json!({})).await;
-    // As by a replica that has claimed it, and is done in a moment.
+    // The lease of another replica, which expires soon.
     let leased = "update upstream_deletion set leased_until = clock_timestamp() + interval '0.3 s'";
     sqlx::query(leased)
         .execute(&mut app.sql().await)
@@ -240,7 +240,7 @@ async fn disconnect_is_unconfirmed_when_nango_poll_fails() {
     assert_eq!(app.nango_connections().await, [""; 0]);
 }
 
-/// A connector of the operator's own.
+/// A connector that the operator adds.
 const ACME: &str = r#"
 [[connector]]
 slug = "acme"
@@ -266,7 +266,7 @@ async fn removed_connector_can_be_listed_and_disconnected() {
     let catalog_file = file.path().to_str().unwrap();
     let having = app.replica(&[("CATALOG_FILE", catalog_file)]).await;
     let (ada, bob) = (app.user("ada").await, app.user("bob").await);
-    // At a replica that was there before the connector.
+    // On a replica without the connector.
     let started = bob.at(&having).connect("acme").await;
     let ended = bob.send_delete("/acme/disconnect").await.json();
     assert_eq!(ended["connection_id"], started["connection_id"]);
@@ -277,7 +277,7 @@ async fn removed_connector_can_be_listed_and_disconnected() {
     let ada = ada.at(&left);
     let refused = ada.send_post("/acme/connect", json!({})).await;
     refused.is_problem(404, "connector_not_found");
-    // As one of few, and as one of very many.
+    // Few other connections, and very many.
     for others in [0, 200] {
         sqlx::query(
             "insert into user_connector_connection \

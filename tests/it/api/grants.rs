@@ -1,4 +1,4 @@
-//! Grants in every order in which they may come.
+//! Grants in every possible order.
 
 use futures::future::join_all;
 use reqwest::StatusCode;
@@ -24,7 +24,7 @@ async fn concurrent_connects_create_one_connection() {
             .await
             .unwrap();
     assert_eq!(open, 1);
-    // Whichever popup the user finishes in, it counts.
+    // The grant counts in whichever popup the user completes.
     app.popup(&text(&started[0], "oauth_url")).await;
     ada.wait_until(&id, "connected").await;
 }
@@ -44,7 +44,7 @@ async fn newest_grant_of_session_wins() {
     assert_ne!(first["nango_connection_id"], newest);
     eventually(async || ada.connection(&id).await["nango_connection_id"] == newest).await;
     assert_eq!(ada.connection(&id).await["status"], "connected");
-    // A replaced grant stays until its successor has worked for ten minutes.
+    // A replaced grant is kept until the new one has worked for ten minutes.
     app.advance(chrono::TimeDelta::minutes(11));
     app.wait_for_nango_connections(&[&newest]).await;
     assert_eq!(ada.count().await, 1);
@@ -54,7 +54,7 @@ async fn newest_grant_of_session_wins() {
 async fn simultaneous_grants_resolve_to_one_connection() {
     let app = TestApp::new().await;
     let ada = app.user("ada").await;
-    // Nango keeps both, so that each look finds both.
+    // Nango keeps both connections, so that each poll finds both.
     app.faults(json!({ "consent": "allow", "drop_webhooks": true, "refuse_delete": true }))
         .await;
     let started = ada.connect("gmail").await;

@@ -1,4 +1,4 @@
-//! What the history says of each event: who caused it, the account's name then, and a rename from and to.
+//! The history of a connection: the actor, the account's name at that time, and the old and new label of a rename.
 
 use serde_json::{Value, json};
 
@@ -26,7 +26,7 @@ async fn rename_says_from_and_to() {
             &json!({ "from": null, "to": "Work" })
         )
     );
-    // Part of the same event, which says what it was from the first to the last.
+    // A later rename within a minute joins the event, which keeps the first old label and the last new one.
     ada.send_patch(&id, json!({ "label": "Job" })).await;
     ada.send_patch(&id, json!({ "config": { "a": 1 } })).await;
     assert_eq!(

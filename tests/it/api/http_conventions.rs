@@ -1,4 +1,4 @@
-//! What every answer has, whatever was asked.
+//! Conventions of all responses.
 
 use insta::assert_snapshot;
 use reqwest::{Method, RequestBuilder};
@@ -60,7 +60,7 @@ async fn unknown_paths_return_not_found() {
       "detail": "no endpoint has this path",
       "request_id": "[id]",
       "status": 404,
-      "title": "There is nothing here",
+      "title": "Unknown path",
       "type": "urn:patchbay:problem:not_found"
     }
     "#);
@@ -158,7 +158,7 @@ async fn request_body_size_is_limited() {
       "type": "urn:patchbay:problem:payload_too_large"
     }
     "#);
-    // Also when the length is not said beforehand.
+    // Also without a `Content-Length`.
     let chunks =
         futures::stream::iter((0..16).map(|_| Ok::<_, std::io::Error>("x".repeat(32 * 1024))));
     let hook = request(&app, Method::POST, "/api/v1/webhooks/nango")
@@ -226,7 +226,7 @@ async fn cors_allows_configured_origins_only() {
         assert_eq!(get.header("access-control-allow-origin"), None, "{origin}");
         assert!(get.header("vary").unwrap().contains("origin"));
     }
-    // A browser can read what went wrong, too, and under which id.
+    // Browsers can read the error and its request id.
     for path in [path, "/nope", "/api/v1/connectors/connections/nope"] {
         let get = TestResponse::to(request(&app, Method::GET, path).header("origin", ORIGIN)).await;
         assert!(get.status.is_client_error());

@@ -1,4 +1,4 @@
-//! The list of connections: pages, filters, and what it does not take.
+//! The list of connections: pages, filters, and invalid parameters.
 
 use futures::future::join_all;
 use insta::assert_snapshot;
@@ -14,7 +14,7 @@ fn ids(page: &Value) -> Vec<String> {
     connections.iter().map(|one| text(one, "id")).collect()
 }
 
-/// Begins as many connections, and answers their ids, newest first.
+/// Starts this many connections. Returns their ids, newest first.
 async fn start_attempt(user: &User<'_>, connector: &str, count: usize) -> Vec<String> {
     let begin = async |number: usize| {
         let path = format!("/{connector}/connect?instance_id={number}");
@@ -135,7 +135,7 @@ async fn list_rejects_invalid_parameters() {
     400 Bad Request
     {
       "code": "invalid_request",
-      "detail": "limit has to be 1 to 500",
+      "detail": "limit must be 1 to 500",
       "request_id": "[id]",
       "status": 400,
       "title": "The request is not valid",

@@ -1,4 +1,4 @@
-//! The logs of a whole flow hold nothing that is secret or personal.
+//! The logs of a whole flow contain no secrets or personal data.
 
 use std::process::Stdio;
 
@@ -26,7 +26,7 @@ async fn debug_logs_contain_no_secrets_or_addresses() {
         .env_clear()
         .envs(settings)
         .env("RUST_LOG", "debug")
-        // The test app's time stands still at a day to come: its tokens are of tomorrow.
+        // The test app's clock is ahead of the system's, so its tokens are not valid yet.
         .env("AUTH_LEEWAY_SECONDS", "4000000000")
         .current_dir(env!("CARGO_TARGET_TMPDIR"))
         .stderr(Stdio::piped())
@@ -67,7 +67,7 @@ async fn internal_error_is_logged_with_request_id_and_not_returned() {
         TestResponse::to(request.header("idempotency-key", "once")).await
     };
     assert_eq!(connect().await.status, 200);
-    // An answer that no version has kept.
+    // An invalid stored response.
     sqlx::query("update idempotency_key set answer = '{}'")
         .execute(&mut app.sql().await)
         .await
@@ -75,7 +75,7 @@ async fn internal_error_is_logged_with_request_id_and_not_returned() {
     let reported = connect().await.is_problem(500, "internal");
     assert_eq!(
         reported["detail"],
-        "the log has the detail under this request's id"
+        "the log has the details under this request id"
     );
     let text = process.output();
     let lines = text
@@ -104,7 +104,7 @@ async fn until_ready(app: &TestApp, url: &str) {
     panic!("the service did not become ready");
 }
 
-/// Goes through all that a user does and much that goes wrong, and answers what must not be logged.
+/// Runs a user's operations, including failures. Returns the values that must not be logged.
 async fn flow(app: &TestApp, url: &str) -> Vec<(&'static str, String)> {
     let user = app.user("ada@user.example").await;
     let ada = user.at_url(url);
@@ -134,7 +134,7 @@ async fn flow(app: &TestApp, url: &str) -> Vec<(&'static str, String)> {
     secrets
 }
 
-/// Connects, changes and asks for a connection; answers the session's token, and the browser's cookie.
+/// Connects, updates and reads a connection. Returns the session's token, and the browser's cookie.
 async fn connect(ada: &User<'_>) -> (String, String) {
     ada.app.faults(json!({ "consent": "allow" })).await;
     let body = json!({
@@ -165,7 +165,7 @@ async fn connect(ada: &User<'_>) -> (String, String) {
     (session, cookie)
 }
 
-/// Types a key on Nango's page; answers the session's token.
+/// Enters a key on Nango's page. Returns the session's token.
 async fn type_key(ada: &User<'_>) -> String {
     let keyed = ada.connect("openai").await;
     let link: Url = text(&keyed, "oauth_url").parse().unwrap();
@@ -184,7 +184,7 @@ async fn type_key(ada: &User<'_>) -> String {
     session.into_owned()
 }
 
-/// Is denied by a provider and refused by Nango.
+/// Causes a denied grant and an error of Nango.
 async fn fail(ada: &User<'_>) {
     ada.app.faults(json!({ "consent": "deny" })).await;
     let denied = ada.connect("github").await;
@@ -200,7 +200,7 @@ async fn fail(ada: &User<'_>) {
     ada.send_delete("/gmail/disconnect").await;
 }
 
-/// Comes with tokens that are not good, and with a webhook that Nango has not signed.
+/// Sends invalid tokens, and a webhook without a valid signature.
 async fn send_unauthenticated(app: &TestApp, url: &str, token: &str) {
     for bad in ["not.a.token-of-anybody", &format!("{token}x")] {
         let request = app.client.get(format!("{url}/api/v1/connectors"));

@@ -1,5 +1,4 @@
-//! The API as its callers see it: every endpoint over real HTTP, with the exact
-//! answers where programs read them.
+//! The API: every endpoint over real HTTP, with exact responses where programs read them.
 
 mod attempt_expiry;
 mod authentication;
@@ -36,7 +35,7 @@ use crate::test_app::{TestApp, User};
 /// The OpenAPI document, as JSON.
 static DOCUMENT: LazyLock<Value> = LazyLock::new(patchbay::http::openapi);
 
-/// An answer, shown with what matters to a client and without what differs from run to run.
+/// A response. Its debug format omits values that change between runs.
 struct TestResponse {
     status: StatusCode,
     headers: HeaderMap,
@@ -61,7 +60,7 @@ impl TestResponse {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
     }
 
-    /// Fails unless this is a problem of the code, in the form that all problems have.
+    /// Fails unless this is a problem with the code, in the common format.
     fn is_problem(&self, status: u16, code: &str) -> Value {
         let body = self.json();
         assert_eq!(
@@ -106,13 +105,13 @@ impl fmt::Display for TestResponse {
     }
 }
 
-/// Replaces random ids, ports and tokens. Times stay: the tests' clock begins at the same one.
+/// Replaces random ids, ports and tokens. Times stay, because the test clock always starts at the same time.
 fn redact(value: &mut Value) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(redact),
         Value::Object(fields) => fields.values_mut().for_each(redact),
         Value::String(text) => {
-            // A UUIDv5 is made of a name and is the same everywhere.
+            // A UUIDv5 is derived from a name and is always the same.
             if Uuid::try_parse(text).is_ok_and(|id| id.get_version_num() != 5) {
                 *text = "[id]".to_owned();
             } else if let Ok(url) = Url::parse(text)
@@ -147,7 +146,7 @@ fn redacted_url(mut url: Url) -> String {
 }
 
 impl User<'_> {
-    /// Sends a request below `/api/v1/connectors`; that the answer has this status has to be documented.
+    /// Sends a request below `/api/v1/connectors`. Fails if the response's status is not documented.
     async fn send(&self, method: Method, path: &str, body: Option<Value>) -> TestResponse {
         let request = self.request(method.clone(), path);
         let request = match body {
@@ -192,7 +191,7 @@ impl User<'_> {
         self.send(Method::DELETE, path, None).await
     }
 
-    /// How many connections the user has.
+    /// Returns the number of the user's connections.
     async fn count(&self) -> u64 {
         self.get("/connections").await["total_count"]
             .as_u64()
@@ -200,7 +199,7 @@ impl User<'_> {
     }
 }
 
-/// The documented path that a request's path belongs to: the one with the fewest placeholders.
+/// Returns the documented path of a request: of those that match, the one with the fewest placeholders.
 fn template(path: &str) -> Option<String> {
     let fits = |template: &&String| {
         let (left, right) = (template.split('/'), path.split('/'));
@@ -216,7 +215,7 @@ fn template(path: &str) -> Option<String> {
         .cloned()
 }
 
-/// What the events of a connection were, oldest first.
+/// Returns the kinds of a connection's events, oldest first.
 async fn events(app: &TestApp, connection: &str) -> Vec<String> {
     sqlx::query_scalar(
         "select kind from connection_event where connection_id = $1 order by position",
@@ -227,7 +226,7 @@ async fn events(app: &TestApp, connection: &str) -> Vec<String> {
     .unwrap()
 }
 
-/// A text field of a JSON object.
+/// Returns a text field of a JSON object.
 fn text(value: &Value, field: &str) -> String {
     value[field]
         .as_str()

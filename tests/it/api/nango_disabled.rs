@@ -1,4 +1,4 @@
-//! `NANGO_ENABLED=false`: stored data can be read, and no connection can be started or ended.
+//! `NANGO_ENABLED=false`: stored data can be read, but no connection can be started or disconnected.
 
 use insta::assert_snapshot;
 use reqwest::Method;
@@ -31,7 +31,7 @@ async fn api_is_read_only_when_nango_is_disabled() {
       "detail": "connecting is switched off: set NANGO_ENABLED to true",
       "request_id": "[id]",
       "status": 503,
-      "title": "Connecting is switched off",
+      "title": "Nango is disabled",
       "type": "urn:patchbay:problem:nango_disabled"
     }
     "#);
@@ -61,7 +61,7 @@ async fn api_is_read_only_when_nango_is_disabled() {
       "status": "ready"
     }
     "#);
-    // A label needs no Nango.
+    // A label can change without Nango.
     let labelled = ada.send_patch(&id, json!({ "label": "Work" })).await.json();
     assert_eq!(labelled["label"], "Work");
 }

@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 use super::{TestResponse, events, text};
 use crate::test_app::TestApp;
 
-/// Begins to connect under a fault, and answers that and the row; then lifts the fault and tries again.
+/// Starts a connection under a fault, then removes the fault and tries again. Returns the failed response and the row.
 async fn with_fault(faults: Value) -> (TestResponse, Value) {
     let app = TestApp::new().await;
     let ada = app.user("ada").await;
-    // The integrations are known from before, as they are in a service that runs.
+    // The integrations are cached before, as in a running service.
     ada.get("/gmail").await;
     app.faults(faults).await;
     let answer = ada.send_post("/gmail/connect", json!({})).await;
@@ -114,10 +114,10 @@ async fn connect_fails_when_nango_rejects_key() {
     502 Bad Gateway
     {
       "code": "nango_misconfigured",
-      "detail": "Nango refused this service's key; its operator has to look at it",
+      "detail": "Nango refused this service's key; its operator must check it",
       "request_id": "[id]",
       "status": 502,
-      "title": "Nango does not accept this service",
+      "title": "Nango rejects the key of this service",
       "type": "urn:patchbay:problem:nango_misconfigured"
     }
     "#);
@@ -140,11 +140,11 @@ async fn connect_fails_when_nango_rate_limit_is_exhausted() {
     retry-after: 1
     {
       "code": "nango_rate_limited",
-      "detail": "Nango answers no more calls this minute",
+      "detail": "Nango's rate limit for this minute is used up",
       "request_id": "[id]",
       "retry_after": 1,
       "status": 503,
-      "title": "Nango asks for a pause",
+      "title": "Nango's rate limit is exceeded",
       "type": "urn:patchbay:problem:nango_rate_limited"
     }
     "#);
@@ -171,7 +171,7 @@ async fn connect_fails_when_proxy_answers_for_nango() {
       "detail": "Nango sent an unexpected response; details are in the log",
       "request_id": "[id]",
       "status": 502,
-      "title": "Nango gave an unexpected answer",
+      "title": "Nango returned an unexpected response",
       "type": "urn:patchbay:problem:nango_error"
     }
     "#);
@@ -197,7 +197,7 @@ async fn connect_fails_when_nango_is_unreachable() {
     answer.is_problem(503, "nango_unavailable");
     let list = ada.send_get("/connections").await;
     assert_eq!(problem(&list.json()["connections"][0]), unavailable());
-    // Ended here, and not said to be ended there before it is.
+    // Disconnected in Patchbay, but not reported as deleted at Nango yet.
     let ended = ada.send_delete("/gmail/disconnect").await;
     assert_eq!(ended.json()["status"], "disconnected");
     let ready = TestResponse::to(app.client.get(format!("{}/readyz", app.url))).await;
@@ -223,7 +223,7 @@ async fn connection_stays_usable_when_reconnect_fails_to_start() {
         assert_eq!(row["status"], "connected");
         assert_eq!(row["nango_connection_id"], before["nango_connection_id"]);
     }
-    // A session that is never finished does not touch it either.
+    // An unfinished session does not change it either.
     let started = ada.send(Method::POST, &path, None).await;
     assert_snapshot!(started, @r#"
     200 OK

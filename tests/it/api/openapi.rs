@@ -1,4 +1,4 @@
-//! The OpenAPI document and the page that shows it.
+//! The OpenAPI document and its page.
 
 pub(crate) mod examples;
 mod rules;
@@ -54,7 +54,7 @@ async fn documented_operations_return_documented_statuses() {
                 .client
                 .request(method.clone(), url)
                 .bearer_auth(&ada.token);
-            // Only its head: the events' answer does not end.
+            // Only the head, because the body of an event stream does not end.
             let answer = request.send().await.unwrap();
             let status = answer.status();
             assert!(
@@ -70,7 +70,7 @@ async fn documented_operations_return_documented_statuses() {
     }
 }
 
-/// The `src` and `href` of a page.
+/// Returns the `src` and `href` attributes of a page.
 fn schema_name(page: &str) -> Vec<String> {
     ["src=\"", "href=\""]
         .iter()
@@ -102,7 +102,7 @@ async fn docs_page_loads_no_external_resources() {
         "{policy}"
     );
     let page = page.text().await.unwrap();
-    // The policy lets no script run that stands in the page itself.
+    // The policy blocks inline scripts.
     assert!(!page.contains("<script>"), "{page}");
     let named = schema_name(&page);
     assert!(named.len() >= 4, "{named:?}");

@@ -1,4 +1,4 @@
-//! What the unmodified frontend of the original API reads: its routes, its fields, and the headers that it sends.
+//! The contract with the unmodified frontend of the original API: its routes, fields and headers.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -116,7 +116,7 @@ async fn connections_are_unpaged_unless_limit_or_cursor_is_given() {
     let app = TestApp::new().await;
     let ada = app.user("ada").await;
     let id = text(&ada.connect("gmail").await, "connection_id");
-    // As many as a user may have, each with as large a config as it may have.
+    // The maximum number of connections of a user, each with the largest config.
     sqlx::query(
         "insert into user_connector_connection \
            (id, user_id, connector_id, instance_id, status, status_reason, disconnected_at, config, created_at, updated_at) \

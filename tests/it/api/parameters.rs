@@ -1,4 +1,4 @@
-//! Connectors whose provider has to know more of an account than its authorization.
+//! Connectors whose provider requires parameters.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{events, text};
 use crate::test_app::{TestApp, User};
 
-/// What Nango keeps of the newest connection for its provider.
+/// Returns Nango's configuration of the newest connection.
 async fn nangos_config(app: &TestApp) -> Value {
     let id = app.nango_connections().await.remove(0);
     let path = format!("/connections/{id}?provider_config_key=zendesk");
@@ -175,7 +175,7 @@ async fn given_parameters_are_not_asked_for_again() {
     }
 }
 
-/// The sandbox's Nango has its own list of what providers require.
+/// The fake Nango has its own list of required parameters.
 #[tokio::test]
 async fn oauth_connectors_connect_with_their_required_parameters() {
     let app = TestApp::new().await;

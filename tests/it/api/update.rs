@@ -1,4 +1,4 @@
-//! Changing a connection's label and config.
+//! Updates of a connection's label and config.
 
 use insta::assert_snapshot;
 use reqwest::Method;
@@ -85,7 +85,7 @@ async fn update_keeps_omitted_fields_and_null_removes() {
     );
 }
 
-/// The newest event of a connection: its position, version and kind.
+/// Returns the newest event of a connection: its position, version and kind.
 async fn newest(app: &TestApp, id: &str) -> (i64, i64, String) {
     sqlx::query_as(
         "select position, version, kind from connection_event where connection_id = $1 order by version desc limit 1",
@@ -113,15 +113,15 @@ async fn changes_within_a_minute_are_one_event() {
     assert_eq!(second["label"], "two");
     assert_eq!(ada.connection(&id).await, second);
     assert_ne!(second["updated_at"], first["updated_at"]);
-    // The same event, behind all that its readers have read.
+    // The same event, moved behind all events that were read.
     let merged = newest(&app, &id).await;
     assert_eq!((merged.1, merged.2.as_str()), (3, "updated"));
     assert!(merged.0 > before.0);
-    // The minute is that of the first change: changes without end are an event a minute.
+    // The minute starts with the first change, so continuous changes cause one event a minute.
     app.advance(chrono::TimeDelta::seconds(2));
     label("three").await;
     assert_eq!(newest(&app, &id).await.1, 4);
-    // Whatever else happens ends it, too.
+    // Any other event also ends the merging.
     let reconnect = format!("/connections/{id}/reconnect");
     ada.send_post(&reconnect, json!({})).await;
     label("four").await;
@@ -188,7 +188,7 @@ async fn update_rejects_invalid_values_and_changes_nothing() {
     let ada = app.user("ada").await;
     let id = text(&ada.connected("gmail").await, "id");
     let large = |bytes: usize| json!({ "config": { "k": "x".repeat(bytes) } });
-    // The largest that fits: {"k":"…"} is eight bytes more.
+    // The largest config that fits: {"k":"…"} is eight bytes more.
     let before = ada.send_patch(&id, large(4 * 1024 - 8)).await.json();
     let refused: [Value; 13] = [
         json!({ "label": "" }),
@@ -198,9 +198,9 @@ async fn update_rejects_invalid_values_and_changes_nothing() {
         json!({ "label": 7 }),
         json!({ "config": [] }),
         large(4 * 1024 - 7),
-        // PostgreSQL writes each with three hundred digits.
+        // PostgreSQL stores each number with three hundred digits.
         json!({ "config": { "k": [1e300, 1e300, 1e300, 1e300, 1e300, 1e300, 1e300, 1e300, 1e300, 1e300, 1e300, 1e300, 1e300, 1e300] } }),
-        // Each fits alone, but not together.
+        // Each of them fits, but not both.
         json!({ "config": { "another": 1 } }),
         json!({ "config": { "k": "a\u{0}b" } }),
         json!({ "config": { "k": null, "a\u{0}b": 1 } }),
@@ -346,7 +346,7 @@ async fn request_body_must_be_an_object() {
     }
     assert_eq!(ada.connection(&id).await, connected);
     assert_eq!(ada.count().await, 1);
-    // Nothing to say is the same as saying nothing.
+    // `null` has the same meaning as no body.
     let started = ada.send_post("/notion/connect", Value::Null).await;
     assert_eq!(started.status, 200, "{started}");
 }

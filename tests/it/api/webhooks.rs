@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{TestResponse, events, text};
 use crate::test_app::TestApp;
 
-/// The body of a success, as Nango writes it.
+/// Returns Nango's webhook body of a success.
 pub(super) fn success(nango_id: &str, integration: &str, tags: &Value) -> Value {
     json!({
         "from": "nango", "type": "auth", "operation": "creation", "success": true, "environment": "dev",
@@ -20,7 +20,7 @@ pub(super) fn success(nango_id: &str, integration: &str, tags: &Value) -> Value 
     })
 }
 
-/// The body of a failure, which names neither a user nor a connection that there is.
+/// Returns Nango's webhook body of a failure, which names no existing user or connection.
 fn denial(integration: &str) -> Value {
     json!({
         "from": "nango", "type": "auth", "operation": "creation", "success": false, "environment": "dev",
@@ -39,7 +39,7 @@ fn signature(key: &str, body: &str) -> String {
     hex::encode(hmac::sign(&key, body.as_bytes()))
 }
 
-/// A webhook without a signature, for the environment's address or that of an attempt.
+/// Creates an unsigned webhook to the address of the environment or of an attempt.
 fn post(app: &TestApp, attempt: &str, body: &str) -> RequestBuilder {
     let mut url = format!("{}/api/v1/webhooks/nango", app.url);
     if !attempt.is_empty() {
@@ -52,7 +52,7 @@ fn post(app: &TestApp, attempt: &str, body: &str) -> RequestBuilder {
     request.body(body.to_owned())
 }
 
-/// Sends a webhook that is signed as Nango signs.
+/// Sends a webhook with a valid signature.
 pub(super) async fn send(app: &TestApp, attempt: &str, body: &Value) -> TestResponse {
     let body = body.to_string();
     let request =
@@ -60,7 +60,7 @@ pub(super) async fn send(app: &TestApp, attempt: &str, body: &Value) -> TestResp
     TestResponse::to(request).await
 }
 
-/// What Nango holds of a connection, as the tags of a webhook.
+/// Returns Nango's tags of a connection for a webhook.
 async fn tags(app: &TestApp, nango_id: &str, key: &str) -> Value {
     let path = format!("/connections/{nango_id}?provider_config_key={key}");
     app.nango(Method::GET, &path).await.1["tags"].clone()
@@ -117,7 +117,7 @@ async fn webhook_with_invalid_signature_is_rejected() {
         (&json!("pending"), &json!(0))
     );
     assert_eq!(events(&app, &id).await, ["attempt_started"]);
-    // The same with its signature is taken.
+    // The same body with its signature is accepted.
     let taken = send(&app, &attempt, &serde_json::from_str(&body).unwrap()).await;
     assert_eq!(taken.status, 204);
     assert_eq!(
@@ -144,7 +144,7 @@ async fn duplicate_success_webhook_writes_one_event() {
     for path in [attempt.as_str(), "", attempt.as_str()] {
         assert_eq!(send(&app, path, &event).await.status, 204);
     }
-    // A failure that comes after the success is an old one.
+    // A failure after the success is ignored as stale.
     assert_eq!(send(&app, &attempt, &denial("gmail")).await.status, 204);
     assert_eq!(ada.connection(&id).await, connected);
     assert_eq!(events(&app, &id).await, ["attempt_started", "connected"]);
@@ -253,7 +253,7 @@ async fn webhook_cannot_assign_grant_to_another_user() {
     assert_eq!(bob.connection(&id).await["status"], "pending");
     assert_eq!(ada.connection(&text(&granted, "id")).await, granted);
 
-    // Not even where Nango itself holds a mix of both users' tags.
+    // Nango's connection has tags of both users, and is rejected, too.
     let mixed = json!({ "tags": { "end_user_id": "ada", "patchbay_connection": id, "patchbay_attempt": attempt } });
     let url = format!(
         "http://{}/connections/{nango_id}?provider_config_key=gmail",
@@ -300,7 +300,7 @@ async fn irrelevant_webhooks_are_accepted_and_ignored() {
         .is_problem(400, "invalid_request");
 }
 
-/// How many calls Nango has received.
+/// Returns the number of calls that Nango has received.
 async fn calls(app: &TestApp) -> usize {
     let calls = app.control("requests", Method::GET, Value::Null).await;
     calls.as_array().unwrap().len()
@@ -351,7 +351,7 @@ async fn replayed_denial_costs_no_call_and_changes_nothing() {
     }
     assert_eq!(calls(&app).await, before + 1);
     assert_eq!(ada.connection(&id).await, denied);
-    // That of an attempt that was granted or overtaken changes nothing, either.
+    // A failure of a granted or superseded attempt changes nothing, either.
     let connected = ada.connected("gmail").await;
     let before = calls(&app).await;
     let granted = text(&connected["attempt"], "id");
@@ -372,7 +372,7 @@ async fn replayed_success_costs_few_calls() {
     let before = calls(&app).await;
     let (mut taken, mut refused) = (0, 0);
     for n in 0..60 {
-        // The address is not signed: whatever it says, the body's tags count.
+        // The address is not signed, so only the tags in the body count.
         let path = [String::new(), Uuid::now_v7().to_string()][n % 2].clone();
         let answer = send(&app, &path, &event).await;
         match answer.status.as_u16() {
@@ -401,7 +401,7 @@ async fn webhook_without_a_waiting_user_keeps_to_the_rate_budget() {
     for _ in 0..LIMIT * 3 / 4 {
         app.nango(Method::GET, "/connections?limit=1").await;
     }
-    // The user waits for this one; and its call tells how many are left.
+    // The user waits for this webhook, and its call shows that the budget has room.
     assert_eq!(send(&app, &attempt, &denial("github")).await.status, 204);
     let before = calls(&app).await;
     let mut event = success(&nango_id, "gmail", &tags);
@@ -482,7 +482,7 @@ async fn denial_in_another_form_is_still_a_denial() {
 
 #[tokio::test]
 async fn environment_webhook_url_is_supported() {
-    // A Nango that refuses the session's own address tells the environment's.
+    // A Nango that rejects the session's own address notifies the environment's.
     let app = TestApp::new().await;
     let ada = app.user("ada").await;
     app.faults(json!({ "consent": "allow", "refuse_webhook_url_override": true }))
@@ -495,7 +495,7 @@ async fn environment_webhook_url_is_supported() {
     for _ in 0..100 {
         let sent = app.control("webhooks", Method::GET, json!(null)).await;
         assert_eq!(sent[0]["url"], address);
-        // The connection may be known from a look before the webhook is answered.
+        // A poll may have found the connection before the webhook was answered.
         if sent[0]["attempts"][0]["status"] == 204 {
             return;
         }
@@ -504,7 +504,7 @@ async fn environment_webhook_url_is_supported() {
     panic!("the webhook was not taken");
 }
 
-/// As after a restore, or when the history of an attempt is over.
+/// The state after a restore, or after an attempt's history was pruned.
 #[tokio::test]
 async fn grant_of_unknown_attempt_keeps_connection_in_use() {
     let app = TestApp::new().await;

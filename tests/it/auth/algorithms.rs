@@ -21,7 +21,7 @@ use super::{
 };
 use crate::test_server::serve;
 
-/// A JWKS of these keys, and its address.
+/// Publishes a JWKS of these keys. Returns its server and address.
 pub(super) async fn publishing(keys: Vec<Value>) -> (Provider, Url) {
     let (provider, url) = Provider::new(&[]).await;
     *provider.keys.lock().unwrap() = keys;
@@ -74,7 +74,7 @@ async fn key_listed_twice_is_one_key() {
     }
 }
 
-/// Of two keys with the same id, either may have signed.
+/// With two keys of the same id, either may have signed the token.
 #[tokio::test]
 async fn keys_that_share_an_id_are_both_tried() {
     let (one, other) = (Pair::ec("ES256"), Pair::ec("ES256"));
@@ -102,7 +102,7 @@ async fn token_without_key_id_is_tried_with_each_key() {
     }
 }
 
-/// Identity providers that name no key rotate all the same, and some keep the id.
+/// Some identity providers rotate keys without a key id, and others reuse the id.
 #[tokio::test]
 async fn replaced_key_is_fetched_when_its_signature_fails() {
     for parameters in [json!({}), json!({"kid": "k"})] {
@@ -131,7 +131,7 @@ async fn odd_encodings_of_key_parameters_are_read() {
     };
     let longer = |jwk: &Value, name: &str| encode(&[&[0], &*bytes(jwk, name)].concat());
     let padded = |jwk: &Value, name: &str| URL_SAFE.encode(bytes(jwk, name));
-    // A coordinate that begins with a zero byte, which some identity providers drop.
+    // A coordinate that starts with a zero byte, which some identity providers omit.
     let short = std::iter::repeat_with(|| Pair::ec("ES256"))
         .find(|pair| bytes(&pair.jwk, "x")[0] == 0)
         .unwrap();
@@ -164,7 +164,7 @@ async fn odd_encodings_of_key_parameters_are_read() {
     }
 }
 
-/// A key of 1024 bits, or with a point that is not on its curve, verifies nothing.
+/// A key of 1024 bits, or with a point that is not on its curve, is ignored.
 #[tokio::test]
 async fn weak_or_broken_keys_are_left_out_of_the_set() {
     let good = Pair::ec("ES256").jwk;
@@ -186,7 +186,7 @@ async fn weak_or_broken_keys_are_left_out_of_the_set() {
     assert_eq!(usable.unwrap().unwrap(), 1);
 }
 
-/// A set without a usable key is a fault of its publisher: the keys from before stay good.
+/// A key set without usable keys is an error of its publisher, so the previous keys stay valid.
 #[tokio::test]
 async fn empty_key_set_does_not_replace_good_keys() {
     let pair = Pair::ec("ES256");
@@ -288,7 +288,7 @@ async fn typ_is_that_of_a_token_for_an_api() {
 async fn numbers_that_name_users_are_decimal_text() {
     let authenticator = authenticator(with_secret());
     let pair = Pair::hmac("HS256", SECRET);
-    // As it stands in the token: what is read into a floating-point number is another number.
+    // A number is compared as written in the token, because parsing as a float would change it.
     let judged = async |sub: &str| {
         let payload = format!(r#"{{"sub":{sub},"exp":{}}}"#, NOW + 600);
         let header = encode(br#"{"alg":"HS256"}"#);
@@ -365,7 +365,7 @@ async fn several_issuers_and_audiences_are_accepted() {
         // Amazon Cognito's access tokens.
         json!({"iss": issuer, "client_id": "ios"}),
         json!({"iss": issuer, "aud": null, "client_id": "ios"}),
-        // Google writes its issuer in two ways.
+        // Google uses two forms of its issuer.
         json!({"iss": "https://accounts.google.com", "aud": "web"}),
         json!({"iss": "accounts.google.com", "aud": "web"}),
     ] {
@@ -388,7 +388,7 @@ async fn several_issuers_and_audiences_are_accepted() {
             json!({"iss": issuer, "client_id": "android"}),
             Error::WrongAudience,
         ),
-        // `client_id` counts only where there is no `aud`.
+        // `client_id` applies only without `aud`.
         (
             json!({"iss": issuer, "aud": "android", "client_id": "web"}),
             Error::WrongAudience,

@@ -1,4 +1,4 @@
-//! How the identity provider's keys are fetched, kept and chosen.
+//! Fetching, caching and selecting the identity provider's keys.
 
 use std::future::pending;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -175,7 +175,7 @@ async fn waiters_of_a_hanging_fetch_are_bounded() {
     let mut asking: FuturesUnordered<_> = (0..MOST + 40)
         .map(|_| outcome(&authenticator, &token))
         .collect();
-    // Those beyond the bound fail before the fetch times out.
+    // Requests above the limit fail before the fetch times out.
     for _ in 0..40 {
         let refused = timeout(Duration::from_secs(3), asking.next()).await;
         assert_eq!(refused.unwrap(), Some(Err(Error::KeysUnavailable)));

@@ -1,4 +1,4 @@
-//! Where the identity provider's keys are not fetched from: who answers there decides who everybody is.
+//! Forbidden addresses of key sets: a server at such an address could forge every user's token.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::{NOW, Provider, Signer, ada, claims, claims_with, clock, outcome, wit
 use crate::fake_resolver::{RebindingResolver, rebinding};
 use crate::test_server::serve;
 
-/// A configuration whose keys may also be fetched from these networks.
+/// Returns a configuration that allows fetching keys from these networks.
 fn config_allowing(url: &str, networks: &str) -> Config {
     Config {
         jwks_networks: networks.parse().unwrap(),
@@ -30,7 +30,7 @@ fn resolved(config: Config, resolver: &Arc<RebindingResolver>) -> Authenticator 
     Authenticator::with_resolver(config, clock(), &(resolver as _)).unwrap()
 }
 
-/// The same address by another name.
+/// Returns the same URL with another host name.
 fn url_of_host(url: &Url, name: &str) -> String {
     format!("http://{name}:{}/", url.port().unwrap())
 }
@@ -125,7 +125,7 @@ async fn jwks_host_is_checked_at_each_fetch() {
     let signer = Signer::p256("p");
     let (provider, _) = Provider::new(&[&signer]).await;
     let this = provider.clone();
-    // Each fetch makes a connection of its own.
+    // Each fetch opens a new connection.
     let answer = move || async move { ([(CONNECTION, "close")], this.answer()) };
     let url = serve(Router::new().fallback(answer)).await;
     let resolver = rebinding(&["127.0.0.1", "10.0.0.1", "127.0.0.1"]);

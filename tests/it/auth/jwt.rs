@@ -1,4 +1,4 @@
-//! What a token must be and say.
+//! The requirements for a token and its claims.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -22,7 +22,7 @@ fn encode(json: &Value) -> String {
     URL_SAFE_NO_PAD.encode(json.to_string())
 }
 
-/// How a token with these claims fares under `config` and the shared secret.
+/// Returns the result of authenticating a token with these claims, under `config` and the shared secret.
 async fn outcome_of_claims(config: Config, claims: &Value) -> Result<String, Error> {
     let token = Signer::secret(SECRET.as_bytes()).token(claims);
     outcome(&authenticator(config), &token).await
@@ -110,10 +110,10 @@ async fn key_verifies_only_its_own_algorithm() {
     let (rsa, p256, ed25519) = (Signer::rsa("r"), Signer::p256("p"), Signer::ed25519("e"));
     let (_, url) = Provider::new(&[&rsa, &p256, &ed25519]).await;
     let jwks = authenticator(with_jwks(url));
-    // The right kind of key, but another one under the same id.
+    // A key of the right kind, but a different one under the same id.
     let token = Signer::p256("p").token(&claims());
     assert_eq!(outcome(&jwks, &token).await, Err(Error::AnotherKey));
-    // An id whose key is of another kind, or says that it is for another algorithm.
+    // An id whose key is of another kind, or belongs to another algorithm.
     let of_another_kind = Signer::p256("r").token(&claims());
     let with_another_padding = [Algorithm::PS256, Algorithm::RS384, Algorithm::RS512];
     let with_another_padding = with_another_padding.map(|algorithm| {

@@ -1,4 +1,4 @@
-//! Which tokens are good, with keys made for the test and a JWKS over HTTP.
+//! Authentication of tokens, with keys made for the test and a JWKS over HTTP.
 
 mod algorithms;
 mod jwks;
@@ -45,7 +45,7 @@ fn claims() -> Value {
     json!({"sub": "ada", "exp": NOW + 600, "iat": NOW - 10})
 }
 
-/// The good claims with some replaced, or removed by a null.
+/// Returns valid claims with some replaced, or removed by a null.
 fn claims_with(changes: &Value) -> Value {
     let mut claims = claims();
     for (name, value) in changes.as_object().unwrap() {
@@ -59,7 +59,7 @@ fn claims_with(changes: &Value) -> Value {
     claims
 }
 
-/// A key of the identity provider's.
+/// A key of the identity provider.
 struct Signer {
     algorithm: Algorithm,
     kid: Option<&'static str>,
@@ -118,7 +118,7 @@ impl Signer {
     }
 }
 
-/// One for all tests: an RSA key takes long to make.
+/// A key that all tests share, because generating an RSA key takes long.
 static RSA: LazyLock<RsaKeyPair> =
     LazyLock::new(|| RsaKeyPair::generate(KeySize::Rsa2048).unwrap());
 
@@ -127,7 +127,7 @@ fn pem(kind: &str, der: &[u8]) -> String {
     format!("-----BEGIN {kind} KEY-----\n{body}\n-----END {kind} KEY-----\n")
 }
 
-/// An identity provider's JWKS, whose keys and moods the test decides.
+/// An identity provider's JWKS, whose keys and faults the test sets.
 #[derive(Clone, Default)]
 struct Provider {
     keys: Arc<Mutex<Vec<Value>>>,

@@ -17,7 +17,7 @@ use super::RSA;
 /// Signs a message.
 type Sign = Box<dyn Fn(&[u8]) -> Vec<u8> + Send + Sync>;
 
-/// A key pair, or a shared secret, as its owner uses it with one algorithm.
+/// A key pair, or a shared secret, with one algorithm.
 pub(super) struct Pair {
     pub(super) alg: &'static str,
     /// The public key, without `alg`, `use` and `kid`; null for a secret.
@@ -88,7 +88,7 @@ impl Pair {
         }
     }
 
-    /// `alg` is `EdDSA`, or `Ed25519`.
+    /// Creates a pair whose `alg` is `EdDSA` or `Ed25519`.
     pub(super) fn ed25519(alg: &'static str) -> Self {
         let key = Ed25519KeyPair::generate().unwrap();
         let jwk = json!({"kty": "OKP", "crv": "Ed25519", "x": encode(key.public_key().as_ref())});
@@ -100,7 +100,7 @@ impl Pair {
         }
     }
 
-    /// One for each algorithm with a public key.
+    /// Creates a pair for each algorithm with a public key.
     pub(super) fn all_public() -> Vec<Self> {
         let rsa = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"];
         let mut all: Vec<Self> = rsa.into_iter().map(Self::rsa).collect();
@@ -109,7 +109,7 @@ impl Pair {
         all
     }
 
-    /// The public key with these parameters besides.
+    /// Returns the public key with additional parameters.
     pub(super) fn jwk_with(&self, others: &Value) -> Value {
         let mut jwk = self.jwk.clone();
         let fields = jwk.as_object_mut().unwrap();
@@ -117,7 +117,7 @@ impl Pair {
         jwk
     }
 
-    /// A token with this header, of which `alg` may be left out.
+    /// Returns a token with this header, in which `alg` is optional.
     pub(super) fn token(&self, mut header: Value, claims: &Value) -> String {
         if header.get("alg").is_none() {
             header["alg"] = self.alg.into();
@@ -126,7 +126,7 @@ impl Pair {
         self.signed(&encode(header.as_bytes()), &encode(claims.as_bytes()))
     }
 
-    /// A token of these two parts, whatever they are.
+    /// Returns a token of these two parts, even if they are invalid.
     pub(super) fn signed(&self, header: &str, payload: &str) -> String {
         let signed = format!("{header}.{payload}");
         let signature = (self.sign)(signed.as_bytes());

@@ -15,8 +15,8 @@ const CHECKLIST: &str = include_str!("../../../docs/NANGO_SETUP_CHECKLIST.md");
 const PLACEHOLDER: &str = "acme";
 const SECRET: &str = "a secret of the project with more than 32 bytes";
 
-/// A provider, the algorithm that it signs with, the header and the claims of its tokens, and the user whom they name. Each
-/// token has `kid`, `iat` and `exp` besides.
+/// A provider, its signature algorithm, the header and claims of its tokens, and the expected user. Each token also has
+/// `kid`, `iat` and `exp`.
 const SHAPES: [(&str, &str, &str, &str, &str); 14] = [
     (
         "Auth0",
@@ -124,7 +124,7 @@ const SHAPES: [(&str, &str, &str, &str, &str); 14] = [
     ),
 ];
 
-/// The variables of each row of the table, by provider.
+/// Returns the variables of each row of the table, by provider.
 fn rows() -> BTreeMap<&'static str, BTreeMap<&'static str, String>> {
     let (_, table) = CHECKLIST.split_once("\n| Identity provider |").unwrap();
     let (table, _) = table.split_once("\n\n").unwrap();
@@ -145,7 +145,7 @@ fn rows() -> BTreeMap<&'static str, BTreeMap<&'static str, String>> {
     rows.map(row).collect()
 }
 
-/// A value with each placeholder replaced.
+/// Replaces each placeholder in a value.
 fn filled(value: &str) -> String {
     let mut parts = value.split('<');
     let mut text = parts.next().unwrap_or_default().to_owned();
@@ -161,7 +161,7 @@ fn filled(value: &str) -> String {
     text
 }
 
-/// How the row of a provider makes tokens be verified, with the keys of this pair as its JWKS.
+/// Returns an authenticator with the variables of a provider's row and a JWKS of this pair.
 async fn configured(variables: &BTreeMap<&str, String>, pair: &Pair) -> Authenticator {
     let config = Config::read(&|name| {
         let needed = match name {
@@ -175,7 +175,7 @@ async fn configured(variables: &BTreeMap<&str, String>, pair: &Pair) -> Authenti
     let mut config = config.unwrap().auth;
     if let Some(url) = &mut config.jwks_url {
         let (provider, local) = Provider::new(&[]).await;
-        // Beside a key for encryption, as Keycloak publishes one.
+        // The set also has an encryption key, like those of Keycloak.
         let own = pair.jwk_with(&json!({"kid": "k", "use": "sig"}));
         let other = pair.jwk_with(&json!({"kid": "e", "use": "enc", "alg": "RSA-OAEP"}));
         *provider.keys.lock().unwrap() = vec![other, own];
@@ -209,7 +209,7 @@ async fn tokens_of_every_provider_in_the_checklist_are_accepted() {
         let token = pair.token(header.clone(), &claims);
         let found = outcome(&authenticator, &token).await;
         assert_eq!(found.as_deref(), Ok(user), "{provider}");
-        // Of another tenant, or for another product.
+        // A token of another tenant, or for another product.
         let audience = if claims.get("aud").is_some() {
             "aud"
         } else {

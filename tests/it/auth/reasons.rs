@@ -1,4 +1,4 @@
-//! Each cause of a refusal has a reason of its own: a message that two causes share helps with neither.
+//! Each cause of a rejection has its own message, so that the message identifies the cause.
 
 use patchbay::auth::{Config, Error};
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use super::algorithms::publishing;
 use super::pairs::{Pair, encode};
 use super::{NOW, SECRET, authenticator, claims, outcome, with_jwks, with_secret};
 
-/// A header as the first part of a token.
+/// Returns a header as the first part of a token.
 fn header(header: &Value) -> String {
     encode(header.to_string().as_bytes())
 }

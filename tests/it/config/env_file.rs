@@ -1,4 +1,4 @@
-//! Files named `.env`, and variables as launchers pass them, read by the program itself.
+//! Files named `.env`, and variables from launchers, read by the program itself.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -99,7 +99,7 @@ fn env_file_errors_name_the_line_and_no_value() {
     assert!(EnvFile::parse(&utf16).is_err());
 }
 
-/// Runs `patchbay serve` in this folder with these variables only; it has to fail.
+/// Runs `patchbay serve` in this folder with only these variables. Asserts that it fails, and returns its output.
 fn serve(folder: &Path, variables: &[(&OsStr, &OsStr)]) -> String {
     let Output {
         status,
@@ -139,7 +139,7 @@ fn env_file_is_read_as_windows_editors_write_it() {
     assert!(output.contains("PORT is too large"), "{output}");
     assert_eq!(output.lines().count(), 6, "{output}");
 
-    // A comment that `.env` keeps in quotes is a value; the line is named.
+    // A comment within quotes is part of the value. The error names the line.
     std::fs::write(folder.join(".env"), "\nPUBLIC_URL='https://${HOST}/'").unwrap();
     let output = serve(&folder, &[]);
     assert!(

@@ -1,10 +1,10 @@
-//! What is left around values by the files and tools that set them.
+//! Traces of files and tools around values.
 
 use secrecy::ExposeSecret;
 
 use super::read;
 
-/// A secret with each character that some parser gives a meaning to.
+/// A secret with each character that has a meaning to some parser.
 const SECRET: &str = "p@ss w0rd $HOME ${PATH} #1 `id` \\n 'x' \"y\" %d &&;|*~=:?! 0123456789";
 
 fn problem(name: &str, value: &str) -> String {
@@ -121,7 +121,7 @@ fn secrets_are_read_literally() {
     let secret = SECRET.replace(" #", "#");
     let config = read(&[("AUTH_JWT_SECRET", Some(&secret))]).unwrap();
     assert_eq!(config.auth.hmac_secrets[0].expose_secret(), secret);
-    // It may be one secret with a comma in it, or two.
+    // This may be one secret with a comma, or two secrets.
     let (one, other) = (
         "a secret that has more than 32 bytes",
         "another that has more than 32 bytes",

@@ -1,4 +1,4 @@
-//! Values that variables cannot have.
+//! Invalid values of variables.
 
 const SHORT_SIGNING_KEY: &str = "NANGO_WEBHOOK_SIGNING_KEY must have at least 16 characters, because a shorter key can be guessed: copy it from Nango's environment settings; a comma stands between two keys";
 
@@ -9,7 +9,7 @@ const WRONG_NAME: &str = "SERVICE_API_KEYS: an entry is not <name>=<key> or <nam
 const WRONG_CHARACTERS: &str =
     "SERVICE_API_KEYS: the key of workflows must have only letters, digits, _ and - (ASCII)";
 
-/// A variable, a value that it cannot have, and what is said of it.
+/// A variable, an invalid value, and the error message.
 pub(super) const INVALID: &[(&str, &str, &str)] = &[
     (
         "HOST",

@@ -1,4 +1,4 @@
-//! A grant is bound to the browser in which it was started.
+//! A grant is bound to the browser that started it.
 
 use reqwest::Method;
 use reqwest::header::HeaderValue;
@@ -55,7 +55,7 @@ async fn starting_browser_is_recognized_on_return() {
             .wait_until(text(&started, "connection_id"), "connected")
             .await;
         assert_eq!(connected["attempt"]["same_browser"], true, "{connected:#}");
-        // And again, in a browser that is known already.
+        // A second attempt in a browser that has a cookie already.
         let path = format!("/connections/{}/reconnect", text(&started, "connection_id"));
         let known = browser.cookie(COOKIE).unwrap().to_owned();
         let again = browser.post(&ada, &path, None).await.json();
@@ -99,7 +99,7 @@ async fn forwarded_link_asks_and_marks_grant_when_binding_is_ask() {
     is_mismatch_page(&page, 200);
     assert_no_effect(&app, &mallory, &started).await;
 
-    // The way on is Nango's own, with the whole query.
+    // The link to continue is Nango's callback with the whole query.
     let link = page
         .text
         .split("href=\"")
@@ -178,7 +178,7 @@ async fn finished_attempt_does_not_authorize_other_returns() {
     is_mismatch_page(&victim.open(text(&started, "oauth_url")).await, 403);
 }
 
-/// The limit of it: which of several attempts a return belongs to, only Nango knows.
+/// The limit of the binding: only Nango knows which of several attempts a return belongs to.
 #[tokio::test]
 async fn foreign_grant_is_marked_when_victim_has_open_attempt() {
     let app = app("required").await;
@@ -199,7 +199,7 @@ async fn attacker_grant_cannot_complete_in_victim_browser() {
     let mallory = app.user("mallory").await;
     let mut attacker = TestBrowser::new();
     let started = attacker.connect(&mallory, "gmail").await;
-    // The attacker stops before the last step and makes another browser take it.
+    // The attacker stops before the last step, and another browser completes it.
     let page = TestBrowser::new().open(text(&started, "oauth_url")).await;
     let code: String = page.url.query().unwrap().to_owned();
     let mut victim = TestBrowser::new();
@@ -213,7 +213,7 @@ async fn idempotent_retry_binds_retrying_browser() {
     let app = app("required").await;
     let ada = app.user("ada").await;
     app.faults(json!({ "consent": "allow" })).await;
-    // The first answer, and its cookie, never arrived.
+    // The first response, with its cookie, was lost.
     let lost = TestBrowser::new()
         .post(&ada, "/gmail/connect", Some("once"))
         .await
@@ -244,7 +244,7 @@ async fn binding_skips_service_and_api_key_connects() {
         (answer.status().as_u16(), answer.headers().get("set-cookie")),
         (200, None)
     );
-    // A key is typed on Nango's own page.
+    // A key is entered on Nango's page, not in a popup of the provider.
     let ada = app.user("ada").await;
     let started = TestBrowser::new().connect(&ada, "openai").await;
     let bound: i64 = sqlx::query_scalar(
@@ -254,7 +254,7 @@ async fn binding_skips_service_and_api_key_connects() {
     .await
     .unwrap();
     assert_eq!((bound, started["popup"].as_bool()), (0, Some(true)));
-    // What was there already needs no browser.
+    // An existing connection needs no browser.
     let gmail = ada.connected("gmail").await;
     assert_eq!(
         gmail["attempt"]["same_browser"], false,
@@ -306,7 +306,7 @@ async fn browser_cookie_is_host_only_secure_and_httponly() {
     assert_eq!(rest, "Path=/; Max-Age=3600; HttpOnly; SameSite=Lax; Secure");
     assert_eq!(secret.len(), 64);
     assert_eq!(set(&format!("a=b; {pair}; c=d")).await, first);
-    // What is not of the form is not sent back, and a name of another kind is another cookie.
+    // A malformed value is not returned, and a cookie of another name is ignored.
     for odd in [
         "__Host-patchbay-browser=short".to_owned(),
         format!("__Host-patchbay-browser={}", "G".repeat(64)),
@@ -320,7 +320,7 @@ async fn browser_cookie_is_host_only_secure_and_httponly() {
             !answered.contains("short") && !answered.contains('G') && !answered.contains(secret)
         );
     }
-    // Of the secret only a digest is kept.
+    // Only a digest of the secret is stored.
     let kept: Vec<Vec<u8>> = sqlx::query_scalar(
         "select browser_token_hash from connect_attempt where browser_token_hash is not null",
     )
@@ -334,7 +334,7 @@ async fn browser_cookie_is_host_only_secure_and_httponly() {
     );
 }
 
-/// Any page of the site can set a cookie of any bytes. What is not ours does not matter.
+/// Any page of the site can set a cookie with any bytes. Foreign cookies are ignored.
 #[tokio::test]
 async fn foreign_cookies_of_odd_bytes_do_not_hide_ours() {
     let app = app("required").await;
@@ -362,7 +362,7 @@ async fn foreign_cookies_of_odd_bytes_do_not_hide_ours() {
     }
 }
 
-/// A request as of a browser that comes back from a provider.
+/// Sends a request like that of a browser that returns from a provider.
 async fn returning(app: &TestApp, cookies: &[HeaderValue]) -> reqwest::Response {
     let url = format!("{}/api/v1/connectors/callback?state=x&code=y", app.url);
     let request = app.client.get(url).header("accept", "text/html");
@@ -370,7 +370,7 @@ async fn returning(app: &TestApp, cookies: &[HeaderValue]) -> reqwest::Response 
     cookies.iter().fold(request, add).send().await.unwrap()
 }
 
-/// Two cookies of our name are the work of another page of the site, whichever of them is ours.
+/// Of two cookies with our name, another page of the site has set one, and it is unknown which.
 #[tokio::test]
 async fn repeated_browser_cookie_is_refused_as_an_attack() {
     for binding in ["ask", "required"] {

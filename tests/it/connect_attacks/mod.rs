@@ -8,7 +8,7 @@ pub(crate) mod test_browser;
 
 use crate::test_app::TestApp;
 
-/// A test app whose providers return to the service's own address, as `CONNECT_BINDING` needs it.
+/// Starts a test app whose providers return to the service's own address, as `CONNECT_BINDING` requires.
 async fn app(binding: &'static str) -> TestApp {
     TestApp::build(&[("CONNECT_BINDING", binding)], |nango| {
         let webhook_url = nango.webhook_url.as_ref().unwrap();

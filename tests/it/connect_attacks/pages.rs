@@ -1,5 +1,4 @@
-//! What every page lets others do: no frame around it, no script in it that is not its own, nothing
-//! of it kept or passed on.
+//! Protection of every page: no framing, no foreign scripts, no caching, no referrers.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +8,7 @@ use serde_json::json;
 use super::test_browser::TestBrowser;
 use crate::test_app::{ORIGIN, TestApp};
 
-/// One page or file as it was answered.
+/// The response of one page or file.
 struct Page {
     path: String,
     headers: HeaderMap,
@@ -36,7 +35,7 @@ impl Page {
         values[0].to_str().unwrap()
     }
 
-    /// The rules of its policy, by their names.
+    /// Returns the rules of the content security policy by name.
     fn policy(&self) -> BTreeMap<&str, &str> {
         let rules = self.header("content-security-policy").split(';');
         rules
@@ -45,7 +44,7 @@ impl Page {
     }
 }
 
-/// Every HTML page that the service has.
+/// Returns every HTML page of the service.
 async fn pages(app: &TestApp) -> Vec<Page> {
     let ada = app.user("ada").await;
     let started = ada.connect("gmail").await;
@@ -83,7 +82,7 @@ async fn pages_prevent_framing_caching_and_referrers() {
         assert_eq!(page.header("x-frame-options"), "DENY");
         assert_eq!(page.header("x-content-type-options"), "nosniff");
         assert_eq!(page.header("referrer-policy"), "no-referrer");
-        // The console's page is the same for all; what is asked again is only whether it has changed.
+        // The console's page is the same for all users, and is revalidated by its ETag.
         let kept = if page.path.starts_with("/console") {
             "no-cache"
         } else {
@@ -113,7 +112,7 @@ async fn pages_allow_only_their_own_scripts() {
             .get("style-src")
             .or(policy.get("default-src"))
             .unwrap();
-        // Swagger's page sets styles as it draws, which no hash can name; scripts are not let in by that.
+        // Swagger's page sets inline styles, which no hash can name. Inline scripts stay blocked.
         let swagger = page.path.starts_with("/docs");
         assert_eq!(styles.contains("'unsafe-inline'"), swagger, "{}", page.path);
         assert!(

@@ -1,4 +1,4 @@
-//! Where a return is sent on to: to Nango, whatever stands in its query.
+//! The redirect of a return goes to Nango, whatever the query contains.
 
 use reqwest::header::HeaderMap;
 use url::Url;
@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::test_app::TestApp;
 
-/// What an attacker writes where an address, a header or a page may be made of it.
+/// Queries of an attacker that could change the address, a header or a page.
 const ODD_QUERIES: [&str; 24] = [
     "//evil.example",
     "/\\evil.example",
@@ -86,7 +86,7 @@ async fn callback_redirects_only_to_nango() {
                 let (status, headers) = raw(&app, &target, more).await;
                 cases += 1;
                 if status == 400 {
-                    // What is no query at all.
+                    // A request without a query.
                     assert!(headers.get("location").is_none(), "{query}");
                     continue;
                 }

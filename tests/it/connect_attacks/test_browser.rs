@@ -1,4 +1,4 @@
-//! A browser: it keeps each host's cookies for that host, and follows where it is sent.
+//! A browser, which stores cookies by host and follows redirects.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,14 @@ use url::Url;
 
 use crate::test_app::{ORIGIN, User, client};
 
-/// One person's browser.
+/// The browser of one person.
 pub(crate) struct TestBrowser {
     client: Client,
-    /// By host and port, and by name.
+    /// The cookies by host with port, and by name.
     cookies: BTreeMap<(String, String), String>,
 }
 
-/// What a browser ends up with.
+/// The page on which a navigation ends.
 #[derive(Debug)]
 pub(crate) struct PageResponse {
     pub(crate) url: Url,
@@ -51,7 +51,7 @@ impl TestBrowser {
         cookies.find_map(|((_, own), value)| (own == name).then_some(value.as_str()))
     }
 
-    /// Sends a request with the cookies of its host, and keeps those that are set.
+    /// Sends a request with the cookies of its host, and stores those in the response.
     async fn send(&mut self, url: &Url, request: RequestBuilder) -> PageResponse {
         let host = format!(
             "{}:{}",
@@ -82,7 +82,7 @@ impl TestBrowser {
         }
     }
 
-    /// Opens an address as a navigation does, and follows to the last page.
+    /// Navigates to an address, and follows redirects to the last page.
     pub(crate) async fn open(&mut self, url: &str) -> PageResponse {
         let mut url: Url = url.parse().unwrap();
         for _ in 0..10 {
@@ -99,7 +99,7 @@ impl TestBrowser {
         panic!("it is sent round in circles");
     }
 
-    /// Asks for something as the product's page does for its user, cookies included.
+    /// Sends a request like the product's page does for its user, with cookies.
     pub(crate) async fn post(
         &mut self,
         user: &User<'_>,
@@ -116,7 +116,7 @@ impl TestBrowser {
         self.send(&url, request).await
     }
 
-    /// Begins to connect, with everybody's consent given from now on: the answer.
+    /// Starts a connection; from now on the provider consents. Returns the response.
     pub(crate) async fn connect(&mut self, user: &User<'_>, connector: &str) -> Value {
         user.app.faults(json!({ "consent": "allow" })).await;
         let answer = self

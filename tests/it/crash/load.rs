@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 const CONNECTORS: [&str; 3] = ["gmail", "github", "google-calendar"];
 
-/// Number of connections a user works with at a time.
+/// The number of connections that a user works with at a time.
 const SLOTS: usize = 3;
 
 /// How long the service may take to settle: longer than any lease.
@@ -32,15 +32,15 @@ pub(super) struct Counts {
 /// The acknowledged results that must survive a crash.
 #[derive(Debug, Default)]
 pub(super) struct Acknowledged {
-    /// Connections and attempts of connects that were answered.
+    /// The connections and attempts in successful responses to connects.
     pub(super) started: Vec<(Uuid, Uuid)>,
-    /// Requests with an Idempotency-Key, and the answer to each; `None` while it got none.
+    /// Requests with an Idempotency-Key and their responses; `None` without a response.
     pub(super) keyed: Vec<KeyedRequest>,
     /// The expected final status of each connection.
     pub(super) expected: Vec<(Uuid, &'static str)>,
 }
 
-/// A request that may be repeated.
+/// A request that may be retried.
 #[derive(Clone, Debug)]
 pub(super) struct KeyedRequest {
     pub(super) token: String,
@@ -49,7 +49,7 @@ pub(super) struct KeyedRequest {
     pub(super) answer: Option<Value>,
 }
 
-/// What all users share.
+/// The state that all users share.
 pub(super) struct Environment {
     pub(super) url: String,
     pub(super) client: Client,
@@ -72,7 +72,7 @@ struct Slot {
     instance: String,
     id: Option<Uuid>,
     expected: Option<&'static str>,
-    /// Raised by each disconnect: addresses from before are void.
+    /// Incremented by each disconnect, which invalidates earlier addresses.
     age: usize,
 }
 
@@ -96,7 +96,7 @@ impl Slot {
 }
 
 impl Environment {
-    /// Sends a request; `None` if it got no answer.
+    /// Sends a request; `None` if it got no response.
     pub(super) async fn send(
         &self,
         method: Method,
@@ -115,7 +115,7 @@ impl Environment {
         let body = response.json().await.ok()?;
         self.counts.answered.fetch_add(1, Ordering::Relaxed);
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            // It is just starting, or Nango is out of order.
+            // The service is starting, or Nango has a fault.
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         Some((status, body))
@@ -175,7 +175,7 @@ impl Environment {
         failures
     }
 
-    /// Sends a request with its key again.
+    /// Sends a request again with its key.
     async fn repeat(&self, keyed: &KeyedRequest) -> (StatusCode, Value) {
         let url = format!("{}/api/v1/connectors{}", self.url, keyed.path);
         let request = self.client.post(url).bearer_auth(&keyed.token);
@@ -185,7 +185,8 @@ impl Environment {
     }
 }
 
-/// Waits until nothing is left to delete at Nango, and a sweep has found what was left behind.
+/// Waits until no deletions at Nango are pending, and a sweep has found all grants without a row. Returns `false` after
+/// the deadline.
 async fn settles(sql: &mut PgConnection, deadline: Instant) -> bool {
     let now = sqlx::query_scalar("select now()").fetch_one(&mut *sql);
     let since: chrono::DateTime<chrono::Utc> = now.await.unwrap();
@@ -231,7 +232,7 @@ async fn inconsistencies(acknowledged: &Acknowledged, sql: &mut PgConnection) ->
     failures
 }
 
-/// All connections and attempts.
+/// Returns all connections and attempts.
 async fn attempts(sql: &mut PgConnection) -> HashSet<(Uuid, Uuid)> {
     let all: Vec<(Uuid, Uuid)> = sqlx::query_as("select connection_id, id from connect_attempt")
         .fetch_all(sql)
@@ -250,7 +251,7 @@ impl<'a> User<'a> {
         }
     }
 
-    /// Does one thing after the other until it is enough.
+    /// Runs random operations until the load stops.
     pub(super) async fn run(mut self) {
         while !self.scene.stop.is_cancelled() {
             let slot = random(SLOTS);
@@ -334,7 +335,7 @@ impl<'a> User<'a> {
         self.addresses.push(address);
     }
 
-    /// Sends a request with a key, again and again until it is answered.
+    /// Sends a request with a key, and retries until it is answered.
     async fn send_once(&mut self, number: usize, path: String) -> Option<(StatusCode, Value)> {
         let key = Uuid::new_v4().to_string();
         loop {
@@ -350,7 +351,8 @@ impl<'a> User<'a> {
             };
             match answer {
                 None => tokio::time::sleep(Duration::from_millis(100)).await,
-                // Killed halfway: it may be repeated when its lease is over. Nothing is known of it till then.
+                // The request was interrupted. It can be retried when its lease has expired; until then its effect is
+                // unknown.
                 Some((StatusCode::CONFLICT, _)) => {
                     self.slots[number].expected = None;
                     self.replace_slot(number);
@@ -375,7 +377,7 @@ impl<'a> User<'a> {
         }
     }
 
-    /// Goes through the popup, and mostly says yes.
+    /// Completes the popup, usually with consent.
     async fn open(&mut self, address: &Address) {
         let allow = random(5) > 0;
         if !decide(&self.scene.client, &address.url, allow).await {
@@ -393,7 +395,7 @@ impl<'a> User<'a> {
         let slot = &mut self.slots[number];
         let (connector, instance) = (slot.connector, &slot.instance);
         let path = format!("/{connector}/disconnect?instance_id={instance}");
-        // From here on it may be ended, and addresses may be void.
+        // From here on, the connection may be disconnected and addresses may be invalid.
         slot.expected = None;
         slot.age += 1;
         let answer = self
@@ -421,7 +423,7 @@ impl<'a> User<'a> {
     }
 }
 
-/// Answers the provider's consent page. Says whether Nango took a grant.
+/// Answers the provider's consent page. Returns `true` if Nango stored a grant.
 pub(super) async fn decide(client: &Client, url: &str, allow: bool) -> bool {
     let Some(consent) = follow(client.get(url)).await else {
         return false;
@@ -437,7 +439,7 @@ pub(super) async fn decide(client: &Client, url: &str, allow: bool) -> bool {
     page.is_ok_and(|page| page.status() == StatusCode::OK)
 }
 
-/// Where an answer redirects to; `None` if it does not.
+/// Returns the redirect location of a response; `None` if it is no redirect.
 async fn follow(request: reqwest::RequestBuilder) -> Option<Url> {
     let response = request.send().await.ok()?;
     let location = response.headers().get("location")?.to_str().ok()?;
@@ -448,7 +450,7 @@ fn uuid(value: &Value) -> Option<Uuid> {
     value.as_str()?.parse().ok()
 }
 
-/// A number below `end`.
+/// Returns a random number below `end`.
 pub(super) fn random(end: usize) -> usize {
     Uuid::new_v4().as_bytes()[..4]
         .iter()
@@ -456,7 +458,7 @@ pub(super) fn random(end: usize) -> usize {
         % end
 }
 
-/// What is wrong with Nango and its webhooks for the next moment.
+/// Returns random faults of Nango and its webhooks.
 pub(super) fn weather() -> Value {
     let kinds = [
         json!({}),

@@ -1,5 +1,5 @@
-//! The service is killed at random moments under load, again and again: what it
-//! has answered holds, and what it was about to do is done.
+//! Repeatedly kills the service at random moments under load. Acknowledged results are kept, and pending operations
+//! complete.
 //!
 //! Run by `scripts/crash`, with `PATCHBAY_BINARY` (the program to kill) and `KILLS`.
 
@@ -31,7 +31,7 @@ use service_process::LaunchConfig;
 
 const USERS: usize = 16;
 
-/// The longest that everything together may take.
+/// The timeout of the whole test.
 const AT_MOST: Duration = Duration::from_secs(900);
 
 /// The sandbox, the database and the service between them.
@@ -90,7 +90,7 @@ async fn run() {
     assert!(failures.is_empty(), "{} violations", failures.len());
 }
 
-/// A client that follows no redirect, and has less patience than the callers of a service that lives.
+/// Returns a client that follows no redirect, with a shorter timeout than real callers.
 fn client() -> Client {
     Client::builder()
         .redirect(reqwest::redirect::Policy::none())
@@ -156,7 +156,7 @@ impl Setup {
         }
     }
 
-    /// Kills the service so many times, and leaves one running.
+    /// Kills the service this many times, and leaves one running.
     async fn kill(
         &self,
         kills: usize,
@@ -164,7 +164,7 @@ impl Setup {
     ) -> service_process::ServiceProcess {
         for kill in 1..=kills {
             let process = self.recipe.start().await;
-            // Long enough to do something, and often too short to finish it.
+            // Long enough to start operations, and often too short to finish them.
             tokio::time::sleep(Duration::from_millis(random(1200) as u64)).await;
             process.kill().await;
             if kill % 25 == 0 {
@@ -176,7 +176,7 @@ impl Setup {
         last
     }
 
-    /// Now this is wrong with Nango, now that; in the end nothing.
+    /// Changes the faults of Nango at intervals, and removes them in the end.
     async fn change_faults(&self, stop: &CancellationToken) {
         while !stop.is_cancelled() {
             self.control(Method::PUT, "faults", &weather()).await;
@@ -208,10 +208,10 @@ impl Setup {
     }
 }
 
-/// Where the service runs and leaves its log.
+/// Returns the folder in which the service runs and stores its log.
 fn empty_folder() -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("crash");
-    // It is there if this ran before.
+    // It exists after an earlier run.
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).unwrap();
     folder

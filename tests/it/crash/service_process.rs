@@ -1,4 +1,4 @@
-//! The service as a process of its own, that is killed and started again.
+//! The service as a process that is killed and restarted.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -7,19 +7,19 @@ use std::time::Duration;
 use reqwest::Client;
 use tokio::process::{Child, Command};
 
-/// How long a start may take, in tries that are 20 ms apart.
+/// The number of readiness checks during a start, at intervals of 20 ms.
 const MAX_START_ATTEMPTS: usize = 1500;
 
-/// A running `patchbay serve`. It is killed when the value is dropped, too.
+/// A running `patchbay serve`. Dropping the value kills it.
 pub(super) struct ServiceProcess {
     child: Child,
 }
 
-/// How the service is started, each time in the same way.
+/// The configuration of each start.
 pub(super) struct LaunchConfig {
     pub(super) binary: PathBuf,
     pub(super) settings: Vec<(&'static str, String)>,
-    /// Where it runs, and leaves its log.
+    /// The folder in which it runs and stores its log.
     pub(super) folder: PathBuf,
     pub(super) url: String,
     pub(super) client: Client,
@@ -63,7 +63,7 @@ impl LaunchConfig {
 }
 
 impl ServiceProcess {
-    /// Ends it with SIGKILL, whatever it is doing.
+    /// Ends the process with SIGKILL.
     pub(super) async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }

@@ -1,4 +1,4 @@
-//! Connections to the database that die without a word, as a firewall's do, or those to a server whose host is gone.
+//! Connections to the database that hang without an error, as after a firewall's timeout or the loss of the host.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +22,7 @@ use crate::startup::{list, serve};
 use crate::test_app::{TestApp, client};
 use crate::test_database::{self, TestDatabase};
 
-/// Stands between the service and PostgreSQL.
+/// A proxy between the service and PostgreSQL.
 pub(crate) struct HangingProxy {
     address: SocketAddr,
     silenced: Arc<Mutex<CancellationToken>>,
@@ -69,7 +69,7 @@ impl HangingProxy {
         }
     }
 
-    /// The database's address by this way.
+    /// Returns the database's URL through this proxy.
     pub(crate) fn url(&self, database: &TestDatabase) -> String {
         let mut url = Url::parse(database.url()).unwrap();
         url.set_host(Some(&self.address.ip().to_string())).unwrap();
@@ -77,20 +77,20 @@ impl HangingProxy {
         url.into()
     }
 
-    /// Nothing passes any more, on no connection.
+    /// Stops forwarding on all connections.
     pub(crate) fn silence(&self) {
         self.silent.store(true, Ordering::SeqCst);
         self.hang();
     }
 
-    /// Nothing passes any more on the connections that there are. New ones work.
+    /// Stops forwarding on existing connections. New ones work.
     pub(crate) fn hang(&self) {
         let mut silenced = self.silenced.lock().unwrap();
         std::mem::take(&mut *silenced).cancel();
     }
 }
 
-/// A test app that reaches its database through a relay, and the database's own address.
+/// Starts a test app that reaches its database through a proxy. Returns both with the database's own URL.
 async fn app_behind_proxy() -> (TestApp, HangingProxy, String) {
     let database = test_database::database().await;
     let relay = HangingProxy::in_front_of(&database).await;
@@ -120,7 +120,7 @@ async fn list_recovers_when_database_connection_hangs() {
     };
     let (first, ()) = tokio::join!(list(), losing);
     assert_eq!(first, StatusCode::SERVICE_UNAVAILABLE);
-    // The pool's other connections are as dead.
+    // The pool's other connections hang, too.
     for _ in 0..10 {
         match list().await {
             StatusCode::OK => return,
@@ -165,7 +165,7 @@ async fn stream_receives_events_when_listener_connection_hangs() {
 async fn hung_connection_returns_its_pool_slot() {
     let database = test_database::database().await;
     let relay = HangingProxy::in_front_of(&database).await;
-    // Three places, of which each is in use when the server falls silent.
+    // Three connections, all in use when the server hangs.
     let patchbay = test_database::pool(relay.url(&database), 3).await.unwrap();
     let mut used = Vec::new();
     for _ in 0..3 {
@@ -197,7 +197,7 @@ async fn transactions_fail_and_close_when_connections_hang() {
     let statements = open.into_iter().map(async |mut tx| {
         let result = sqlx::query("select 1").execute(&mut tx).await;
         result.expect_err("the server does not answer");
-        // Its place is free when it is dropped.
+        // Dropping it returns its connection to the pool.
     });
     join_all(statements).await;
     assert!(started.elapsed() < Duration::from_secs(15));

@@ -1,4 +1,4 @@
-//! Locks that another transaction holds for long.
+//! Long locks of another transaction.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ async fn lock_connections(sql: &mut PgConnection) {
         .unwrap();
 }
 
-/// How many statements of the service wait for a lock.
+/// Returns the number of the service's statements that wait for a lock.
 async fn waiting_statements(app: &TestApp) -> i64 {
     sqlx::query_scalar(
         "select count(*) from pg_stat_activity where wait_event_type = 'Lock' \
@@ -107,7 +107,7 @@ async fn write_of_locked_row_is_refused_as_temporary() {
     assert_eq!(status, StatusCode::OK);
 }
 
-/// The settings that a transaction works with.
+/// Returns the settings of a transaction.
 async fn settings(database: &Database) -> Vec<String> {
     let mut tx = database.begin().await.unwrap();
     sqlx::query_scalar(

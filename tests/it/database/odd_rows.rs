@@ -28,7 +28,7 @@ async fn unreadable_row_is_skipped_counted_and_erasable() {
             "update user_connector_connection set {odd} where id = '{}'",
             unreadable["id"].as_str().unwrap()
         );
-        // As rows may be that an older version or another program has written.
+        // An older version or another program may have written such rows.
         let update = format!("alter domain utc_time drop constraint utc_time_range; {update}");
         sqlx::raw_sql(AssertSqlSafe(update))
             .execute(&mut app.sql().await)
@@ -86,7 +86,7 @@ async fn unreadable_attempt_does_not_block_expiry() {
     .execute(&mut app.sql().await)
     .await
     .unwrap();
-    // Its owner's other requests work, and no answer says that the database is unavailable.
+    // Its owner's other requests work, and no response reports an unavailable database.
     let path = format!("/connections/{}", odd["connection_id"].as_str().unwrap());
     let (status, body) = ada.call(Method::GET, &path, None).await;
     assert_eq!((status.as_u16(), &body["code"]), (500, &json!("internal")));
@@ -101,7 +101,7 @@ async fn unreadable_attempt_does_not_block_expiry() {
         ben.connection(id).await["attempt"]["outcome"] == "expired"
     })
     .await;
-    // It waits for its next try.
+    // It is scheduled for a retry.
     let is_postponed: bool =
         sqlx::query_scalar("select due_at > $1 from attempt_owner where user_id = 'ada'")
             .bind(app.clock.now())
@@ -109,6 +109,45 @@ async fn unreadable_attempt_does_not_block_expiry() {
             .await
             .unwrap();
     assert!(is_postponed);
+}
+
+#[tokio::test]
+async fn queue_statistics_skip_unreadable_rows() {
+    let app = TestApp::with(&[("METRICS_TOKEN", "a token of the tests for metrics")]).await;
+    app.user("ada").await.connect("gmail").await;
+    app.user("ben").await.connect("gmail").await;
+    for odd in ["infinity", "-infinity", "290000-01-01"] {
+        let update = format!(
+            "alter domain utc_time drop constraint if exists utc_time_range; \
+             update connect_attempt set created_at = '{odd}' where user_id = 'ada'; \
+             update job set finished_at = '{odd}' where name = 'sweep'; \
+             delete from upstream_deletion; \
+             insert into upstream_deletion (nango_connection_id, integration_key, reason, next_attempt_at, created_at) \
+             select n, 'gmail', 'disconnected', '9999-01-01', at::timestamptz \
+             from (values ('odd', '{odd}'), ('readable', '2026-01-01')) v (n, at)"
+        );
+        sqlx::raw_sql(AssertSqlSafe(update))
+            .execute(&mut app.sql().await)
+            .await
+            .unwrap();
+        let request = app.client.get(format!("{}/metrics", app.url));
+        let request = request.bearer_auth("a token of the tests for metrics");
+        let metrics = request.send().await.unwrap().text().await.unwrap();
+        for line in [
+            "patchbay_database_up 1",
+            "patchbay_queue_waiting{queue=\"open_attempts\"} 1",
+            "patchbay_queue_waiting{queue=\"upstream_deletions\"} 1",
+        ] {
+            assert!(metrics.contains(line), "{odd}: {line} in {metrics}");
+        }
+        let skipped = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("patchbay_database_unreadable_rows_total "));
+        assert!(
+            skipped.is_some_and(|count| count.trim() != "0"),
+            "{odd}: {metrics}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -140,7 +179,7 @@ async fn unreadable_endpoint_does_not_block_webhooks() {
             tried == 1
         })
         .await;
-        // What waits for the odd one is kept.
+        // The messages of the unreadable endpoint are kept.
         let waiting = "select count(*) from webhook_queue where endpoint_id = (select min(id) from webhook_endpoint)";
         let waiting: i64 = sqlx::query_scalar(waiting)
             .fetch_one(&mut sql)

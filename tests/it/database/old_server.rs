@@ -1,4 +1,4 @@
-//! A server that is older than what is supported: a proxy changes the version that a real one reports.
+//! A server with an unsupported version: a proxy changes the version that a real one reports.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -31,7 +31,7 @@ async fn old_server_is_refused_by_start_and_doctor() {
     assert!(detail.contains("PostgreSQL 12: update it"), "{found:?}");
 }
 
-/// Passes everything on but the major version, which is 12.
+/// Forwards everything unchanged except the major version, which becomes 12.
 async fn report_version_12(server: String) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -62,7 +62,7 @@ async fn pass_on(
     }
 }
 
-/// The value follows the parameter's name in a `ParameterStatus` message; both end with a zero byte.
+/// Replaces the version, which follows the parameter's name in a `ParameterStatus` message; both end with a zero byte.
 fn replace_version(chunk: &mut [u8]) {
     let name = b"server_version\0";
     let found = chunk.windows(name.len()).position(|part| part == name);

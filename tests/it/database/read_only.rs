@@ -1,4 +1,4 @@
-//! A server that stops accepting writes, as the old primary after a switch.
+//! A server that stops accepting writes, like the old primary after a failover.
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::startup::{list, serve};
 use crate::test_app::{TestApp, client};
 use crate::test_database;
 
-/// A PostgreSQL of this test's own, with an empty database.
+/// A PostgreSQL of this test, with an empty database.
 struct Server {
     postgres: DevPostgres,
     database: String,
@@ -42,7 +42,7 @@ impl Server {
         server
     }
 
-    /// Runs these one by one, whether or not the server lets others write.
+    /// Executes statements one by one, even while the server is read-only for others.
     async fn execute(&self, statements: &str) {
         let mut sql = PgConnection::connect(self.postgres.url()).await.unwrap();
         for statement in
@@ -53,7 +53,7 @@ impl Server {
         }
     }
 
-    /// Lets all sessions of the service read only from now on, or write again.
+    /// Makes all sessions of the service read-only, or writable again.
     async fn set_read_only(&self, read_only: bool) {
         let value = if read_only { "on" } else { "off" };
         let change = format!(
@@ -177,7 +177,7 @@ async fn pool_follows_the_primary_among_several_hosts() {
     ];
     let ports = [0, 1].map(|number: usize| servers[number].url().port().unwrap());
     for (server, port) in servers.iter().zip(ports) {
-        // A user and a database of the same name on both.
+        // The same user and database on both servers.
         server
             .execute("drop database if exists app; drop role if exists app")
             .await;

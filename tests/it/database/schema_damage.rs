@@ -1,4 +1,4 @@
-//! A schema that is not what the migrations have made.
+//! Schemas that differ from the migrations' result.
 
 use patchbay::cli::doctor::Level;
 use patchbay::db::{COLUMNS, DatabaseError};

@@ -1,4 +1,4 @@
-//! TLS, as the database's address asks for it.
+//! TLS, as the database's URL requires it.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -16,14 +16,14 @@ use url::Url;
 use crate::process::Process;
 use crate::test_database;
 
-/// A PostgreSQL that speaks TLS, with a certificate for 127.0.0.1 of an authority of its own.
+/// A PostgreSQL with TLS, whose certificate for 127.0.0.1 is signed by its own authority.
 struct TlsServer {
     server: DevPostgres,
     authority: PathBuf,
 }
 
 impl TlsServer {
-    /// `None` where openssl is not installed.
+    /// Starts the server; `None` if openssl is not installed.
     async fn start() -> Option<Self> {
         Self::start_with("tls", make_certificates).await
     }
@@ -68,14 +68,14 @@ impl TlsServer {
                 .unwrap();
         }
         let server = Self { server, authority };
-        // The server reads its settings again in its own time.
+        // The server reloads its settings asynchronously.
         while !server.speaks_tls().await {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Some(server)
     }
 
-    /// Whether the server answers the request for TLS (`SSLRequest`) by `S`.
+    /// Returns `true` if the server accepts a request for TLS (`SSLRequest`).
     async fn speaks_tls(&self) -> bool {
         let url = Url::parse(self.server.url()).unwrap();
         let mut stream = TcpStream::connect(("127.0.0.1", url.port().unwrap()))
@@ -102,7 +102,7 @@ impl TlsServer {
     }
 }
 
-/// Makes an authority `ca.crt`, and `server.crt` with `server.key` for 127.0.0.1.
+/// Creates an authority `ca.crt`, and `server.crt` with `server.key` for 127.0.0.1.
 fn make_certificates(home: &Path) -> io::Result<()> {
     let path = |name: &str| home.join(name).to_str().unwrap().to_owned();
     let (authority, key) = (path("ca.crt"), path("ca.key"));
@@ -132,7 +132,7 @@ fn make_certificates(home: &Path) -> io::Result<()> {
     ])
 }
 
-/// Makes `server.crt` of X.509 version 1, signed by its own key `server.key`.
+/// Creates `server.crt` of X.509 version 1, signed by its own key `server.key`.
 fn make_old_certificate(home: &Path) -> io::Result<()> {
     let path = |name: &str| home.join(name).to_str().unwrap().to_owned();
     let (request, key) = (path("server.csr"), path("server.key"));
@@ -163,7 +163,7 @@ fn make_old_certificate(home: &Path) -> io::Result<()> {
     ])
 }
 
-/// Makes `server.crt`, signed by its own key `server.key`.
+/// Creates `server.crt`, signed by its own key `server.key`.
 fn make_self_signed(home: &Path) -> io::Result<()> {
     let path = |name: &str| home.join(name).to_str().unwrap().to_owned();
     openssl(&[
@@ -176,7 +176,7 @@ fn make_self_signed(home: &Path) -> io::Result<()> {
     ])
 }
 
-/// Makes a key, and a certificate for it.
+/// Creates a key and its certificate.
 fn openssl(arguments: &[&str]) -> io::Result<()> {
     let new = [
         "req",
@@ -225,7 +225,7 @@ async fn default_sslmode_accepts_any_certificate() {
         let database = old.connect(query).await.unwrap();
         is_encrypted(&database).await;
     }
-    // Newer versions of openssl make certificates of version 3 only, which work.
+    // Newer versions of openssl only create certificates of version 3, which work.
     if let Err(refused) = old.connect("sslmode=require").await {
         assert!(matches!(refused, DatabaseError::Tls(_)), "{refused:?}");
         assert!(refused.to_string().contains("version 1"), "{refused}");
@@ -243,7 +243,7 @@ async fn tls_mode_follows_sslmode() {
         server.authority.display()
     );
     for query in [
-        // As Render, Neon and Supabase hand them out, with what only other clients know.
+        // URLs of Render, Neon and Supabase, with parameters that only other clients support.
         "sslmode=require",
         "sslmode=require&channel_binding=prefer",
         "sslmode=require&pgbouncer=true&connection_limit=1",
@@ -260,7 +260,7 @@ async fn tls_mode_follows_sslmode() {
         reported.contains("UnknownIssuer") && reported.contains("sslrootcert"),
         "{reported}"
     );
-    // Authorities of this system are trusted, too.
+    // Authorities of the operating system are trusted, too.
     let mut url = Url::parse(server.server.url()).unwrap();
     url.set_query(Some("sslmode=verify-full&sslrootcert=system"));
     let settings = [

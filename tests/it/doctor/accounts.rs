@@ -1,4 +1,4 @@
-//! Accounts: scopes that integrations do not ask for, and connections whose account is not known.
+//! The doctor's checks of accounts: scopes that integrations do not request, and connections with unknown accounts.
 
 use patchbay::cli::doctor::Level;
 use serde_json::json;

@@ -11,7 +11,7 @@ async fn with_binding(binding: &'static str) -> TestApp {
     TestApp::build(&[("CONNECT_BINDING", binding)], change).await
 }
 
-/// What is said of it: how bad it is, what was found, and what to do.
+/// Returns the findings of the binding: severity, detail and remediation.
 fn lines(report: &Report) -> Vec<(Level, &str, &str)> {
     let lines = report
         .findings
@@ -82,7 +82,7 @@ async fn binding_check_detects_differently_configured_service() {
     );
 }
 
-/// `PUBLIC_URL`, the origin of a page, and what is said of the two.
+/// `PUBLIC_URL`, the origin of a page, and the expected finding.
 const PAGES: &[(&str, &str, Option<&str>)] = &[
     (
         "https://connect.example.invalid",
@@ -129,37 +129,37 @@ const PAGES: &[(&str, &str, Option<&str>)] = &[
     (
         "https://connect.example.invalid",
         "https://app.sample.invalid",
-        Some("is of another site"),
+        Some("is on another site"),
     ),
     (
         "https://connect.example.invalid",
         "https://badexample.invalid",
-        Some("is of another site"),
+        Some("is on another site"),
     ),
     (
         "https://example.invalid",
         "https://invalid",
-        Some("is of another site"),
+        Some("is on another site"),
     ),
     (
         "https://connect.example.invalid",
         "http://connect.example.invalid",
-        Some("is of another site"),
+        Some("is on another site"),
     ),
     (
         "http://localhost:9",
         "http://app.localhost:5173",
-        Some("is of another site"),
+        Some("is on another site"),
     ),
     (
         "http://localhost:9",
         "http://127.0.0.1:8000",
-        Some("is of another site"),
+        Some("is on another site"),
     ),
     (
         "https://127.0.0.1:9",
         "https://127.0.0.2:9",
-        Some("is of another site"),
+        Some("is on another site"),
     ),
 ];
 
@@ -180,12 +180,12 @@ async fn binding_check_reports_cross_site_origins() {
                 (None, []) => {}
                 (Some(expected), [(level, found, remediation)]) => {
                     assert!(found.contains(*expected) && found.contains(page), "{found}");
-                    let other = *expected == "is of another site";
+                    let other = *expected == "is on another site";
                     assert_eq!(*level, if other { worst } else { Level::Warn }, "{found}");
                     assert!(remediation.contains(if other {
                         "CONNECT_BINDING=off"
                     } else {
-                        "look at it"
+                        "check it"
                     }));
                 }
                 _ => panic!("{page} and {public_url}: {reported:#?}"),

@@ -31,7 +31,7 @@ async fn database_check_reports_each_problem() {
         "database",
         Level::Fail,
         "refuses",
-        "correct user, password and database",
+        "correct the user, password or database",
     );
 
     let empty = test_database::database().await;
@@ -53,8 +53,8 @@ async fn database_check_reports_each_problem() {
         &report,
         "migrations",
         Level::Warn,
-        "those of the service before",
-        "`patchbay migrate` or the next start takes them over",
+        "the tables of the FastAPI service",
+        "`patchbay migrate` or the next start imports them",
     );
 
     let mut pooled: Url = url.unwrap().1.parse().unwrap();

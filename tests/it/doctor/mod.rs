@@ -1,4 +1,4 @@
-//! The setup's checklist: all green against the sandbox; then each thing is broken in turn.
+//! The doctor: every check passes against the sandbox, and fails for its own fault.
 
 mod accounts;
 mod browser_binding;
@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::process::Process;
 use crate::test_app::TestApp;
 
-/// Checks what the test app is set up with, but for these variables.
+/// Runs the doctor with the test app's variables and these changes.
 pub(crate) async fn run_doctor(
     app: &TestApp,
     changes: &[(&'static str, &str)],
@@ -31,8 +31,8 @@ pub(crate) async fn run_doctor(
     doctor::run(&lookup, token, &Clock::System).await
 }
 
-/// The lines that are not as they should be: the check, how bad it is, the detail and the remediation. A brake engaged by
-/// another `PUBLIC_URL` is left out: it has a test of its own.
+/// Returns the findings that are not OK: check, severity, detail and remediation. Omits the brake that another
+/// `PUBLIC_URL` engages, which has its own test.
 pub(crate) fn failures(report: &Report) -> Vec<(&str, Level, &str, &str)> {
     let lines = report
         .findings
@@ -49,7 +49,7 @@ pub(crate) fn failures(report: &Report) -> Vec<(&str, Level, &str, &str)> {
         .collect()
 }
 
-/// Fails unless this is the only thing that is wrong.
+/// Asserts that this is the only finding that is not OK.
 pub(crate) fn single_finding(
     report: &Report,
     check: &str,
@@ -120,13 +120,13 @@ async fn doctor_passes_against_sandbox_and_changes_nothing() {
         "{report}"
     );
     let last = report.findings.last().unwrap();
-    assert_eq!(last.detail, "it is good: its bearer is the user ada");
+    assert_eq!(last.detail, "it is valid: its user is ada");
     assert_eq!(ada.get("/connections").await, before);
     let sessions = app.control("requests", Method::GET, Value::Null).await;
     let made = |call: &&Value| {
         call["method"] != "GET" && call["status"].as_u64().is_some_and(|status| status < 300)
     };
-    // The session of the user's connect, and the one that the doctor has deleted.
+    // The session of the user's connect, and the deleted one of the doctor.
     assert_eq!(sessions.as_array().unwrap().iter().filter(made).count(), 2);
 }
 

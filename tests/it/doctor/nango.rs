@@ -1,4 +1,4 @@
-//! Nango: whether it is there, what its key allows, and which integrations it has.
+//! The doctor's checks of Nango: whether it responds, the permissions of its key, and its integrations.
 
 use patchbay::cli::doctor::{Level, Report};
 use patchbay::clock::Clock;
@@ -17,7 +17,7 @@ async fn nango_check_reports_each_problem() {
         &report,
         "nango",
         Level::Warn,
-        "switched off",
+        "disabled",
         "NANGO_ENABLED=true",
     );
     let another = Uuid::new_v4().to_string();
@@ -35,7 +35,7 @@ async fn nango_check_reports_each_problem() {
     let all = failures(&report);
     assert_eq!((all[0].0, all[0].1), ("nango", Level::Fail));
     assert!(all[0].3.contains("NANGO_BASE_URL"));
-    // The running service leads callbacks to its own Nango.
+    // The running service redirects callbacks to its own Nango.
     assert_eq!((all[1].0, all[1].1), ("callback", Level::Warn));
     assert_eq!(all.len(), 2);
 
@@ -58,7 +58,7 @@ async fn nango_check_reports_each_problem() {
         &report,
         "nango scopes",
         Level::Warn,
-        "is not known",
+        "it is unknown whether",
         "again",
     );
 }
@@ -89,10 +89,7 @@ async fn connector_check_reports_missing_and_wrong_integrations() {
     assert_eq!((check, level), ("connector", Level::Warn));
     assert!(found.contains("no integration for 2 of "), "{found}");
     assert!(found.ends_with("not set up: gmail, notion"), "{found}");
-    assert!(
-        remediation.contains("switch the others off"),
-        "{remediation}"
-    );
+    assert!(remediation.contains("disable the others"), "{remediation}");
 
     let bare = TestApp::build(&[], |nango| {
         nango.clock = Clock::System;
@@ -107,7 +104,7 @@ async fn connector_check_reports_missing_and_wrong_integrations() {
 
 #[tokio::test]
 async fn nango_check_detects_key_without_credentials_scope() {
-    // What the sandbox's own Nango has no keys for: scopes. A Nango in front of it withholds.
+    // The sandbox's keys have no scopes, so a proxy in front withholds credentials.
     let app = TestApp::with_system_clock().await;
     let ada: User<'_> = app.user("ada").await;
     ada.connected("gmail").await;
@@ -199,7 +196,7 @@ async fn switched_off_webhook_events_are_reported() {
     };
     wait_for(arrived).await;
 
-    // They were switched off since.
+    // The connectors have been disabled since.
     let mut sql = app.sql().await;
     sqlx::raw_sql("update nango_webhook set received_at = received_at - interval '1 day'")
         .execute(&mut sql)
@@ -215,7 +212,7 @@ async fn switched_off_webhook_events_are_reported() {
     );
 }
 
-/// A Nango in front of another, whose keys do not show credentials.
+/// A proxy in front of Nango, which withholds credentials.
 mod front {
     use axum::Router;
     use axum::extract::Request;

@@ -1,4 +1,4 @@
-//! How users' tokens are verified, and one of them claim by claim.
+//! The doctor's checks of authentication, and of one token claim by claim.
 
 use axum::Router;
 use axum::routing::get;
@@ -10,7 +10,7 @@ use super::{failures, run_doctor, single_finding};
 use crate::test_app::{JWT_SECRET, TestApp};
 use crate::test_server::serve;
 
-/// Where key sets are published: one with a key that is of use, and one without any.
+/// Serves two key sets: one with a usable key, and one without. Returns their URL.
 async fn key_sets() -> Url {
     const ONE: &str = r#"{"keys":[{"kty":"RSA","n":"AQAB"},{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
     let router = Router::new()
@@ -24,7 +24,7 @@ async fn token_check_reports_jwks_issuer_and_audience_problems() {
     let app = TestApp::with_system_clock().await;
     let keys = key_sets().await;
     let with = |path: &str, others: &[(&'static str, &'static str)]| {
-        // The key set alone.
+        // Only a key set.
         let mut changes = vec![
             ("AUTH_JWKS_URL", format!("{keys}{path}")),
             ("AUTH_JWT_SECRET", String::new()),
@@ -92,7 +92,10 @@ async fn token_check_warns_about_secret_beside_jwks() {
         ("AUTH_AUDIENCE", "patchbay"),
     ];
     let report = run_doctor(&app, &changes, None).await;
-    let (found, remediation) = ("beside the identity provider's", "remove AUTH_JWT_SECRET");
+    let (found, remediation) = (
+        "in addition to the identity provider's",
+        "remove AUTH_JWT_SECRET",
+    );
     single_finding(&report, "tokens", Level::Warn, found, remediation);
 }
 
@@ -109,7 +112,7 @@ async fn token_check_detects_service_with_another_secret() {
     assert!(!report.to_string().contains(JWT_SECRET));
 }
 
-/// A token with these claims besides, signed with this secret.
+/// Returns a token with additional claims, signed with this secret.
 fn token(claims: &Value, secret: &str) -> String {
     let mut all = json!({ "sub": "ada", "exp": 4_000_000_000_u64 });
     all.as_object_mut()

@@ -1,4 +1,4 @@
-//! The public address, whose pages may call, and webhooks.
+//! The doctor's checks of the public address, the allowed origins and webhooks.
 
 use axum::Router;
 use axum::routing::get;
@@ -48,7 +48,7 @@ async fn public_url_check_reports_each_problem() {
     let (check, level, found, remediation) = failures(&report)[0];
     assert_eq!((check, level), ("public url", Level::Fail));
     assert!(found.contains("not https") && remediation.contains("certificate"));
-    // A Nango that is elsewhere cannot call this machine's own address.
+    // A Nango on another machine cannot reach this machine's loopback address.
     let changes = [("NANGO_BASE_URL", "http://nango.invalid")];
     let report = run_doctor(&app, &changes, None).await;
     let all = failures(&report);
@@ -68,7 +68,7 @@ async fn webhook_address_check_reports_each_problem() {
         "http://127.0.0.1:9/api/v1/webhooks/nango/",
         "correct NANGO_WEBHOOK_BASE_URL",
     );
-    // Webhooks do not go to PUBLIC_URL then: it may be this machine's own although Nango is elsewhere.
+    // Webhooks then have another address than PUBLIC_URL, which may be local although Nango is not.
     let changes = [
         ("NANGO_BASE_URL", "http://nango.invalid"),
         ("NANGO_WEBHOOK_BASE_URL", "http://patchbay.invalid"),
@@ -133,7 +133,7 @@ async fn webhook_check_detects_wrong_signing_key() {
     let all = failures(&report);
     assert_eq!((all[0].0, all[0].1), ("webhook key", Level::Warn));
     assert!(all[0].3.contains("Environment settings, Webhooks"));
-    // The running service has another.
+    // The running service has another signing key.
     assert_eq!((all[1].0, all[1].1), ("webhooks", Level::Fail));
 }
 

@@ -1,4 +1,4 @@
-//! The connection to the database breaks in the middle of a request, at a statement that is named.
+//! The database connection fails during a request, at a specific statement.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::test_app::TestApp;
 
-/// Lets the server end the connection on which this happens, before the statement is done.
+/// Makes the server close the connection during a statement.
 ///
 /// `when` is a trigger's time, event and condition.
 async fn stop_database(app: &TestApp, table: &str, event: &str, condition: &str) {
@@ -26,7 +26,7 @@ async fn stop_database(app: &TestApp, table: &str, event: &str, condition: &str)
         .unwrap();
 }
 
-/// The database is all right again.
+/// Removes the fault of the database.
 async fn restore_database(app: &TestApp) {
     sqlx::raw_sql("drop function lose cascade")
         .execute(&mut app.sql().await)
@@ -42,7 +42,7 @@ fn is_reported(reported: &(StatusCode, Value)) {
     );
 }
 
-/// Waits until a webhook has been refused, for Nango to send it again.
+/// Waits until a webhook was rejected, so that Nango retries it.
 async fn webhook_is_rejected(app: &TestApp) {
     wait_for("a webhook meets no database", async || {
         let all = deliveries(app).await;
@@ -58,14 +58,14 @@ async fn webhook_is_rejected(app: &TestApp) {
 async fn connect_database_lost() {
     let app = TestApp::new().await;
     let ada = app.user("ada").await;
-    // That the attempt begins cannot be written down.
+    // The start of the attempt cannot be stored.
     let begins = "new.kind = 'attempt_started'";
     stop_database(&app, "connection_event", "insert", begins).await;
     is_reported(&ada.call(Method::POST, "/gmail/connect", None).await);
     restore_database(&app).await;
     assert_eq!(ada.get("/connections").await["total_count"], 0);
 
-    // Nango holds the grant, and that it does cannot be written down.
+    // Nango has the grant, but it cannot be stored.
     app.faults(json!({ "consent": "allow" })).await;
     let started = ada.connect("gmail").await;
     let id = text(&started, "connection_id");
@@ -129,7 +129,7 @@ async fn disconnect_database_lost() {
     let ada = app.user("ada").await;
     let connected = ada.connected("gmail").await;
     let id = text(&connected, "id");
-    // Nothing has happened: the disconnect itself is not written down.
+    // The disconnect itself cannot be stored, so nothing changes.
     let ended = "new.kind = 'disconnected'";
     stop_database(&app, "connection_event", "insert", ended).await;
     is_reported(&ada.disconnect("gmail", "").await);
@@ -137,7 +137,7 @@ async fn disconnect_database_lost() {
     assert_eq!(describe_status(&ada, id).await, "connected - succeeded");
     assert_eq!(app.nango_connections().await.len(), 1);
 
-    // Nango has deleted its part, and that it has cannot be written down.
+    // Nango has deleted its connection, but this cannot be stored.
     stop_database(&app, "upstream_deletion", "delete", "true").await;
     is_reported(&ada.disconnect("gmail", "").await);
     restore_database(&app).await;

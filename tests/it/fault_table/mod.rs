@@ -1,7 +1,7 @@
 //! The table of docs/RELIABILITY.md: each failure against each operation, one test per cell.
 //!
-//! A test is named after its cell, the row's name after the column's. Each ends with
-//! [`wait_until_settled`]: the fault is gone, time has passed, and nothing is left that should not be.
+//! A test is named after its cell: the row's name, then the column's. Each ends with [`wait_until_settled`], which
+//! removes the fault, advances the clock, and checks that nothing unexpected is left.
 
 mod database;
 mod nango;
@@ -29,7 +29,7 @@ fn text<'a>(body: &'a Value, field: &str) -> &'a str {
         .unwrap_or_else(|| panic!("{field} in {body:#}"))
 }
 
-/// How a connection stands for its user: status, reason, and how the newest attempt ended.
+/// Describes a connection's state: status, reason, and the outcome of the newest attempt.
 async fn describe_status(user: &User<'_>, id: &str) -> String {
     let connection = user.connection(id).await;
     let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
@@ -42,7 +42,7 @@ async fn describe_status(user: &User<'_>, id: &str) -> String {
     .join(" ")
 }
 
-/// All that has happened to a connection, oldest first. Its versions have no gap, and the last is where it stands.
+/// Returns the kinds of all events of a connection, oldest first. Asserts that versions have no gaps.
 async fn event_kinds(user: &User<'_>, id: &str) -> String {
     let history = user
         .get(&format!("/connections/{id}/history?limit=200"))
@@ -65,7 +65,7 @@ async fn event_kinds(user: &User<'_>, id: &str) -> String {
     kinds.join(" ")
 }
 
-/// Begins to authorize a connection again.
+/// Starts a reauthorization.
 async fn reconnect(user: &User<'_>, id: &str) -> Value {
     let path = format!("/connections/{id}/reconnect");
     let (status, body) = user.call(Method::POST, &path, None).await;
@@ -73,20 +73,20 @@ async fn reconnect(user: &User<'_>, id: &str) -> Value {
     body
 }
 
-/// Asks for a check, and answers its status and JSON.
+/// Requests a check. Returns its status and JSON.
 async fn check(user: &User<'_>, id: &str) -> (StatusCode, Value) {
     let path = format!("/connections/{id}/check");
     user.call(Method::POST, &path, None).await
 }
 
-/// Goes through the popup of an attempt: the faults decide on consent.
+/// Completes the popup of an attempt. The faults decide on consent.
 async fn popup(app: &TestApp, started: &Value) {
     app.popup(text(started, "oauth_url")).await;
 }
 
-/// Two connections, Ada's and Bob's, of which the provider then takes back Ada's grant.
+/// Connects Ada and Bob, and revokes Ada's grant at the provider. Returns Ada and her connection's id.
 ///
-/// Bob's tells that the provider is in order. A while has passed, so that a check is not too soon.
+/// Bob's connection shows that the provider works. Time has passed, so that a check is not too soon.
 async fn revoked(app: &TestApp) -> (User<'_>, String) {
     let (ada, bob) = (app.user("ada").await, app.user("bob").await);
     let hers = ada.connected("gmail").await;
@@ -97,7 +97,7 @@ async fn revoked(app: &TestApp) -> (User<'_>, String) {
     (ada, text(&hers, "id").to_owned())
 }
 
-/// The provider goes on to refuse: two more sweeps see it, over more than five minutes.
+/// Runs two more sweeps over more than five minutes, in which the provider keeps rejecting.
 async fn refused_until_dead(app: &TestApp) {
     for _ in 0..2 {
         app.advance(TimeDelta::minutes(3));
@@ -105,7 +105,7 @@ async fn refused_until_dead(app: &TestApp) {
     }
 }
 
-/// Lets Nango try to refresh a connection by itself, which it tells of when it fails.
+/// Makes Nango refresh a connection. It sends a webhook if that fails. Returns the response's status.
 async fn nango_refreshes(app: &TestApp, user: &User<'_>, id: &str) -> StatusCode {
     let connection = user.connection(id).await;
     let nango_id = text(&connection, "nango_connection_id");
@@ -113,13 +113,13 @@ async fn nango_refreshes(app: &TestApp, user: &User<'_>, id: &str) -> StatusCode
     app.nango(Method::GET, &path).await.0
 }
 
-/// Every webhook that was due, whether or not it was sent: its address and body.
+/// Returns every webhook that was due, whether or not it was sent: its address and body.
 async fn deliveries(app: &TestApp) -> Vec<Value> {
     let all = app.control("webhooks", Method::GET, Value::Null).await;
     all.as_array().unwrap().clone()
 }
 
-/// Waits until each webhook that was sent has been answered for good, and says how.
+/// Waits until each sent webhook has its final response. Returns the statuses.
 async fn assert_status(app: &TestApp) -> Vec<u64> {
     for _ in 0..250 {
         let last: Option<Vec<u64>> = deliveries(app)
@@ -135,7 +135,7 @@ async fn assert_status(app: &TestApp) -> Vec<u64> {
     panic!("a webhook was not answered");
 }
 
-/// Waits until the service has learned what happened at Nango: by webhooks, or by a sweep where none arrive.
+/// Waits until the service has processed the changes at Nango: by webhooks, or by a sweep if none arrive.
 async fn noticed(app: &TestApp) {
     if app.has_webhooks() {
         assert_status(app).await;
@@ -144,7 +144,7 @@ async fn noticed(app: &TestApp) {
     }
 }
 
-/// Sends a webhook by hand, signed with this key.
+/// Sends a webhook, signed with this key.
 async fn send(url: &str, body: &Value, key: &str) -> StatusCode {
     let body = body.to_string();
     let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, key.as_bytes());
@@ -157,13 +157,13 @@ async fn send(url: &str, body: &Value, key: &str) -> StatusCode {
     request.send().await.unwrap().status()
 }
 
-/// Sends a webhook that was dropped, or sends it again.
+/// Sends a recorded webhook, whether or not it was sent before.
 async fn deliver(app: &TestApp, delivery: &Value) {
     let status = send(text(delivery, "url"), &delivery["body"], &app.signing_key);
     assert_eq!(status.await, StatusCode::NO_CONTENT, "{delivery:#}");
 }
 
-/// A column of the only connection there is, read past the API: asking the API would look at Nango.
+/// Returns a column of the only connection, read from the database: the API would query Nango.
 async fn read_column(app: &TestApp, column: &'static str) -> String {
     let query = match column {
         "status" => "select status from user_connector_connection",
@@ -187,7 +187,7 @@ async fn wait_for(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     panic!("not within five seconds: {what}");
 }
 
-/// Waits until a call of Nango waits for its answer.
+/// Waits until a call to Nango is pending.
 async fn wait_for_nango_call(app: &TestApp, method: &str, part: &str) {
     wait_for(&format!("{method} {part} at Nango"), async || {
         let calls = app.control("requests", Method::GET, Value::Null).await;
@@ -211,11 +211,11 @@ async fn expire_leases(app: &TestApp) {
     }
 }
 
-/// Lifts all faults, lets what runs by itself run, and looks at what must then hold.
+/// Removes all faults, runs all background work, and checks the invariants.
 async fn wait_until_settled(app: &TestApp) {
     app.faults(json!({})).await;
     app.sweep().await;
-    // Longer than any pause between two tries to delete something at Nango.
+    // Longer than any delay between retries of a deletion.
     app.advance(TimeDelta::minutes(11));
     app.service().await.deletions.delete_due().await.unwrap();
     let mut sql = app.sql().await;

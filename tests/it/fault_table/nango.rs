@@ -28,7 +28,7 @@ pub(super) const SLOW: FaultCase = FaultCase {
     code: "nango_timeout",
 };
 
-/// Without `retry-after`, which calls would wait for.
+/// Without `retry-after`, for which calls would wait.
 pub(super) const RATE_LIMITED: FaultCase = FaultCase {
     fault: || json!({ "status": 429, "html": true }),
     status: StatusCode::SERVICE_UNAVAILABLE,
@@ -60,7 +60,7 @@ impl FaultCase {
     }
 }
 
-/// Nango does not begin the session; and later it does not confirm the grant.
+/// Checks a connect: Nango does not create the session, and later does not confirm the grant.
 pub(super) async fn connect_during(app: TestApp, trouble: FaultCase) {
     let ada = app.user("ada").await;
     trouble.begin(&app).await;
@@ -116,7 +116,7 @@ async fn connect_answer_lost() {
     connect_during(TestApp::new().await, ANSWER_LOST).await;
 }
 
-/// What worked goes on working, and the reconnect is done when Nango is back.
+/// Checks a reconnect: a working connection stays usable, and the reconnect completes after Nango has recovered.
 async fn reconnect_during(trouble: FaultCase) {
     let app = TestApp::new().await;
     let ada = app.user("ada").await;
@@ -172,7 +172,7 @@ async fn reconnect_answer_lost() {
     reconnect_during(ANSWER_LOST).await;
 }
 
-/// Neither a check nor a sweep makes anything of Nango's silence.
+/// Checks refreshes: neither a check nor a sweep changes anything while Nango does not respond.
 async fn refresh_during(trouble: FaultCase) {
     let app = TestApp::new().await;
     let ada = app.user("ada").await;
@@ -225,7 +225,7 @@ async fn refresh_answer_lost() {
     refresh_during(ANSWER_LOST).await;
 }
 
-/// The user has disconnected at once; Nango's part goes when Nango says so.
+/// Checks a disconnect: it takes effect immediately, and Nango's connection is deleted when Nango confirms it.
 async fn disconnect_during(trouble: FaultCase) {
     let app = TestApp::new().await;
     let ada = app.user("ada").await;

@@ -1,4 +1,4 @@
-//! The table's first column with a Nango that sends no webhook: it refuses the service's address.
+//! The table's first column with a Nango that sends no webhooks, because it rejects the service's address.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -94,7 +94,7 @@ async fn denied_connect_expires_when_webhooks_are_refused() {
     wait_until_settled(&app).await;
 }
 
-/// An older Nango refuses the session's own address, and still sends webhooks to the environment's.
+/// An older Nango rejects the session's own address, and still sends webhooks to the environment's.
 #[tokio::test]
 async fn denied_reconnect_is_matched_by_nangos_connection_id() {
     let app = TestApp::new().await;

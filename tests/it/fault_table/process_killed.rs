@@ -1,7 +1,7 @@
-//! The process is killed after Nango has done what it was asked, and before that is written down.
+//! The process is killed after Nango has executed a call, and before the result is stored.
 //!
-//! The real program runs as a replica of its own. Nango holds its answer back until
-//! SIGKILL has come; then the other replica goes on.
+//! The real program runs as another replica. Nango delays its response until the process is killed. Then the other
+//! replica continues.
 
 use chrono::TimeDelta;
 use reqwest::{Method, StatusCode};
@@ -14,7 +14,7 @@ use super::{
 use crate::process::Process;
 use crate::test_app::{TestApp, User, free_port};
 
-/// A replica in a process of its own, which is to die.
+/// A replica as a process that is killed.
 struct KillableProcess {
     url: String,
     process: Process,
@@ -26,17 +26,17 @@ impl KillableProcess {
         Self { url, process }
     }
 
-    /// SIGKILL.
+    /// Kills the process with SIGKILL.
     async fn kill(&mut self, app: &TestApp) {
         self.process.signal("KILL").await;
         self.process.ended().await;
         app.faults(json!({ "consent": "allow" })).await;
-        // The other replica's clock stands still; this is later by it, too.
+        // Also advances the test clock, which the other replica uses.
         app.advance(TimeDelta::minutes(2));
     }
 }
 
-/// The program as one more replica, and its address. It waits longer for Nango than the others do.
+/// Starts the program as another replica, with a longer Nango timeout. Returns it with its address.
 pub(crate) async fn replica_process(app: &TestApp) -> (Process, String) {
     let port = free_port().to_string();
     let url = format!("http://127.0.0.1:{port}");
@@ -50,13 +50,13 @@ pub(crate) async fn replica_process(app: &TestApp) -> (Process, String) {
     (process, url)
 }
 
-/// Nango does what such calls ask for, and does not answer.
+/// Makes Nango execute matching calls without a response.
 async fn hold_lock(app: &TestApp, call: &str) {
     let faults = json!({ "consent": "allow", "only": call, "hold_answers_ms": 60_000 });
     app.faults(faults).await;
 }
 
-/// Sends a request to the program, which dies of it.
+/// Sends a request to the program, and kills it during the request.
 async fn is_killed_by(
     process: &mut KillableProcess,
     app: &TestApp,
@@ -106,7 +106,7 @@ async fn reconnect_process_killed() {
     let id = text(&before, "id");
     app.advance(TimeDelta::minutes(1));
     let mut process = KillableProcess::start(&app).await;
-    // Nango tells the program of the grant, and the program asks whether that is true.
+    // Nango's webhook reports the grant, and the program queries Nango to verify it.
     let started = reconnect(&ada.at_url(&process.url), id).await;
     hold_lock(&app, "&connectionId=").await;
     let version = read_column(&app, "version").await;
@@ -132,7 +132,7 @@ async fn refresh_process_killed() {
     let app = TestApp::with_system_clock().await;
     let (ada, id) = revoked(&app).await;
     let mut process = KillableProcess::start(&app).await;
-    // Nango's webhook about the refusal is lost, too.
+    // Nango's webhook about the failed refresh is lost, too.
     let faults =
         json!({ "only": "force_refresh", "hold_answers_ms": 60_000, "drop_webhooks": true });
     app.faults(faults).await;

@@ -28,7 +28,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// The names of all tests of the table, as the files next to this one have them.
+/// Returns the names of all tests of the table, from the files next to this one.
 fn tests() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for file in [

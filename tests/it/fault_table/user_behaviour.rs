@@ -1,4 +1,4 @@
-//! People who close the tab, say no, say nothing, open two tabs, or grant twice.
+//! Users who close the tab, deny access, do nothing, open two tabs, or grant twice.
 
 use chrono::TimeDelta;
 use reqwest::{Method, RequestBuilder, StatusCode};
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::test_app::TestApp;
 
-/// The client goes away while Nango is working on what it asked for.
+/// Cancels the client's request while Nango processes its call.
 pub(super) async fn cancel_request(
     app: &TestApp,
     request: RequestBuilder,
@@ -22,7 +22,7 @@ pub(super) async fn cancel_request(
     assert!(asking.await.unwrap_err().is_cancelled());
 }
 
-/// Nango does such calls at once, and answers them only after a while.
+/// Makes Nango execute matching calls immediately, and delay their responses.
 pub(super) async fn hold_response(app: &TestApp, call: &str) {
     let faults = json!({ "consent": "allow", "only": call, "hold_answers_ms": 500 });
     app.faults(faults).await;
@@ -46,7 +46,7 @@ async fn connect_tab_closed() {
     .await;
     let started: Value = connect().send().await.unwrap().json().await.unwrap();
     popup(&app, &started).await;
-    // The tab is closed again: the webhook alone tells.
+    // The tab is closed again, so only the webhook reports the grant.
     wait_for("connected", async || {
         read_column(&app, "status").await == "connected"
     })
@@ -147,7 +147,7 @@ async fn connect_consent_denied() {
         describe_status(&ada, id).await,
         "error authorization_denied failed"
     );
-    // The popup is still open, and its session still good: the user thinks again.
+    // The popup is still open, its session is valid, and the user now grants access.
     app.faults(json!({ "consent": "allow" })).await;
     popup(&app, &started).await;
     ada.wait_until(id, "connected").await;
@@ -204,12 +204,12 @@ async fn disconnect_consent_denied() {
     wait_until_settled(&app).await;
 }
 
-/// The time for which Nango lets a user begin is over.
+/// Expires the authorization link.
 pub(super) async fn expire_attempt(app: &TestApp) {
     app.advance(TimeDelta::minutes(31));
     app.service().await.expiry.run().await.unwrap();
     let mut sql = app.sql().await;
-    // The running replica may be at it instead.
+    // The running replica may process the expiry instead.
     wait_for("no attempt is open", async || {
         let open = "select count(*) from connect_attempt where outcome is null";
         let open: i64 = sqlx::query_scalar(open).fetch_one(&mut sql).await.unwrap();
@@ -301,12 +301,12 @@ pub(super) async fn two_tabs(app: TestApp) {
     } else {
         (other, one)
     };
-    // The tab that was overtaken is granted first: that counts, and ends the other's wait.
+    // The superseded tab is granted first, which counts and ends the other tab's wait.
     let path = format!("/connections/{id}?wait=25");
     let waited = if app.has_webhooks() {
         tokio::join!(ada.get(&path), popup(&app, &superseded)).0
     } else {
-        // A poll looks for the newest attempt only.
+        // A poll queries the newest attempt only.
         popup(&app, &superseded).await;
         app.sweep().await;
         ada.connection(id).await
@@ -394,7 +394,7 @@ async fn disconnect_two_tabs() {
     wait_until_settled(&app).await;
 }
 
-/// A grant that was replaced stays for ten minutes, until the newer one has been seen to work.
+/// Deletes replaced grants, which are kept for ten minutes until the newer one is known to work.
 async fn replaced_grants_are_due(app: &TestApp) {
     app.advance(TimeDelta::minutes(11));
     app.service().await.deletions.delete_due().await.unwrap();

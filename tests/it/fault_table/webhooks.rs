@@ -1,4 +1,4 @@
-//! Webhooks that are lost, come twice, come late and out of order, or are not Nango's.
+//! Webhooks that are lost, duplicated, late, out of order, or forged.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::test_app::{self, TestApp, User};
 
-/// Waits for an attempt as a tab does, and measures how long after the grant the wait ends.
+/// Waits for an attempt like a tab. Returns the time between the grant and the end of the wait.
 async fn wait_for(app: &TestApp, user: &User<'_>, started: &Value) -> Duration {
     let path = format!("/connections/{}?wait=25", text(started, "connection_id"));
     let waiting = async {
@@ -236,7 +236,7 @@ async fn refresh_webhook_late() {
     app.faults(json!({ "consent": "allow" })).await;
     popup(&app, &reconnect(&ada, &id).await).await;
     answered_by_reconnect(&ada, &id).await;
-    // By now the failure that it tells of is repaired, and nothing else says so.
+    // The reported failure is repaired by now, which only Nango knows.
     app.advance(TimeDelta::minutes(2));
     deliver(&app, &late).await;
     assert_eq!(describe_status(&ada, &id).await, "connected - succeeded");
@@ -263,7 +263,7 @@ async fn disconnect_webhook_late() {
     app.faults(faults.clone()).await;
     let started = reconnect(&ada, id).await;
     ada.disconnect("gmail", "").await;
-    // The popup was still open: Nango makes the connection again that was just deleted.
+    // The popup was still open, so Nango creates the deleted connection again.
     popup(&app, &started).await;
     assert_eq!(app.nango_connections().await.len(), 1);
     let late = deliveries(&app).await.pop().unwrap();
@@ -283,7 +283,7 @@ async fn disconnect_webhook_late() {
     wait_until_settled(&app).await;
 }
 
-/// A webhook that says that this connection of Nango's was made or refreshed, well or not.
+/// Returns a webhook body about a creation or refresh of a connection, successful or not.
 fn forge_webhook(operation: &str, success: bool, nango_id: &str) -> Value {
     json!({
         "type": "auth", "operation": operation, "success": success, "connectionId": nango_id,
@@ -293,7 +293,7 @@ fn forge_webhook(operation: &str, success: bool, nango_id: &str) -> Value {
     })
 }
 
-/// Sends a lie to an attempt's address, and answers with which status it is met.
+/// Sends a false webhook to an attempt's address. Returns the response's status.
 async fn send_webhook(app: &TestApp, attempt: &str, lie: &Value, key: &str) -> StatusCode {
     let url = format!("{}/api/v1/webhooks/nango/{attempt}", app.url);
     send(&url, lie, key).await
@@ -312,7 +312,7 @@ async fn connect_webhook_forged() {
     let failed = forge_webhook("creation", false, &Uuid::new_v4().to_string());
     let status = send_webhook(&app, attempt, &failed, "not the key").await;
     assert_eq!(status, StatusCode::UNAUTHORIZED);
-    // Even who has the key can only make us look at Nango.
+    // Even a sender with the key can only cause a query to Nango.
     for nango_id in [
         &Uuid::new_v4().to_string(),
         text(&his, "nango_connection_id"),

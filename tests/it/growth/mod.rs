@@ -1,4 +1,4 @@
-//! What does not grow with the number of rows, requests and endpoints: statements, plans, and what one thing costs the others.
+//! Costs that do not grow with the number of rows, requests and endpoints: statements, plans and waits.
 
 mod plans;
 mod statements;
@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 
 use crate::isolation::query_parity::Statements;
 
-/// Copies a user's only connection, with an event and its message, to so many other users. The copies are connected.
+/// Copies a user's only connection, with an event and its message, for this many other users. The copies are connected.
 pub(crate) async fn copy_connection(sql: &mut PgConnection, user: &str, copies: i32, events: i32) {
     sqlx::query(
         "with new as ( \
@@ -35,7 +35,7 @@ pub(crate) async fn copy_connection(sql: &mut PgConnection, user: &str, copies: 
     .unwrap();
 }
 
-/// The statements that ran since the last call, without those that the service's jobs run by themselves.
+/// Returns the statements since the last call, without those of background jobs.
 pub(crate) fn take_statements(statements: &Statements) -> Vec<String> {
     const OF_JOBS: [&str; 14] = [
         "transaction_read_only",

@@ -1,4 +1,4 @@
-//! The plans of statements, at different sizes and for the first and the last page: as many buffers.
+//! Plans touch the same number of buffers at different sizes, and on the first and the last page.
 
 use patchbay::webhooks::DeliveryFilter;
 use serde_json::Value;
@@ -9,7 +9,7 @@ use crate::outgoing_webhooks::webhooks;
 use crate::test_app::TestApp;
 use crate::test_database;
 
-/// Returns the statement among those that ran that has this text.
+/// Returns the recorded statement that contains this text.
 fn statement(statements: &Statements, part: &str) -> String {
     let all = statements.lock().unwrap();
     let found = all.iter().find(|text| text.contains(part));
@@ -18,7 +18,7 @@ fn statement(statements: &Statements, part: &str) -> String {
         .clone()
 }
 
-/// Returns how many buffers a statement touches by its generic plan, with these values.
+/// Returns the number of buffers that a statement touches under its generic plan with these values.
 async fn buffers(sql: &mut PgConnection, text: &str, values: &[&str]) -> i64 {
     let mut tx = sql.begin().await.unwrap();
     let prepare = format!(
@@ -51,7 +51,7 @@ async fn buffers(sql: &mut PgConnection, text: &str, values: &[&str]) -> i64 {
     measured
 }
 
-/// An app whose statements are recorded, with a connection of ada's that has many events, accesses and siblings.
+/// Starts an app with recorded statements, and a connection of ada with many events, accesses and siblings.
 async fn app_with_history() -> (TestApp, Statements, String) {
     let database = test_database::database().await;
     let (url, statements) = with_statement_log(&database).await;
@@ -200,7 +200,7 @@ async fn operators_queries_of_webhooks_read_no_whole_table() {
     };
     let found = async |filter| hooks.deliveries(&filter).await.unwrap().len();
     let seen = async || -> i64 {
-        // The statistics of a session are written when it has been idle for a moment.
+        // A session's statistics are flushed after it has been idle for a moment.
         tokio::time::sleep(std::time::Duration::from_secs(2)).await;
         sqlx::query_scalar(
             "select sum(seq_tup_read)::bigint from pg_stat_user_tables \

@@ -1,4 +1,4 @@
-//! How many statements each request runs, and the jobs of an idle replica. A number that grows fails the test.
+//! The number of statements of each request, and of the jobs of an idle replica. An increase fails the test.
 
 use std::time::Duration;
 
@@ -11,10 +11,11 @@ use crate::isolation::query_parity::{Statements, with_statement_log};
 use crate::test_app::TestApp;
 use crate::test_database;
 
-/// How often each request is measured: jobs may run beside it, and add to some of the measurements.
+/// How often each request is measured, because statements of background jobs add to some of the measurements.
 const ROUNDS: usize = 4;
 
-/// The most statements that an idle replica runs in ten seconds, with those that begin and commit transactions.
+/// The maximum number of statements of an idle replica in ten seconds, including those that begin and commit
+/// transactions.
 const IDLE: usize = 130;
 
 async fn recorded_app() -> (TestApp, Statements) {
@@ -24,7 +25,7 @@ async fn recorded_app() -> (TestApp, Statements) {
     (app, statements)
 }
 
-/// The fewest statements of a request in some rounds.
+/// Returns the lowest number of statements of a request in several rounds.
 async fn fewest(
     statements: &Statements,
     mut request: impl AsyncFnMut() -> RequestBuilder,

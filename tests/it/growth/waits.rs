@@ -1,4 +1,4 @@
-//! Requests that wait, many at once.
+//! Many concurrent long polls.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ async fn many_waits_leave_permits_and_run_no_statements() {
     let users: Vec<User<'_>> = join_all(names.iter().map(|name| app.user(name))).await;
     let mut paths = Vec::new();
     for (n, user) in users.iter().enumerate() {
-        // Half of them reauthorize an account that is known.
+        // Half of them reauthorize a known account.
         let id = if n % 2 == 0 {
             let connected = user.connected("gmail").await;
             let id = connected["id"].as_str().unwrap().to_owned();
@@ -47,7 +47,7 @@ async fn many_waits_leave_permits_and_run_no_statements() {
             .zip(&paths)
             .enumerate()
             .map(async |(n, (user, path))| {
-                // Until it waits, each holds a permit.
+                // Each holds a permit until it waits.
                 tokio::time::sleep(Duration::from_millis(20) * u32::try_from(n).unwrap()).await;
                 let (status, body) = user.call(Method::GET, path, None).await;
                 assert_eq!(status, StatusCode::OK, "{body}");
@@ -66,7 +66,7 @@ async fn many_waits_leave_permits_and_run_no_statements() {
         ran
     };
     let (_, ran) = tokio::join!(waits, others);
-    // A sign of life on the announcements wakes each once in ten seconds: they are then read together.
+    // A heartbeat of the notifications wakes each poll every ten seconds, and their reads are batched.
     assert!(ran.len() <= 6, "{} statements: {ran:#?}", ran.len());
 }
 
@@ -79,7 +79,7 @@ async fn reported_grant_is_compared_once_while_a_client_waits() {
     let ada = app.user("ada").await;
     let started = ada.connect("gmail").await;
     let id = started["connection_id"].as_str().unwrap().to_owned();
-    // Nango has a connection with the attempt's tag that is not the attempt's grant: it has another user's tags.
+    // Nango has a connection with the attempt's tag and another user's, so it is not the attempt's grant.
     let attempt: String =
         sqlx::query_scalar("select attempt_id::text from user_connector_connection")
             .fetch_one(&mut app.sql().await)

@@ -1,4 +1,4 @@
-//! Endpoints that are many, dead, or removed while messages are sent to them.
+//! Endpoints that are numerous, unreachable, or removed during a delivery.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ async fn queue_all(app: &TestApp, endpoint: &str) {
     tx.commit().await.unwrap();
 }
 
-/// An app with an event that has a message, and copies of it for other users.
+/// Starts an app with an event that has a message, and copies of both for other users.
 async fn app_with_messages(copies: i32, events: i32) -> TestApp {
     let app = app().await;
     let hooks = webhooks(&app).await;
@@ -65,7 +65,7 @@ async fn endpoint_is_removed_while_its_queue_is_locked() {
     let nowhere: Url = "http://127.0.0.1:9/".parse().unwrap();
     let (id, _) = hooks.add(&nowhere, &[], false).await.unwrap();
     queue_all(&app, &id).await;
-    // As a replica does that has sent a message: its queue, then the message.
+    // A replica locks in this order after a delivery: the queue, then the message.
     let mut sender = app.sql().await;
     let mut tx = sender.begin().await.unwrap();
     sqlx::query("select from webhook_queue where user_id = 'copy 1' for update")
@@ -106,7 +106,7 @@ async fn removed_endpoint_is_sent_nothing_twice() {
     queue_all(&app, &id).await;
     eventually(async || receiver.received().len() > 20).await;
     hooks.remove(&id).await.unwrap();
-    // Deliveries in progress arrive; no others are sent.
+    // Deliveries in progress complete; no others start.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let received = receiver.received();
     let count = received.len();
@@ -118,7 +118,7 @@ async fn removed_endpoint_is_sent_nothing_twice() {
     assert!(hooks.list().await.unwrap().is_empty());
 }
 
-/// Accepts connections and never answers. Counts those that are open at once.
+/// Accepts connections and never responds. Counts the concurrent ones.
 async fn silent_endpoint() -> (Url, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
@@ -155,7 +155,7 @@ async fn dead_endpoints_occupy_bounded_sends() {
     let ada = app.user("ada").await;
     ada.connected("gmail").await;
     eventually(async || most.load(Ordering::SeqCst) >= 64).await;
-    // An endpoint that works is served beside them.
+    // A working endpoint still gets its messages.
     let receiver = Receiver::start();
     add(&hooks, &receiver, &[]).await;
     ada.connected("github").await;

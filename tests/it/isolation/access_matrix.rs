@@ -1,5 +1,5 @@
-//! Each operation of the document, by each caller who may not ask it: what is answered, what it
-//! does, and whether it tells that something is there.
+//! Each operation of the document, by each unauthorized caller: the response, its effect, and whether it reveals that
+//! something exists.
 
 use std::collections::BTreeSet;
 
@@ -30,7 +30,7 @@ fn documented_operations_have_access_rules() {
         documented, ruled,
         "a new operation needs a row in OPERATIONS"
     );
-    // What the document says of tokens is what the rules say.
+    // The document's security requirements match the rules.
     for operation in Operation::all() {
         let method = operation.method.as_str().to_lowercase();
         let security = &DOCUMENT["paths"][operation.path][method]["security"];
@@ -49,8 +49,8 @@ fn documented_operations_have_access_rules() {
     }
 }
 
-/// Asks by the caller for ada's connection and for one that is not there: both answers have to be
-/// the same, with this status and code, and nothing is to have changed.
+/// Requests ada's connection and a nonexistent one as the caller. Both responses must be the same, with this status and
+/// code, and change nothing.
 async fn refused(
     fixture: &mut IsolationFixture,
     operation: &Operation,
@@ -141,7 +141,7 @@ async fn service_key_requires_scope_and_user() {
             cases += refused(&mut fixture, &operation, &caller, (400, "user_required")).await;
         }
         if let Access::Service(_) | Access::Administrator(_) = operation.access {
-            // Not even one's own.
+            // Not even a user's own token.
             for user in ["ada", "bob"] {
                 let caller = Caller::user(&fixture.app, user);
                 cases += refused(
@@ -182,7 +182,7 @@ async fn foreign_connection_looks_nonexistent() {
             .await;
         }
     }
-    // The return from the popup is known by Nango's id, too.
+    // The callback also accepts Nango's id.
     let callback = Operation::all()
         .into_iter()
         .find(|one| one.path.ends_with("/callback"))
@@ -195,7 +195,7 @@ async fn foreign_connection_looks_nonexistent() {
     assert!(cases >= 16 * 4);
 }
 
-/// Bob by himself, in ada's name, which counts for services only, and by a service.
+/// Returns bob as a user, bob with ada in `Patchbay-User`, which applies to services only, and a service for bob.
 fn ids_of_bob(app: &TestApp) -> Vec<Caller> {
     vec![
         Caller::user(app, "bob"),
@@ -224,7 +224,7 @@ async fn unscoped_operations_affect_only_caller() {
             let answer =
                 ObservedResponse::of(caller.authenticate(operation.request(&app, "")), "-").await;
             let expected = match operation.access {
-                // Bob has no token to give.
+                // Bob has no connection with a token.
                 Access::Service(_) => 404,
                 _ => 200,
             };
@@ -239,7 +239,7 @@ async fn unscoped_operations_affect_only_caller() {
             cases += 1;
         }
     }
-    // By what is left out, and by an event that bob has not seen.
+    // With parameters omitted, and with the id of an event that bob has not seen.
     let bob = Caller::user(&app, "bob");
     for (method, path) in [
         ("DELETE", "/gmail/disconnect"),
@@ -272,7 +272,7 @@ async fn event_stream_contains_no_events_of_other_users() {
     ada.connected("gmail").await;
     let url = format!("{}/api/v1/connectors/connections/events", app.url);
     let mut streams = Vec::new();
-    // From now on, from the beginning of all events, and in the name of a user.
+    // From now on, from the first event, and with a user's header.
     for (caller, after) in [
         (Caller::user(&app, "bob"), None),
         (
@@ -294,7 +294,7 @@ async fn event_stream_contains_no_events_of_other_users() {
     for connector in ["github", "notion"] {
         ada.connected(connector).await;
     }
-    // What bob does is the last of his events: whatever was there for him has come before.
+    // Bob's own change is the last event, so any event of others would come before it.
     let last = bob.connect("airtable").await;
     let last = last["attempt_id"].as_str().unwrap();
     for mut stream in streams {
@@ -302,7 +302,7 @@ async fn event_stream_contains_no_events_of_other_users() {
         while !String::from_utf8_lossy(&text).contains(last) {
             text.extend(stream.chunk().await.unwrap().unwrap());
         }
-        // And what has come besides, by now.
+        // Also reads everything that has arrived since.
         while let Some(Ok(Some(more))) = stream.chunk().now_or_never() {
             text.extend(more);
         }

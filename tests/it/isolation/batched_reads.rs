@@ -1,4 +1,4 @@
-//! Users whose reads share a statement.
+//! Users whose reads are batched into one statement.
 
 use futures::future::join_all;
 use reqwest::{Method, StatusCode};
@@ -21,7 +21,7 @@ async fn unreadable_row_is_left_out_of_its_users_list() {
     .execute(&mut app.sql().await)
     .await
     .unwrap();
-    // At the same time, so that they share statements.
+    // Concurrently, so that they are batched.
     let list = async |user: &User<'_>| {
         let (status, list) = user.call(Method::GET, "/connections", None).await;
         (
@@ -61,7 +61,7 @@ async fn failed_batched_query_does_not_fail_other_users() {
     ada.connect("gmail").await;
     bob.connect("gmail").await;
     app.faults(json!({ "only": "tags", "status": 500 })).await;
-    // No statement that comes upon what is ada's has an answer.
+    // Any statement that reads ada's rows fails.
     sqlx::raw_sql(
         "alter table user_connector_connection rename to kept; \
          create view user_connector_connection as \

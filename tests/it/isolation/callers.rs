@@ -1,4 +1,4 @@
-//! The callers: each kind of caller that could be mistaken for another.
+//! The callers of the isolation tests: one for each way to be mistaken for another.
 
 use chrono::TimeDelta;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{READ, TOKENS, WRITE};
 use crate::test_app::{JWT_SECRET, TestApp};
 
-/// A key that allows everything, and for each scope one that allows everything else.
+/// A key with all scopes, and for each scope a key with all others.
 const KEY: &str = "pbk_everything_0123456789abcdef0123456789abcdef";
 const KEYS_WITHOUT_SCOPE: [(&str, &str, &str); 3] = [
     (
@@ -30,10 +30,10 @@ const KEYS_WITHOUT_SCOPE: [(&str, &str, &str); 3] = [
     ),
 ];
 
-/// What a request shows of who sends it.
+/// The credentials of a request.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
-    /// What this one is called when a case fails.
+    /// The name of the caller in messages.
     pub(super) name: &'static str,
     headers: Vec<(&'static str, String)>,
 }
@@ -44,7 +44,7 @@ impl Caller {
         Self { name, headers }
     }
 
-    /// A user with a valid token.
+    /// Returns a user with a valid token.
     pub(super) fn user(app: &TestApp, user: &str) -> Self {
         Self::new(
             "a user",
@@ -52,12 +52,12 @@ impl Caller {
         )
     }
 
-    /// A service whose key has all scopes, acting for this user, or for no user if `user` is empty.
+    /// Returns a service whose key has all scopes, acting for this user, or for no user if `user` is empty.
     pub(super) fn service(user: &str) -> Self {
         Self::new("a service", format!("Bearer {KEY}")).acting_for(user)
     }
 
-    /// A service whose key has all scopes but this one.
+    /// Returns a service whose key has all scopes except this one.
     pub(super) fn without_scope(scope: &str, user: &str) -> Self {
         let (_, key, _) = KEYS_WITHOUT_SCOPE
             .into_iter()
@@ -66,7 +66,7 @@ impl Caller {
         Self::new("a service without the scope", format!("Bearer {key}")).acting_for(user)
     }
 
-    /// The same caller acting for this user, which applies to services only.
+    /// Returns the same caller acting for this user, which applies to services only.
     pub(super) fn acting_for(mut self, user: &str) -> Self {
         if !user.is_empty() {
             self.headers.push(("patchbay-user", user.to_owned()));
@@ -81,14 +81,14 @@ impl Caller {
     }
 }
 
-/// The value of `SERVICE_API_KEYS` that the services of this module need.
+/// Returns the value of `SERVICE_API_KEYS` for the services of this module.
 pub(super) fn service_keys() -> String {
     let lacking = KEYS_WITHOUT_SCOPE.iter().enumerate();
     let lacking = lacking.map(|(n, (_, key, scopes))| format!(",lacking{n}={key};{scopes}"));
     format!("everything={KEY}{}", lacking.collect::<String>())
 }
 
-/// A token of ada's or another user's that is good for so many seconds from now on.
+/// Returns a token of a user that expires after this many seconds.
 fn token(app: &TestApp, user: &str, secret: &str, seconds: i64) -> String {
     let now = app.clock.now();
     let claims = json!({

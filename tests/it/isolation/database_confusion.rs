@@ -1,4 +1,4 @@
-//! A second wall: a database that takes one user for another shows and changes nothing all the same.
+//! Defense in depth: even a database that mistakes one user for another reveals and changes nothing.
 
 use std::time::Duration;
 
@@ -9,8 +9,7 @@ use super::callers::Caller;
 use super::{Access, IsolationFixture, ObservedResponse, Operation, all_of, markers};
 use crate::test_app::TestApp;
 
-/// To the database, ADA is ada from now on: so it might be by a collation that an operator has
-/// chosen, or by a statement that lost its condition.
+/// Makes the database treat ADA as ada, as by a collation of the operator, or by a statement without its condition.
 async fn corrupt_reads(app: &TestApp) {
     sqlx::raw_sql(
         "create collation careless (provider = icu, locale = 'und-u-ks-level2', deterministic = false); \
@@ -25,14 +24,14 @@ async fn corrupt_reads(app: &TestApp) {
     .unwrap();
 }
 
-/// Begins to connect with an Idempotency-Key that ada uses, too.
+/// Starts a connection with an Idempotency-Key that ada uses, too.
 async fn connect_once(app: &TestApp, caller: Caller) -> ObservedResponse {
     let url = format!("{}/api/v1/connectors/box/connect", app.url);
     let request = app.client.post(url).header("idempotency-key", "of-ada");
     ObservedResponse::of(caller.authenticate(request), "-").await
 }
 
-/// Every request by which ADA could get at what is ada's, with what it is called when it fails.
+/// Returns every request by which ADA could reach ada's data, with its name in messages.
 fn attempts(app: &TestApp, ids: &[String]) -> Vec<(String, RequestBuilder)> {
     let mut all = Vec::new();
     for operation in Operation::all() {
@@ -68,7 +67,7 @@ fn attempts(app: &TestApp, ids: &[String]) -> Vec<(String, RequestBuilder)> {
     all
 }
 
-/// What of a stream from the beginning of all events comes at once.
+/// Returns the immediate content of a stream from the first event.
 async fn stream(app: &TestApp) -> String {
     const QUIET_PERIOD: Duration = Duration::from_millis(500);
     let url = format!("{}/api/v1/connectors/connections/events", app.url);
@@ -93,13 +92,13 @@ async fn rows_of_other_users_are_withheld_when_database_confuses_them() {
     let before = all_of(&app, "ada").await;
     let marks = markers(&app, &ids).await;
     corrupt_reads(&app).await;
-    // One that has prepared no statement yet over the columns as they were.
+    // A new replica has prepared no statement with the previous columns.
     let replica = app.replica(&[]).await;
     app.url.clone_from(&replica.url);
 
     let mut answers = Vec::new();
     for (what, request) in attempts(&app, &ids) {
-        // No answer tells an id but the one that was asked for.
+        // No response contains an id other than the requested one.
         let sent = ids
             .iter()
             .find(|id| format!("{request:?}").contains(id.as_str()));
@@ -121,7 +120,7 @@ async fn rows_of_other_users_are_withheld_when_database_confuses_them() {
     for mark in &marks {
         assert!(!events.contains(mark.as_str()), "{events}");
     }
-    // The first wall is down: rows of hers were read for him, and stopped at the second.
+    // The first check has failed: ada's rows were read for ADA, and the second check rejected them.
     for stopped in [
         "/api/v1/connectors/{connector}/connect",
         "/connectors/gmail/disconnect",

@@ -1,5 +1,4 @@
-//! Isolation of users: every operation of the OpenAPI document is requested by each caller
-//! without access to it.
+//! Isolation of users: each unauthorized caller requests every operation of the OpenAPI document.
 
 mod access_matrix;
 mod batched_reads;
@@ -26,17 +25,17 @@ static DOCUMENT: LazyLock<Value> = LazyLock::new(patchbay::http::openapi);
 /// The callers that may use an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
-    /// Platforms, without a token.
+    /// Anyone, such as platforms, without a token.
     Everybody,
-    /// Nango, by its signature.
+    /// Nango, by the signature of its webhook.
     Signed,
     /// Any caller with a valid token or key.
     Caller,
-    /// A user for himself, and a service with this scope that names him.
+    /// A user for their own data, and a service with this scope for the user in its header.
     User(&'static str),
-    /// A service with this scope that names a user.
+    /// A service with this scope for the user in its header.
     Service(&'static str),
-    /// A service with this scope; the user is in the path.
+    /// A service with this scope for the user in the path.
     Administrator(&'static str),
 }
 
@@ -46,8 +45,8 @@ const READ: &str = "connections:read";
 const WRITE: &str = "connections:write";
 const TOKENS: &str = "tokens:read";
 
-/// Every operation: who may ask it, with what query and body. One that names a connection has `{id}` in its address.
-// Rows, to be read by their columns.
+/// Every operation with its query, body and authorized callers. Those on a connection have `{id}` in the path.
+// Formatted as a table.
 #[rustfmt::skip]
 const OPERATIONS: [(&str, &str, &str, &str, Access); 31] = [
     ("get", "/api/v1/connectors", "", "", Caller),
@@ -83,7 +82,7 @@ const OPERATIONS: [(&str, &str, &str, &str, Access); 31] = [
     ("get", "/readyz", "", "", Everybody),
 ];
 
-/// An operation, and who may ask it.
+/// An operation and its authorized callers.
 #[derive(Clone, Debug)]
 struct Operation {
     method: Method,
@@ -94,7 +93,7 @@ struct Operation {
 }
 
 impl Operation {
-    /// All that there are a rule for.
+    /// Returns all operations.
     fn all() -> Vec<Self> {
         let operation = |(method, path, query, body, access): (&str, _, _, _, _)| Self {
             method: method.to_uppercase().parse().unwrap(),
@@ -106,12 +105,12 @@ impl Operation {
         OPERATIONS.into_iter().map(operation).collect()
     }
 
-    /// Whether it names a connection, which may be another user's.
+    /// Returns `true` if it addresses a connection, which may be another user's.
     fn names_one(&self) -> bool {
         self.path.contains("{id}") || self.query.contains("{id}")
     }
 
-    /// The scope that a service's key needs for it.
+    /// Returns the scope that a service key requires for it.
     fn scope(&self) -> Option<&'static str> {
         match self.access {
             User(scope) | Service(scope) | Administrator(scope) => Some(scope),
@@ -140,7 +139,7 @@ impl Operation {
     }
 }
 
-/// An answer as a caller can tell it from another.
+/// A response, as far as a caller can distinguish it from another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct ObservedResponse {
     status: StatusCode,
@@ -149,13 +148,13 @@ struct ObservedResponse {
 }
 
 impl ObservedResponse {
-    /// What is answered, without what the caller sent himself and what is new in each answer.
+    /// Returns the response without the values from the request and those that differ in each response.
     async fn of(request: RequestBuilder, id: &str) -> Self {
         let mut response = request.send().await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
         let mut body = Vec::new();
         if is_stream(&headers) {
-            // It goes on: its beginning says who follows whom.
+            // A stream does not end. Its first chunk shows whether it was accepted.
             body.extend(response.chunk().await.unwrap().unwrap());
         } else {
             body.extend(response.bytes().await.unwrap());
@@ -190,10 +189,10 @@ fn compared_headers(headers: &HeaderMap) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// A test app in which ada has connections of all kinds.
+/// A test app in which ada has connections in each state.
 struct IsolationFixture {
     app: TestApp,
-    /// The ids of her connections: a connected one, one that was denied, and one that waits.
+    /// The ids of her connections: connected, denied, and pending.
     ids: Vec<String>,
     sql: PgConnection,
 }
@@ -226,7 +225,7 @@ impl IsolationFixture {
     }
 }
 
-/// A digest of everything that the database holds, but for when jobs were last done.
+/// Returns a digest of all rows in the database, without the times of jobs.
 async fn all_rows(sql: &mut PgConnection) -> String {
     let tables: Vec<String> = sqlx::query_scalar(
         "select tablename::text from pg_tables where schemaname = 'public' and tablename <> 'job' order by 1",
@@ -246,7 +245,7 @@ async fn all_rows(sql: &mut PgConnection) -> String {
         .unwrap()
 }
 
-/// What only ada may be shown: her name, and the ids of what she has.
+/// Returns the texts that only ada may see: her name, and her ids.
 async fn markers(app: &TestApp, ids: &[String]) -> Vec<String> {
     let attempts: Vec<Uuid> = sqlx::query_scalar("select id from connect_attempt")
         .fetch_all(&mut app.sql().await)
@@ -255,12 +254,12 @@ async fn markers(app: &TestApp, ids: &[String]) -> Vec<String> {
     let mut marks = app.nango_connections().await;
     marks.extend_from_slice(ids);
     marks.extend(attempts.iter().map(Uuid::to_string));
-    // Between quotes: an id may have these letters, too.
+    // In quotes, because an id may contain the letters, too.
     marks.push("\"ada\"".to_owned());
     marks
 }
 
-/// All rows of one user, as text.
+/// Returns all rows of one user, as text.
 async fn all_of(app: &TestApp, user: &str) -> String {
     sqlx::query_scalar(
         r#"select concat(

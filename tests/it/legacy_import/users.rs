@@ -1,11 +1,11 @@
-//! The users of the service before: which ids are taken over, and what the old ids at Nango tell.
+//! The users of the original system: which ids are imported, and what the old ids at Nango reveal.
 
 use patchbay::db::DatabaseError;
 use reqwest::{Method, StatusCode};
 
 use super::{ADA, BEN, dump, id, import, imported_app, legacy_database, run};
 
-/// Makes the ids of users texts, as they may be.
+/// Changes the type of user ids to text.
 const TEXTS: &str = "alter table user_connector_connection drop constraint user_connector_connection_user_id_fkey; \
     alter table user_connector_connection alter column user_id type text; ";
 
@@ -73,7 +73,7 @@ async fn odd_user_ids_are_taken_over_as_they_are() {
     assert_eq!(users, ["adèle|1 \"x\"", "x", "é"]);
 }
 
-/// The old ids at Nango contain the user and the connector, so a page that accepted them would expose connections.
+/// The old ids at Nango contain the user and the connector, so a public page must not accept them.
 #[tokio::test]
 async fn callback_page_does_not_know_the_old_ids() {
     let app = imported_app().await;
@@ -89,11 +89,11 @@ async fn callback_page_does_not_know_the_old_ids() {
     ] {
         assert_eq!(page(&old).await, StatusCode::NOT_FOUND, "{old}");
     }
-    // With the user's token it is still known.
+    // With the user's token it is found.
     let ada = app.user(ADA).await;
     let path = format!("/callback?connection_id={ADA}_gmail_default");
     assert_eq!(ada.get(&path).await["connection_id"], id(1));
-    // By its own id, the page knows it while an attempt may be granted.
+    // The page accepts the connection's own id while an attempt may be granted.
     assert_eq!(page(&id(1)).await, StatusCode::NOT_FOUND);
     let reconnect = format!("/connections/{}/reconnect", id(1));
     ada.call(Method::POST, &reconnect, None).await;

@@ -1,4 +1,4 @@
-//! Who holds places of a replica for long, and what that leaves to others.
+//! Callers that occupy slots of a replica for long, and their effect on others.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ async fn open_attempt(user: &User<'_>, seconds: u64) -> String {
     format!("/connections/{id}?wait={seconds}")
 }
 
-/// A request that waits as long as it may.
+/// Creates a long poll with the maximum wait.
 fn waiting(
     user: &User<'_>,
     path: &str,
@@ -43,10 +43,10 @@ async fn long_poll_limit_answers_excess_requests_immediately() {
         assert_eq!(third.expect("it does not wait")["status"], "pending");
     }
     until_metrics_say(&app, "patchbay_limit_refusals_total{limit=\"waits\"} 20").await;
-    // Others wait all the same.
+    // Other users can still wait.
     let bobs = waiting(&bob, &open_attempt(&bob, WAIT.as_secs()).await);
     until_metrics_say(&app, "patchbay_http_requests_waiting 3").await;
-    // The place of one who has gone is free.
+    // A client that disconnects returns its slot.
     for one in stored {
         one.abort();
     }
@@ -77,7 +77,7 @@ async fn waiting_requests_occupy_no_permits() {
     assert!(waits.iter().all(|wait| !wait.is_finished()));
 }
 
-/// A webhook with a signature of Nango's, of something that is no concern of Patchbay's.
+/// Creates a signed webhook about a connection of another application.
 fn webhook(app: &TestApp) -> RequestBuilder {
     let body = r#"{"from":"nango","type":"sync"}"#;
     let key = hmac::Key::new(hmac::HMAC_SHA256, app.signing_key.as_bytes());
@@ -135,7 +135,7 @@ async fn unsigned_webhooks_count_from_their_start() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     from(stranger).await.is_refused("overloaded", "30");
-    // Signed webhooks are refunded, however many there are.
+    // Signed webhooks are refunded, whatever their number.
     for _ in 0..5 {
         assert_eq!(from(nango).await.status, 204);
     }

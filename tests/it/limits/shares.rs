@@ -1,4 +1,4 @@
-//! The share of a replica that one caller may use: by slow bodies, forged tokens, guesses, and responses that are not read.
+//! One caller's share of a replica: slow bodies, forged tokens, guessed secrets, and unread responses.
 
 use std::future::pending;
 use std::io;
@@ -33,7 +33,7 @@ fn send(request: RequestBuilder) -> Sent {
     tokio::spawn(async move { Some(request.send().await.ok()?.status()) })
 }
 
-/// A request whose body never ends.
+/// Sends a request whose body never ends.
 fn endless(request: RequestBuilder) -> Sent {
     let start = stream::once(async { Ok::<_, io::Error>(r#"{"config":"#) });
     let body = Body::wrap_stream(start.chain(stream::pending()));
@@ -44,7 +44,7 @@ fn endless(request: RequestBuilder) -> Sent {
     )
 }
 
-/// Waits until all of these but `left` have been refused.
+/// Waits until all requests except `left` were rejected.
 async fn until_refused(sent: Vec<Sent>, left: usize, status: u16) -> Vec<Sent> {
     for _ in 0..500 {
         if sent.iter().filter(|one| !one.is_finished()).count() <= left {
@@ -75,7 +75,7 @@ async fn until_listed(user: &User<'_>) {
     panic!("the permits of requests that have gone are not given back");
 }
 
-/// Clients of HTTP/1 and HTTP/2.
+/// Returns clients of HTTP/1 and HTTP/2.
 fn clients() -> [Client; 2] {
     let http2 = Client::builder().http2_prior_knowledge();
     [client(), http2.build().unwrap()]
@@ -138,7 +138,7 @@ async fn slow_bodies_leave_requests_without_body_alone() {
     assert!(slow.iter().all(|one| !one.is_finished()));
 }
 
-/// A token that names a key of the identity provider.
+/// Returns a forged token with the id of an existing key.
 fn forged() -> String {
     let header = json!({ "alg": "RS256", "typ": "JWT", "kid": "made-up" });
     let part = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
@@ -193,7 +193,7 @@ async fn forged_tokens_count_while_keys_cannot_be_had() {
     assert_eq!(Answer::to(with_forged(&app, "192.0.2.2")).await.status, 503);
 }
 
-/// Gives a user so many connections whose configs are as large as they may be.
+/// Gives a user this many connections with configs of the maximum size.
 async fn with_large_configs(app: &TestApp, user: &User<'_>, name: &str, count: i32) {
     user.connect("gmail").await;
     sqlx::query(
@@ -296,7 +296,7 @@ async fn large_lists_are_read_apart() {
         let shared = statements.iter().any(|text| text.contains("limit 101"));
         (found.as_array().unwrap().len(), shared)
     };
-    // The first read finds out that they are large.
+    // The first read shows that the connections are large.
     assert_eq!(shared(&ada).await, (50, true));
     assert_eq!(shared(&ada).await, (50, false));
     assert_eq!(shared(&bob).await, (1, true));
@@ -310,7 +310,7 @@ async fn waiting_request_costs_no_statements() {
     let ada = app.user("ada").await;
     let started = ada.connect("gmail").await;
     let id = started["connection_id"].as_str().unwrap();
-    // A known account takes no statement of its own.
+    // A known account needs no statement of its own.
     let known = "update user_connector_connection set account_id = 'ada@example.com'";
     let mut sql = app.sql().await;
     sqlx::raw_sql(known).execute(&mut sql).await.unwrap();
@@ -320,7 +320,7 @@ async fn waiting_request_costs_no_statements() {
     let statements = statements.lock().unwrap();
     let of_connections = |text: &&String| text.contains("user_connector_connection");
     let reads: Vec<_> = statements.iter().filter(of_connections).collect();
-    // At the start, at the end, and perhaps for a late notification of the connect.
+    // At the start, at the end, and perhaps after a late notification of the connect.
     assert!(reads.len() <= 3, "{reads:#?}");
 }
 
@@ -334,7 +334,7 @@ async fn corrected_clock_does_not_lock_users_out() {
     assert_eq!(list(&ada).await.status, 200);
     assert_eq!(list(&ada).await.status, 200);
     list(&ada).await.is_refused("rate_limited", "20");
-    // Nor does it give back what was used.
+    // A clock that is set forward does not refill the quota.
     app.clock.correct(TimeDelta::hours(1));
     list(&ada).await.is_refused("rate_limited", "20");
 }
@@ -358,7 +358,7 @@ async fn metrics_token_guesses_are_limited() {
     for _ in 0..2 {
         assert_eq!(guess("wrong", "192.0.2.1").await.status, 401);
     }
-    // The next guess is not compared.
+    // Further guesses are rejected without a comparison.
     for token in ["wrong", METRICS_TOKEN] {
         let refused = guess(token, "192.0.2.1").await;
         refused.is_refused("rate_limited", "30");

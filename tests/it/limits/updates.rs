@@ -1,4 +1,4 @@
-//! How often a user may change labels and configs.
+//! The rate limit of updates of labels and configs.
 
 use chrono::TimeDelta;
 use reqwest::Method;

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::values::{encoded, json, object, quoted, text};
 
-/// The parameters that some endpoint reads.
+/// The query parameters of all endpoints.
 const PARAMETERS: &[&str] = &[
     "limit",
     "cursor",
@@ -98,7 +98,7 @@ fn query() -> impl Strategy<Value = String> {
     })
 }
 
-/// The body of a connect: each of its fields something, or something else.
+/// Generates the body of a connect, whose fields may have valid or unexpected values.
 fn connect_body() -> impl Strategy<Value = String> {
     let quoted = || text().prop_map(|text| quoted(&text));
     let field = |name: &'static str, value: BoxedStrategy<String>| {
@@ -131,7 +131,7 @@ fn connect_body() -> impl Strategy<Value = String> {
     })
 }
 
-/// Any of them.
+/// Generates any input.
 pub(super) fn input() -> impl Strategy<Value = Input> {
     let connector = || prop_oneof![5 => Just("gmail".to_owned()), 1 => text()];
     let instance = || prop_oneof![1 => Just(String::new()), 4 => text()];

@@ -1,4 +1,4 @@
-//! Frames of HTTP/2 that no client would send, written by hand.
+//! Invalid HTTP/2 frames, written by hand.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// `GET /` of `x`, by HPACK's static table.
+/// Returns the header block of `GET /` with host `x`, encoded with HPACK's static table.
 fn get() -> Vec<u8> {
     vec![0x82, 0x86, 0x84, 0x41, 1, b'x']
 }
@@ -37,12 +37,12 @@ fn opened(frames: &[u8]) -> Vec<u8> {
     [PREFACE, &frame(SETTINGS, 0, 0, &[]), frames].concat()
 }
 
-/// The numbers of the streams that a client may open, so many.
+/// Returns this many stream ids of a client.
 fn streams(count: u32) -> impl Iterator<Item = u32> {
     (0..count).map(|number| 2 * number + 1)
 }
 
-/// The kinds of the frames that were answered, and how many streams were.
+/// Returns the kinds of the received frames, and the number of streams with a response.
 fn answered(mut bytes: &[u8]) -> (Vec<u8>, usize) {
     let (mut kinds, mut heads) = (Vec::new(), 0);
     while let [a, b, c, kind, ..] = *bytes {
@@ -78,7 +78,7 @@ async fn rapid_reset_closes_connection() {
 #[tokio::test]
 async fn excess_streams_are_rejected() {
     let app = app().await;
-    // Heads without their bodies: each would stay open.
+    // Heads without their bodies, so that each stream would stay open.
     let frames: Vec<u8> = streams(2_000)
         .flat_map(|stream| frame(HEADERS, END_HEADERS, stream, &get()))
         .collect();
@@ -95,7 +95,7 @@ async fn excess_streams_are_rejected() {
     assert_other_clients_are_served(&app).await;
 }
 
-/// `GET /healthz` of a client whose windows have no room for any of the answer's body.
+/// Returns `GET /healthz` of a client whose windows have no room for the response's body.
 fn get_without_reading() -> Vec<u8> {
     let path = b"/healthz";
     let head = [&[0x82, 0x86, 0x04, 8][..], path, &[0x41, 1, b'x']].concat();
@@ -112,7 +112,7 @@ async fn connection_closes_when_client_opens_no_window() {
     assert_eq!(heads, 1);
     assert!(!kinds.contains(&DATA), "{kinds:?}");
 
-    // Saying all the time that it is there is no better.
+    // Continuous pings do not extend the timeout.
     let (mut reading, mut writing) = connect(&app).await.into_split();
     writing.write_all(&get_without_reading()).await.unwrap();
     let pinging = async {
@@ -145,7 +145,7 @@ async fn idle_event_stream_stays_open() {
     let mut pieces = stream.bytes_stream();
     let ready = pieces.next().await.unwrap().unwrap();
     assert!(ready.starts_with(b"event: ready"), "{ready:?}");
-    // Longer than a connection without a use is kept.
+    // Longer than the keep-alive timeout.
     tokio::time::sleep(Duration::from_secs(4)).await;
     let (status, _) = ada.call(Method::POST, "/gmail/connect", None).await;
     assert_eq!(status, 200);
@@ -154,12 +154,12 @@ async fn idle_event_stream_stays_open() {
     assert!(news.starts_with(b"event: connection"), "{news:?}");
 }
 
-/// What is odd, and the bytes after the preface.
+/// Returns invalid frames after the preface, with their descriptions.
 fn odd_frames() -> Vec<(&'static str, Vec<u8>)> {
     let whole = END_STREAM | END_HEADERS;
     let start = frame(HEADERS, END_STREAM, 1, &get());
     let filler = frame(CONTINUATION, 0, 1, &[0x0f; 1_000]);
-    // One name of 4 KB in the table, and then nothing but references to it.
+    // One name of 4 KB in the table, and then only references to it.
     let literal = [&[0x40, 0x7f, 0x81, 0x1f][..], &[b'a'; 4_000], &[1, b'b']].concat();
     let packed = [get(), literal, vec![0xbe; 12_000]].concat();
     let opening = frame(HEADERS, END_HEADERS, 1, &get());

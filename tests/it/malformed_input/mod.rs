@@ -1,5 +1,5 @@
-//! Whatever is sent: it is taken and comes back as it was, or it is refused in words, nothing is
-//! changed, and everybody else is served.
+//! Unexpected input is either stored and returned unchanged, or rejected with a problem and without effect. Other
+//! clients are served.
 
 mod generators;
 mod http2;
@@ -10,10 +10,10 @@ mod values;
 use reqwest::Response;
 use serde_json::Value;
 
-/// The most bytes of a problem, whatever was asked.
+/// The maximum size of a problem, in bytes.
 const MAX_RESPONSE_BYTES: usize = 8 * 1024;
 
-/// What an answer is: not a server's error, and if it is an error, a whole problem.
+/// Checks a response: no 5xx, and an error must be a complete problem. Returns the status and body.
 async fn check_response(response: Response) -> Result<(u16, Vec<u8>), String> {
     let status = response.status().as_u16();
     let header = |name: &str| response.headers().get(name).cloned();

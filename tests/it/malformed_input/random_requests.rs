@@ -1,4 +1,4 @@
-//! Random inputs over real HTTP against the program, whose log is read afterwards.
+//! Random inputs over real HTTP to the program, whose log is checked afterwards.
 
 use std::collections::BTreeMap;
 
@@ -15,25 +15,25 @@ use super::values::{FORGED, encoded};
 use crate::process::Process;
 use crate::test_app::{TestApp, User, free_port};
 
-/// Default number of inputs.
+/// The default number of inputs.
 const CASES: u32 = 320;
 
 const KEY: &str = "pbk_inputs_0123456789abcdef0123456789abcdef";
 
-/// The program, over a test app's database and Nango, and a user of it with one connection.
+/// The program, with a test app's database and Nango, and a user with one connection.
 struct Environment<'a> {
     app: &'a TestApp,
     url: String,
     mallory: User<'a>,
     connection: String,
-    /// The connection's label and config, as they have to be.
+    /// The expected label and config of the connection.
     label: Option<String>,
     config: serde_json::Map<String, Value>,
     sql: PgConnection,
     answers: BTreeMap<u16, u32>,
 }
 
-/// As a header can hold it, if it can.
+/// Converts a text to a header, if possible.
 fn header(text: &str) -> Option<HeaderValue> {
     HeaderValue::from_bytes(text.as_bytes()).ok()
 }
@@ -44,7 +44,7 @@ impl Environment<'_> {
         self.app.client.request(method, url).bearer_auth(KEY)
     }
 
-    /// The request of an input; `None` where HTTP itself cannot carry it.
+    /// Creates the request of an input; `None` if HTTP cannot carry it.
     fn request(&self, input: &Input) -> Option<RequestBuilder> {
         let of = |method: Method, path: String| self.mallory.request(method, &path);
         let id = &self.connection;
@@ -105,7 +105,7 @@ impl Environment<'_> {
         })
     }
 
-    /// The requests that are not the user's own.
+    /// Creates the requests that are not the user's own.
     fn other_client_request(&self, input: &Input) -> Option<RequestBuilder> {
         let get = |path: &str| self.app.client.get(format!("{}{path}", self.url));
         Some(match input {
@@ -152,7 +152,7 @@ impl Environment<'_> {
         })
     }
 
-    /// What is wrong with the answer to an input, if anything.
+    /// Sends an input. Returns an error if the response or its effect is wrong.
     async fn accepts(&mut self, input: &Input) -> Result<(), String> {
         let Some(request) = self.request(input) else {
             return Ok(());
@@ -167,7 +167,7 @@ impl Environment<'_> {
             *self.answers.entry(200).or_default() += 1;
             return Ok(());
         }
-        // A head that is longer than any may be is no request yet, and is refused without words.
+        // A head above the size limit is rejected by the server, without a problem.
         let (status, body) = match response.status().as_u16() {
             431 => (431, Vec::new()),
             _ => check_response(response).await?,
@@ -187,7 +187,7 @@ impl Environment<'_> {
         Ok(())
     }
 
-    /// Empties the config before it is full: then everything would be refused for that alone.
+    /// Empties the config before it is full, because then every further change would be rejected.
     async fn make_room(&mut self) {
         if Value::from(self.config.clone()).to_string().len() > 6 * 1024 {
             let nulls: serde_json::Map<_, _> = self
@@ -205,7 +205,7 @@ impl Environment<'_> {
         }
     }
 
-    /// What was taken is what is answered, and what is read again.
+    /// Checks that an accepted value is returned, also by the next read.
     async fn recovers(&mut self, input: &Input, body: &[u8]) -> Result<(), String> {
         match input {
             Input::Update { body: sent } => {
@@ -249,7 +249,7 @@ impl Environment<'_> {
         let listed = listed
             .find(|one| one["id"] == self.connection.as_str())
             .ok_or("it is not listed")?;
-        // From here on it goes by what is there: of one input that is wrong, the next is not to blame.
+        // Continues with the stored values, so that one wrong input does not fail the next.
         let config = std::mem::replace(
             &mut self.config,
             read["config"].as_object().cloned().unwrap_or_default(),
@@ -277,7 +277,7 @@ impl Environment<'_> {
         }
     }
 
-    /// Of all that requests may change.
+    /// Returns a fingerprint of all data that requests may change.
     async fn fingerprint(&mut self) -> String {
         let rows = "select concat( \
               (select count(*) || md5(string_agg(c::text, ',' order by id)) from user_connector_connection c), \
@@ -291,7 +291,7 @@ impl Environment<'_> {
     }
 }
 
-/// A label without what would turn the text around it, or cover it.
+/// Returns the label without characters that would reorder or cover text.
 fn shown(label: &str) -> String {
     let is_bidi_control = |c: char| {
         "\u{61c}\u{200e}\u{200f}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}".contains(c)
@@ -368,7 +368,7 @@ fn random_inputs_are_rejected_or_round_trip() {
     println!("{lines} lines of log, each one JSON object");
 }
 
-/// Fails unless the log is what it says it is, and says nothing that a caller has said.
+/// Asserts that each log line is a JSON object without the callers' texts. Returns the number of lines.
 fn every_line_is_an_object(log: &str) -> usize {
     for line in log.lines() {
         let line: Value =
@@ -409,7 +409,7 @@ async fn config_value_count_is_limited() {
         "/connections/{}",
         started["connection_id"].as_str().unwrap()
     );
-    // With the array itself, and what is there already.
+    // Including the array itself, and the stored values.
     let many = |zeros: usize| json!({ "config": { "a": vec![0; zeros] } });
     let steps = [
         (json!({ "config": { "b": { "c": [1] } } }), StatusCode::OK),

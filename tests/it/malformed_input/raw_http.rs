@@ -1,4 +1,4 @@
-//! Bytes that no HTTP client would send: each is answered or cut off, and others are served meanwhile.
+//! Bytes that no HTTP client would send: each gets a response or is cut off, and other clients are served.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use tokio::time::timeout;
 
 use crate::test_app::TestApp;
 
-/// How long any of this may take on a busy machine.
+/// The timeout of each step, for a busy machine.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What is odd, and the bytes.
+/// The description and the bytes of an attack.
 type Attack = (&'static str, Vec<u8>);
 
-/// What is asked by those who want to be in the way of others.
+/// Starts a test app with short timeouts.
 pub(super) async fn app() -> TestApp {
     TestApp::with(&[
         ("CLIENT_READ_TIMEOUT_SECONDS", "1"),
@@ -28,11 +28,11 @@ pub(super) async fn connect(app: &TestApp) -> TcpStream {
     TcpStream::connect(address).await.unwrap()
 }
 
-/// Sends as much of this as is taken, and gives all that is answered until the connection ends.
+/// Sends these bytes until the connection is closed. Returns all received bytes.
 pub(super) async fn exchange(app: &TestApp, bytes: &[u8]) -> Vec<u8> {
     let (mut reading, mut writing) = connect(app).await.into_split();
     let sending = async {
-        // Who is cut off in the middle cannot go on.
+        // The server may close the connection during the write.
         let _ = writing.write_all(bytes).await;
         std::future::pending::<()>().await;
     };
@@ -40,14 +40,14 @@ pub(super) async fn exchange(app: &TestApp, bytes: &[u8]) -> Vec<u8> {
     tokio::select! {
         () = sending => unreachable!("it waits for the end of the answer"),
         read = timeout(TIMEOUT, reading.read_to_end(&mut answer)) => {
-            // A reset ends a connection, too.
+            // A reset also ends a connection.
             let _ = read.expect("the connection stays open");
         }
     }
     answer
 }
 
-/// The statuses of all answers in these bytes.
+/// Returns the statuses of all responses in these bytes.
 fn statuses(answers: &[u8]) -> Vec<u16> {
     let text = String::from_utf8_lossy(answers);
     let lines = text.split("HTTP/1.1 ").skip(1);
@@ -63,7 +63,7 @@ pub(super) async fn assert_other_clients_are_served(app: &TestApp) {
     assert!(list["connections"].is_array());
 }
 
-/// Sends all of these at once, and fails unless each is refused once at the most, or not answered at all.
+/// Sends all attacks concurrently. Fails unless each gets at most one response, which must be an error.
 async fn assert_rejected(app: &TestApp, attacks: &[Attack]) {
     let sent = attacks
         .iter()
@@ -178,7 +178,7 @@ async fn head_size_limit_does_not_depend_on_packet_boundaries() {
     for (length, status) in [(20 << 10, 404), (40 << 10, 431)] {
         let head = head(length);
         assert_eq!(statuses(&exchange(&app, head.as_bytes()).await), [status]);
-        // Until more of it comes, this could be the beginning of HTTP/2.
+        // Until more bytes arrive, these could be the start of HTTP/2.
         let mut client = connect(&app).await;
         client.write_all(&head.as_bytes()[..1]).await.unwrap();
         tokio::time::sleep(Duration::from_millis(300)).await;

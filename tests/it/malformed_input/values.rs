@@ -1,11 +1,11 @@
-//! What people send who mean no good, and what they send who do not know better.
+//! Values of attackers and of careless clients.
 
 use std::fmt::Write as _;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// A message that, written into a log as it is, would be a line of its own.
+/// A text that would add a line to a log if written unescaped.
 pub(super) const FORGED: &str = "\n{\"level\":\"ERROR\",\"message\":\"forged\"}\n";
 
 const ODD_TEXTS: [&str; 24] = [
@@ -66,7 +66,7 @@ const STRINGS: &[&str] = &[
     "\"",
 ];
 
-/// Any text, short or too long, rarely an ordinary one.
+/// Generates a text, possibly too long, rarely an ordinary one.
 pub(super) fn text() -> impl Strategy<Value = String> {
     let odd = proptest::sample::select(&ODD_TEXTS[..]);
     let piece = prop_oneof![
@@ -80,7 +80,7 @@ pub(super) fn text() -> impl Strategy<Value = String> {
     ]
 }
 
-/// JSON as text: it may be no JSON at all, or one that nothing can hold.
+/// Generates JSON as text, possibly invalid or too large for any parser.
 pub(super) fn json() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
         2 => proptest::sample::select(NUMBERS).prop_map(str::to_owned),
@@ -102,7 +102,7 @@ pub(super) fn json() -> impl Strategy<Value = String> {
     ]
 }
 
-/// A field's name: of few, so that some come twice.
+/// Generates a field's name from a few, so that some are duplicated.
 fn name() -> impl Strategy<Value = String> {
     prop_oneof![3 => "[abc]", 1 => text()]
 }
@@ -119,7 +119,7 @@ pub(super) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// Every byte as a path's segment or a query's value can hold it.
+/// Encodes every byte for a path segment or a query value.
 pub(super) fn encoded(text: &str) -> String {
     text.bytes().fold(String::new(), |mut encoded, byte| {
         if byte.is_ascii_alphanumeric() {

@@ -1,4 +1,4 @@
-//! Work that has piled up: abandoned attempts, and what an erased user leaves at Nango.
+//! Backlogs: abandoned attempts, and the deletions at Nango of an erased user.
 
 use tokio::time::Instant;
 
@@ -46,7 +46,7 @@ async fn abandoned_reconnects_expire_one_by_one() {
     assert_eq!(after["attempt"]["outcome"], "succeeded");
 }
 
-/// Connects as many instances of Gmail.
+/// Connects this many instances of Gmail.
 async fn connect_many(app: &TestApp, count: usize) {
     let ada = app.user("ada").await;
     app.faults(json!({ "consent": "allow" })).await;
@@ -68,7 +68,7 @@ async fn erasure_of_many_connections_runs_in_parallel() {
     let (service, user) = (app.service().await, "ada".to_owned().try_into().unwrap());
     let started = Instant::now();
     let erased = service.erasure.erase(&user).await.unwrap();
-    // One after the other, the calls alone would take eight seconds.
+    // Sequentially, the calls alone would take eight seconds.
     assert!(
         started.elapsed() < Duration::from_secs(5),
         "{:?}",

@@ -1,11 +1,11 @@
-//! A Nango that answers slowly.
+//! A slow Nango.
 
 use futures::future::join_all;
 use tokio::time::Instant;
 
 use super::*;
 
-/// A connect that was granted, of which no webhook reports, at a Nango whose list takes so long.
+/// Starts and grants a connection without a webhook, at a Nango whose list has this latency.
 async fn granted_unseen(app: &TestApp, ada: &User<'_>, latency: Duration) -> Value {
     app.faults(json!({ "consent": "allow", "drop_webhooks": true }))
         .await;
@@ -70,7 +70,7 @@ async fn requests_end_within_30_seconds_when_every_call_hangs() {
         connected.push((user, gmail));
     }
     app.advance(TimeDelta::minutes(2));
-    // A check of connections that were refused before compares their credentials.
+    // Further checks of rejected connections compare their credentials.
     app.faults(json!({ "refuse_refresh": true, "drop_webhooks": true }))
         .await;
     let check = async |n: usize| {
@@ -89,7 +89,7 @@ async fn requests_end_within_30_seconds_when_every_call_hangs() {
         "refuse_refresh": true, "drop_webhooks": true, "latency_ms": 9500,
     }))
     .await;
-    // Its integrations are not known there.
+    // The other replica has not cached the integrations.
     let eve = connected[4].0.at(&other);
     let timed = async |request: futures::future::BoxFuture<'_, ()>| {
         let started = Instant::now();

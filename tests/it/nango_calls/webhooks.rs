@@ -1,4 +1,4 @@
-//! What signed webhooks of Nango's cost.
+//! The number of calls that Nango's signed webhooks cause.
 
 use futures::future::join_all;
 use patchbay::nango::webhook;
@@ -7,7 +7,7 @@ use super::*;
 
 const LIMIT: u32 = 200;
 
-/// A webhook that says that the refresh of a connection failed.
+/// Returns a webhook about a failed refresh of a connection.
 fn refresh_failure(nango_id: &str) -> webhook::Event {
     let body = json!({
         "type": "auth", "operation": "refresh", "success": false, "connectionId": nango_id,
@@ -38,7 +38,7 @@ async fn outage_of_a_provider_leaves_the_calls_to_others() {
     app.faults(faults).await;
     let service = app.service().await;
     let before = calls(&app).await;
-    // Each webhook is repeated, as by a Nango that was answered 503.
+    // Each webhook is repeated, like by a Nango that received a 503.
     for _ in 0..10 {
         let events: Vec<_> = ids.iter().map(|id| refresh_failure(id)).collect();
         join_all(
@@ -49,7 +49,7 @@ async fn outage_of_a_provider_leaves_the_calls_to_others() {
         .await;
     }
     let spent = calls(&app).await - before;
-    // One check, with those of three other connections of the connector.
+    // One check, with three other connections of the connector for comparison.
     assert!((1..=5).contains(&spent), "{spent}");
     let ada = app.user("ada").await;
     let started = ada.connect("github").await;

@@ -1,4 +1,4 @@
-//! A list whose filter Nango ignores.
+//! A Nango that ignores the filter of a list.
 
 use axum::response::IntoResponse;
 use patchbay::nango::{Error, ListConnections};
@@ -39,7 +39,7 @@ async fn list_that_ignores_its_filter_is_filtered_here() {
         ..ListConnections::default()
     };
     assert_eq!(ids(elsewhere).await.unwrap(), [""; 0]);
-    // A full page of others says nothing of the next one.
+    // A full page of other connections does not show that the next one has none.
     let full = ListConnections {
         limit: Some(3),
         ..of_bob

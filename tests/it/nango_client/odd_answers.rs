@@ -1,4 +1,4 @@
-//! Rate limits without an end, and lists with entries in another form.
+//! Endless rate limits, and lists with malformed entries.
 
 use super::*;
 

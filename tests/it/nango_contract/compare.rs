@@ -1,4 +1,4 @@
-//! Whether an answer is what was recorded, allowing for what differs from run to run.
+//! Compares a response with a recording, except for values that change between runs.
 
 use std::fmt::Display;
 
@@ -8,18 +8,18 @@ use serde_json::Value;
 use url::Url;
 use uuid::Uuid;
 
-/// What ids, tokens and addresses of the recordings stand for in this run.
+/// The values in this run that replace the recorded ids, tokens and addresses.
 #[derive(Default)]
 pub(super) struct Substitutions(Vec<(String, String)>);
 
 impl Substitutions {
-    /// From now on `recorded` stands for `actual`; the latest meaning counts.
+    /// Replaces `recorded` by `actual` from now on. A later replacement takes precedence.
     pub(super) fn learn(&mut self, recorded: &str, actual: &str) {
         self.0.retain(|(known, _)| known != recorded);
         self.0.push((recorded.to_owned(), actual.to_owned()));
     }
 
-    /// The recorded text as it has to read in this run.
+    /// Returns the recorded text with all replacements.
     pub(super) fn apply(&self, recorded: &str) -> String {
         let replace = |text: String, (from, to): &(String, String)| text.replace(from, to);
         self.0.iter().fold(recorded.to_owned(), replace)
@@ -32,7 +32,7 @@ pub(super) struct Comparison<'a> {
     pub(super) differences: Vec<String>,
 }
 
-/// Headers whose presence is part of the contract; those marked have to be equal as well.
+/// Headers whose presence is part of the contract; `true` if their values are, too.
 const HEADERS: [(&str, bool); 11] = [
     ("access-control-allow-headers", true),
     ("access-control-allow-methods", true),
@@ -124,7 +124,7 @@ impl Comparison<'_> {
         }
     }
 
-    /// Two JSON values: the same keys and types, and the same words where words are stable.
+    /// Compares two JSON values: keys, types, and stable texts.
     pub(super) fn json(&mut self, at: &str, recorded: &Value, actual: &Value) {
         match (recorded, actual) {
             (Value::Object(was), Value::Object(is)) => {
@@ -134,7 +134,7 @@ impl Comparison<'_> {
                 for (key, value) in is {
                     match was.get(key) {
                         Some(recorded) => self.json(&format!("{at}.{key}"), recorded, value),
-                        // The sandbox's provider says whose account it is, the recorded one did not.
+                        // The sandbox's provider returns the account; the recorded one did not.
                         None if key == "account" && at.ends_with("credentials.raw") => {}
                         None => self.differ(&format!("{at}.{key}"), &"nothing", value),
                     }
@@ -153,7 +153,7 @@ impl Comparison<'_> {
         }
     }
 
-    /// Two texts: equal, or of the same kind where each run makes its own.
+    /// Compares two texts: equal, or of the same kind if the value changes between runs.
     fn text(&mut self, at: &str, recorded: &str, actual: &str) {
         if self.substitutions.apply(recorded) == actual {
             return;
@@ -173,7 +173,7 @@ impl Comparison<'_> {
         }
     }
 
-    /// A page: its title, its words, what it tells its opener, and when it closes.
+    /// Compares a page: its title, its text, its message to the opener, and when it closes.
     pub(super) fn page(&mut self, recorded: &Value, html: &str) {
         self.equal(
             "title",
@@ -221,7 +221,7 @@ impl Comparison<'_> {
     }
 }
 
-/// A URL without its query.
+/// Returns a URL without its query.
 fn address(url: &Url) -> String {
     format!("{}{}", url.origin().ascii_serialization(), url.path())
 }
@@ -233,7 +233,7 @@ fn between<'a>(text: &'a str, start: &str, end: &str) -> &'a str {
     rest.split_once(end).unwrap().0
 }
 
-/// The lines a person sees at once: no head, scripts or folded details.
+/// Returns the visible lines of a page, without head, scripts and folded details.
 fn visible_text(html: &str) -> Vec<String> {
     let mut body = between(html, "<body>", "</body>").to_owned();
     for element in ["script", "details"] {
@@ -248,10 +248,10 @@ fn visible_text(html: &str) -> Vec<String> {
     lines.filter(|line| !line.is_empty()).collect()
 }
 
-/// What kind of changing text this is.
+/// The kind of a text that changes between runs.
 #[derive(PartialEq)]
 enum Kind {
-    /// An id or token; once met, it has to stay the same.
+    /// An id or token, which is replaced by the same value everywhere.
     Secret,
     JavascriptTime,
     PostgresTime,

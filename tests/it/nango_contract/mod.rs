@@ -1,7 +1,7 @@
 //! Replays every recording of a real Nango server against the sandbox.
 //!
-//! Each scenario builds up what the recordings took for granted, then sends the same requests
-//! and compares status, headers and body. What is not replayed is named in the data's README.
+//! Each scenario creates the state that the recordings require, then sends the same requests and compares status,
+//! headers and body. The data's README lists the recordings that are not replayed.
 
 mod compare;
 pub(crate) mod scenario;

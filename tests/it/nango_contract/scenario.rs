@@ -1,4 +1,4 @@
-//! A sandbox, the recordings that are to be replayed against it, and a place for its webhooks.
+//! A sandbox, the recordings to replay against it, and a receiver of its webhooks.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -51,10 +51,10 @@ pub(in crate::nango_contract) fn integration(
 }
 
 impl Scenario {
-    /// The API key of every sandbox here.
+    /// The API key of all these sandboxes.
     pub(crate) const KEY: &str = "3d9f0c52-6a2e-4c0e-9a53-6d3a0b1f7c11";
 
-    /// A sandbox with the integrations of the recordings, made as they were.
+    /// Creates a sandbox with the integrations of the recordings.
     pub(crate) async fn new(to_replay: &[&'static str]) -> Self {
         let scenario = Self::without_integrations(to_replay, |_| {}).await;
         for (key, name) in [("github", "GitHub"), ("gmail", "Gmail"), ("slack", "Slack")] {
@@ -63,7 +63,7 @@ impl Scenario {
         scenario
     }
 
-    /// A sandbox with no integration that needs an OAuth client.
+    /// Creates a sandbox without integrations that need an OAuth client.
     pub(crate) async fn without_integrations(
         to_replay: &[&'static str],
         change: impl FnOnce(&mut Config),
@@ -107,7 +107,7 @@ impl Scenario {
         }
     }
 
-    /// The integrations of other auth modes that the recordings know.
+    /// Returns the recorded integrations with other auth modes.
     pub(crate) fn other_integrations() -> Vec<Integration> {
         vec![
             integration("openai", "openai", "OpenAI", "API_KEY"),
@@ -127,7 +127,7 @@ impl Scenario {
         self.clock.advance(by);
     }
 
-    /// Every recording that this scenario promised has been replayed.
+    /// Asserts that all recordings of this scenario were replayed.
     pub(crate) fn finish(self) {
         assert!(
             self.to_replay.is_empty(),
@@ -144,7 +144,7 @@ impl Scenario {
         recording(name)
     }
 
-    /// A call with the secret key that has to succeed; its JSON answer.
+    /// Sends a request with the secret key that must succeed. Returns its JSON response.
     pub(crate) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Value {
         let url = format!("{}{path}", self.sandbox.url());
         let mut request = self.http.request(method, url).bearer_auth(Self::KEY);
@@ -163,7 +163,7 @@ impl Scenario {
             .await;
     }
 
-    /// A call with the secret key, whatever its outcome.
+    /// Sends a request with the secret key. Returns any response.
     pub(crate) async fn get(&self, url: &str) -> Response {
         self.http
             .get(url)
@@ -173,7 +173,7 @@ impl Scenario {
             .unwrap()
     }
 
-    /// The token of a new session.
+    /// Creates a session. Returns its token.
     pub(crate) async fn session(&self, body: Value) -> String {
         let body = serde_json::from_str(&self.substitutions.apply(&body.to_string())).unwrap();
         let answer = self
@@ -182,7 +182,7 @@ impl Scenario {
         answer["data"]["token"].as_str().unwrap().to_owned()
     }
 
-    /// Lets the token in a recording's first request stand for `token`.
+    /// Replaces the token in a recording's first request by `token`.
     pub(crate) fn use_token(&mut self, name: &str, token: &str) {
         let recording = recording(name);
         let exchange = recording["exchanges"].get(0).unwrap_or(&recording);
@@ -192,7 +192,7 @@ impl Scenario {
         self.substitutions.learn(recorded, token);
     }
 
-    /// A session whose token is meant in these recordings.
+    /// Creates a session whose token replaces the one in these recordings.
     pub(crate) async fn session_for(&mut self, names: &[&str], body: Value) -> String {
         let token = self.session(body).await;
         for name in names {
@@ -201,7 +201,7 @@ impl Scenario {
         token
     }
 
-    /// Follows a session to the provider and back; the query that the callback gets.
+    /// Follows a session to the provider and back. Returns the query of the callback.
     pub(crate) async fn authorize(&self, token: &str, integration: &str) -> String {
         let url = format!("{}/oauth/connect/{integration}", self.sandbox.url());
         let request = self
@@ -218,7 +218,7 @@ impl Scenario {
         self.http.get(url).send().await.unwrap()
     }
 
-    /// Makes a connection through the whole flow, with consent; `recorded` then stands for its id.
+    /// Connects with consent through the whole flow. Its id replaces `recorded`.
     pub(crate) async fn connect(
         &mut self,
         integration: &str,
@@ -232,7 +232,7 @@ impl Scenario {
         self.learn_newest(recorded).await
     }
 
-    /// `recorded` stands for the newest connection's id.
+    /// Replaces `recorded` by the newest connection's id.
     pub(crate) async fn learn_newest(&mut self, recorded: &str) -> String {
         let list = self.call(Method::GET, "/connections?limit=1", None).await;
         let id = list["connections"][0]["connection_id"]
@@ -250,7 +250,7 @@ impl Scenario {
         }
     }
 
-    /// Sends what was recorded and compares the answer.
+    /// Sends a recorded request and compares the response.
     pub(crate) async fn replay(&mut self, name: &str) {
         let recording = self.take(name);
         self.exchange(name, &recording).await;
@@ -289,7 +289,7 @@ impl Scenario {
         if let Some(shape) = recorded.get("body_html_shape") {
             comparison.page(shape, &text);
         } else if let Some(was) = recorded["body_text"].as_str() {
-            // Where a redirect goes is compared by its header.
+            // The `location` header already covers the target of a redirect.
             let (was, is) = match was.split_once("Redirecting to ") {
                 Some((was, _)) => (was, text.split_once("Redirecting to ").unwrap().0),
                 None => (was, text.as_str()),
@@ -309,7 +309,7 @@ impl Scenario {
         );
     }
 
-    /// Replays a chain of redirects: each request goes where the answer before it led.
+    /// Replays a chain of redirects: each request goes to the location in the previous response.
     pub(crate) async fn replay_flow(&mut self, name: &str) {
         let recording = self.take(name);
         let mut next: Option<(String, String)> = None;
@@ -327,7 +327,7 @@ impl Scenario {
             };
             let cookie = sends_cookie.then_some(cookie.as_str());
             let to = match request["path"].as_str().unwrap() {
-                // The browser may come by way of the application's own callback.
+                // The browser may be redirected by the application's own callback.
                 "/oauth/callback" => {
                     let query = to.split_once('?').unwrap().1;
                     format!("{}/oauth/callback?{query}", self.sandbox.url())
@@ -344,7 +344,7 @@ impl Scenario {
         }
     }
 
-    /// One step of a chain; where it leads, and the cookie that it set.
+    /// Replays one step of a chain. Returns its location and the cookie that it set.
     async fn step(
         &mut self,
         name: &str,
@@ -367,7 +367,7 @@ impl Scenario {
         });
         let mut recorded = exchange["response"].clone();
         if exchange["request"]["path"] == "/authorize" {
-            // The provider is the sandbox's own: of its answer only the way back is a contract.
+            // The provider is the sandbox's own, so only its redirect back is part of the contract.
             let headers = json!({ "location": recorded["headers"]["location"] });
             recorded = json!({ "status": 302, "headers": headers });
             let location = led.as_ref().map(|(to, _)| to.clone());
@@ -389,7 +389,7 @@ impl Scenario {
         led
     }
 
-    /// Sends a callback for each exchange of a recording that has callbacks only.
+    /// Sends a callback for each exchange of a recording that contains only callbacks.
     pub(crate) async fn replay_callback(&mut self, name: &str, exchange: &Value, query: &str) {
         let state = query
             .split('&')
@@ -403,7 +403,7 @@ impl Scenario {
         self.compare(name, &exchange["response"], response).await;
     }
 
-    /// Marks a recording as replayed whose parts a scenario replays by itself.
+    /// Marks a recording as replayed, for a scenario that replays its parts itself.
     pub(crate) fn open(&mut self, name: &str) -> Value {
         self.take(name)
     }

@@ -1,5 +1,5 @@
-//! What a real Nango server does that no recording shows: its address policy, required parameters, settings that are
-//! off, and what newer versions send.
+//! Behavior of a real Nango server without a recording: its address policy, required parameters, disabled settings, and
+//! webhooks of newer versions.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::scenario::{Scenario, location};
 
-/// A sandbox whose Zendesk and ActiveCampaign integrations require a parameter each.
+/// Starts a sandbox whose Zendesk and ActiveCampaign integrations each require a parameter.
 async fn with_parameters() -> Scenario {
     let world = Scenario::without_integrations(&[], |config| {
         config.integrations = vec![
@@ -22,7 +22,7 @@ async fn with_parameters() -> Scenario {
     world
 }
 
-/// Sends a body that Nango has to refuse, and returns its only issue.
+/// Sends an invalid body. Returns the only issue in the response.
 async fn issue(scenario: &Scenario, method: Method, path: &str, body: &Value) -> Value {
     let url = format!("{}{path}", scenario.sandbox.url());
     let request = scenario
@@ -105,7 +105,7 @@ async fn webhook_to_private_address_is_dropped() {
     scenario
         .faults(json!({ "consent": "allow", "refuse_private_webhook_urls": true }))
         .await;
-    // The environment's own URL leads to this machine.
+    // The environment's own URL is a loopback address.
     let token = scenario.session(json!({ "tags": {} })).await;
     let query = scenario.authorize(&token, "github").await;
     assert_eq!(scenario.callback(&query).await.status(), 200);
@@ -170,7 +170,7 @@ async fn oauth_takes_parameters_from_url_and_session() {
     }
 }
 
-/// The configuration of the newest connection.
+/// Returns the configuration of the newest connection.
 async fn newest_config(scenario: &Scenario) -> Value {
     let list = scenario.call(Method::GET, "/connections", None).await;
     let newest = &list["connections"][0];

@@ -1,4 +1,4 @@
-//! A place that webhooks are sent to, and whether they are what was recorded.
+//! A receiver of webhooks, which compares them with recordings.
 
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use tokio::time::timeout;
 
 use super::scenario::{SIGNING_KEY, Scenario};
 
-/// A webhook as it was received.
+/// A received webhook.
 pub(crate) struct ReceivedWebhook {
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: String,
 }
 
-/// A server that takes webhooks on any path; its address, and what it was sent.
+/// Starts a server that accepts webhooks on any path. Returns its address and the received webhooks.
 pub(crate) async fn receiver() -> (String, mpsc::UnboundedReceiver<ReceivedWebhook>) {
     let (sender, hooks) = mpsc::unbounded_channel();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -41,7 +41,7 @@ async fn receive(
         headers,
         body: String::from_utf8(body.to_vec()).unwrap(),
     };
-    // A scenario that is over reads no more webhooks.
+    // A finished scenario reads no more webhooks.
     let _ = sender.send(hook);
 }
 
@@ -51,7 +51,7 @@ impl Scenario {
         hook.expect("a webhook arrives within seconds").unwrap()
     }
 
-    /// The next webhook is the recorded one, byte for byte but for its ids.
+    /// Asserts that the next webhook equals the recorded one, byte for byte except for ids.
     pub(crate) async fn replay_hook(&mut self, name: &str) {
         let recording = self.take(name);
         let hook = self.next_hook().await;
@@ -63,7 +63,7 @@ impl Scenario {
         let was: Value = serde_json::from_str(recorded["body_raw"].as_str().unwrap()).unwrap();
         let is: Value = serde_json::from_str(&hook.body).unwrap();
         if was["success"] == false && was["operation"] == "creation" {
-            // An attempt that failed has an id of its own, unless it was a reconnect.
+            // A failed attempt has an id of its own, unless it was a reconnect.
             let id = was["connectionId"].as_str().unwrap();
             if self.substitutions.apply(id) == id {
                 self.substitutions
@@ -75,7 +75,7 @@ impl Scenario {
             .apply(recorded["body_raw"].as_str().unwrap());
         assert_eq!(hook.body, expected, "{name}");
         for header in recorded["headers"].as_object().unwrap().keys() {
-            // HTTP/1.1 keeps connections alive without saying so.
+            // HTTP/1.1 keeps connections alive by default.
             assert!(
                 header == "connection" || hook.headers.contains_key(header),
                 "{name}: {header}"

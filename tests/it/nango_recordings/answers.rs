@@ -1,4 +1,4 @@
-//! What the client read, held against the recorded body.
+//! Compares parsed responses with the recorded bodies.
 
 use chrono::DateTime;
 use patchbay::nango::{Connection, ConnectionSummary, Credentials, Deleted, Integration, Session};
@@ -24,7 +24,7 @@ impl Answer {
         }
     }
 
-    /// What was read must be what the recorded body says.
+    /// Compares the parsed value with the recorded body.
     pub(super) fn compare(&self, name: &str, body: &Value) {
         match self {
             Self::Session(session) => {

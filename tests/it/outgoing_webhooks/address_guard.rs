@@ -1,4 +1,4 @@
-//! Where webhooks are not sent, whatever name leads there.
+//! Forbidden addresses of webhooks, also by names that resolve to them.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ async fn webhooks_with(
     Webhooks::with_resolver(database, Clock::System, &networks, encryption, &resolver).unwrap()
 }
 
-/// Private addresses in many spellings.
+/// Private addresses in different notations.
 const PRIVATE_ADDRESSES: &[&str] = &[
     "https://127.0.0.1/",
     "https://127.1/",
@@ -121,7 +121,7 @@ async fn host_is_checked_by_resolved_address_at_send_time() {
     let database = test_database::database().await;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    // An earlier check of the name would have seen a public address.
+    // An earlier lookup of the name would have returned a public address.
     let resolver = rebinding(&["127.0.0.1", "::ffff:127.0.0.1", "10.0.0.1", "fd00::1"]);
     let hooks = webhooks_with(&database, "", resolver.clone()).await;
     let url = format!("https://rebinding.example.com:{port}/hook");
@@ -148,7 +148,7 @@ async fn plain_http_is_limited_to_allowed_networks() {
     let url = format!("http://hooks.internal:{port}/");
     let (id, _) = hooks.add(&address(&url), &[], false).await.unwrap();
     assert_eq!(hooks.test(&id).await.unwrap(), Ok(200));
-    // Its connection is kept, so the next look at the name is another endpoint's.
+    // The first connection is reused, so another endpoint causes the next lookup.
     let other = address(&format!("http://other.internal:{port}/"));
     let (other, _) = hooks.add(&other, &[], false).await.unwrap();
     let public = hooks.test(&other).await.unwrap().unwrap_err();

@@ -1,6 +1,8 @@
-//! Receivers that fail, and replicas that share the work.
+//! Failing receivers, and replicas that share deliveries.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
@@ -9,6 +11,8 @@ use patchbay::domain::{Brake, MessageType};
 use patchbay::webhooks::{DeliveryFilter, Endpoint};
 use reqwest::Method;
 use serde_json::json;
+use tokio::sync::Notify;
+use url::Url;
 
 use super::receiver::Receiver;
 use super::{
@@ -39,7 +43,7 @@ async fn events_of(app: &TestApp) -> BTreeMap<String, Vec<(i64, String)>> {
     happened
 }
 
-/// Kills the receiver again and again while things happen, and compares in the end.
+/// Repeatedly kills the receiver during changes, and compares all messages in the end.
 async fn assert_all_delivered(app: &TestApp) {
     let hooks = webhooks(app).await;
     let mut receiver = Receiver::answering(Duration::from_millis(5));
@@ -92,7 +96,7 @@ async fn replicas_share_delivery_and_keep_order_per_connection() {
     let app = app().await;
     let others = [app.replica(&[]).await, app.replica(&[]).await];
     let hooks = webhooks(&app).await;
-    // It answers 409 to two messages of one connection at once.
+    // It responds 409 to concurrent messages of one connection.
     let receiver = Receiver::answering(Duration::from_millis(60));
     add(&hooks, &receiver, &[]).await;
     let mut users = Vec::new();
@@ -109,7 +113,7 @@ async fn replicas_share_delivery_and_keep_order_per_connection() {
     let happened = events_of(&app).await;
     eventually(async || receiver.count() == 36).await;
     assert_eq!(receiver.accepted(), happened);
-    // Nothing failed, so nothing was sent twice.
+    // No delivery failed, so no message was sent twice.
     assert_eq!(receiver.received().len(), 36);
 }
 
@@ -144,7 +148,7 @@ async fn undeliverable_message_blocks_only_its_connection() {
         received.iter().filter(fits).count()
     };
     assert_eq!(of_ada("connection.disconnected"), 0);
-    // Ben's goes on arriving all the while, so that the endpoint is not taken for dead.
+    // Ben's messages are still delivered, so that the endpoint is not disabled as dead.
     let mut ends = false;
     advance_until(&app, TimeDelta::hours(2), async || {
         sqlx::query("update webhook_endpoint set failing_since = null")
@@ -204,7 +208,7 @@ async fn endpoint_is_disabled_after_days_of_failures() {
     let hooks = webhooks(&app).await;
     let receiver = Receiver::start();
     let id = add(&hooks, &receiver, &[]).await;
-    // A redirect is not followed, and is no success.
+    // A redirect is not followed, and counts as a failure.
     receiver.answers(|_| StatusCode::FOUND);
     let ada = app.user("ada").await;
     ada.connected("gmail").await;
@@ -245,7 +249,7 @@ async fn retry_after_replaces_own_pause() {
     };
     let status = async || hooks.deliveries(&filter).await.unwrap()[0].last_status;
     eventually(async || status().await == Some(429)).await;
-    // The own pause of five seconds is over; another message shows that the queues have been polled since.
+    // The queue's own delay of five seconds has passed. Another message shows that the queues have been polled since.
     app.advance(TimeDelta::minutes(59));
     app.user("ada").await.connected("gmail").await;
     eventually(async || other.count() == 2).await;
@@ -298,7 +302,7 @@ async fn slow_endpoints_do_not_delay_others() {
     add(&hooks, &receiver, &[]).await;
     app.user("ada").await.connected("gmail").await;
     eventually(async || receiver.count() == 1).await;
-    // The one of the body without end has taken it, too; the silent one has not yet.
+    // The endpoint with the endless body has received it, too; the silent one has not yet.
     eventually(async || {
         let all = hooks.list().await.unwrap();
         let waiting = |port| {
@@ -308,6 +312,71 @@ async fn slow_endpoints_do_not_delay_others() {
         waiting(address.port()) == 0 && waiting(silent_address.port()) == 1
     })
     .await;
+}
+
+/// Starts an endpoint that answers the first message with `late` once `release` is notified, and the others with `prompt`
+/// immediately. Returns its URL and the number of requests.
+async fn overtaken_endpoint(
+    late: StatusCode,
+    prompt: StatusCode,
+    release: Arc<Notify>,
+) -> (Url, Arc<AtomicUsize>) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counter = count.clone();
+    let hook = axum::routing::post(move || async move {
+        if counter.fetch_add(1, Ordering::SeqCst) > 0 {
+            return prompt;
+        }
+        release.notified().await;
+        late
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    tokio::spawn(
+        async move { axum::serve(listener, axum::Router::new().route("/hook", hook)).await },
+    );
+    (url.parse().unwrap(), count)
+}
+
+#[tokio::test]
+async fn outcome_is_ignored_when_lease_was_lost() {
+    const RESPONSES: [(StatusCode, StatusCode); 3] = [
+        (StatusCode::OK, StatusCode::INTERNAL_SERVER_ERROR),
+        (StatusCode::INTERNAL_SERVER_ERROR, StatusCode::OK),
+        (StatusCode::GONE, StatusCode::OK),
+    ];
+    for (late, prompt) in RESPONSES {
+        let app = app().await;
+        let hooks = webhooks(&app).await;
+        let release = Arc::new(Notify::new());
+        let (url, count) = overtaken_endpoint(late, prompt, release.clone()).await;
+        hooks.add(&url, &[], false).await.unwrap();
+        app.user("ada").await.connected("gmail").await;
+        eventually(async || count.load(Ordering::SeqCst) == 1).await;
+        sqlx::query("update webhook_queue set leased_until = now() - interval '1 second'")
+            .execute(&mut app.sql().await)
+            .await
+            .unwrap();
+        let state = async || {
+            let filter = DeliveryFilter {
+                limit: 1,
+                ..DeliveryFilter::default()
+            };
+            let delivery = hooks.deliveries(&filter).await.unwrap().remove(0);
+            let endpoint = only(&hooks).await;
+            (
+                (delivery.attempts, delivery.last_status, delivery.outcome),
+                (endpoint.waiting, endpoint.failing_since, endpoint.off),
+            )
+        };
+        let status = i16::try_from(prompt.as_u16()).unwrap();
+        eventually(async || state().await.0.1 == Some(status)).await;
+        let recorded = state().await;
+        release.notify_one();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(state().await, recorded, "{late}, {prompt}");
+        assert_eq!(recorded.0.0, 1);
+    }
 }
 
 #[tokio::test]
@@ -338,9 +407,9 @@ async fn erased_and_expired_messages_are_not_sent() {
     let endpoint = only(&hooks).await;
     assert_eq!(endpoint.waiting, 0);
     receiver.restart();
-    // The message may have been tried after those days, before it was forgotten: then the endpoint is switched off.
+    // A retry after the retention time may have disabled the endpoint before the message was deleted.
     hooks.enable(&endpoint.id).await.unwrap();
-    // The empty queue is taken away, and does not stand in the way of the next message.
+    // The empty queue is removed, and the next message creates it again.
     let ben = app.user("ben").await;
     app.faults(json!({ "consent": "allow" })).await;
     end_attempt(&ben, "gmail").await;
@@ -358,7 +427,7 @@ async fn restored_or_copied_database_sends_nothing_until_released() {
         .execute(&mut app.sql().await)
         .await
         .unwrap();
-    // The running replica compares the database every two seconds.
+    // The running replica checks the database's identity every two seconds.
     tokio::time::sleep(Duration::from_secs(3)).await;
     app.user("ada").await.connected("gmail").await;
     tokio::time::sleep(Duration::from_secs(2)).await;

@@ -1,4 +1,4 @@
-//! What is sent, to whom, and how endpoints are managed.
+//! Messages, their recipients, and the management of endpoints.
 
 use std::collections::BTreeSet;
 
@@ -41,7 +41,7 @@ async fn message_follows_standard_webhooks_and_shows_connection() {
     shown.insert("version".to_owned(), data["version"].clone());
     shown.insert("change".to_owned(), json!("connected"));
     shown.insert("reason".to_owned(), Value::Null);
-    // Its config is the product's own, and only sent to endpoints that ask for it.
+    // The config is the product's own data, and only sent to endpoints that request it.
     shown.remove("config");
     assert_eq!(one.json["data"], expected);
     assert!(!one.id.contains('.'));
@@ -59,7 +59,7 @@ async fn messages_state_event_and_reason() {
     let gmail = ada.connected("gmail").await;
     let id = gmail["id"].as_str().unwrap();
     eventually(async || receiver.count() == 2).await;
-    // A reconnect that is denied: the connection goes on working.
+    // A denied reconnect: the connection remains usable.
     app.faults(json!({ "consent": "deny" })).await;
     let path = format!("/connections/{id}/reconnect");
     let (_, started) = ada.call(Method::POST, &path, None).await;
@@ -68,8 +68,7 @@ async fn messages_state_event_and_reason() {
     let stored = &app.nango_connections().await[0];
     let delete = format!("/connections/{stored}?provider_config_key=gmail");
     app.nango(Method::DELETE, &delete).await;
-    ada.call(Method::POST, &format!("/connections/{id}/check"), None)
-        .await;
+    app.sweep_until_missing().await;
     eventually(async || receiver.count() == 4).await;
     end_attempt(&ada, "gmail").await;
     eventually(async || receiver.count() == 5).await;
@@ -132,7 +131,7 @@ async fn endpoint_receives_only_subscribed_new_events() {
             .into()
     );
     assert!(reported(&all).contains("connection.connected"));
-    // The same event has one id everywhere.
+    // An event has the same message id at all endpoints.
     let ids = |receiver: &Receiver| -> BTreeSet<String> {
         receiver.received().into_iter().map(|one| one.id).collect()
     };
@@ -174,7 +173,7 @@ async fn replay_sends_events_with_original_ids() {
     let app = app().await;
     let hooks = webhooks(&app).await;
     let ada = app.user("ada").await;
-    // Of what happened before there was an endpoint, no message is stored.
+    // Events before the first endpoint have no stored message.
     ada.connected("asana").await;
     let other = Receiver::start();
     add(&hooks, &other, &[]).await;
@@ -185,7 +184,7 @@ async fn replay_sends_events_with_original_ids() {
     let notion = ada.connected("notion").await;
     let receiver = Receiver::start();
     let id = add(&hooks, &receiver, &[]).await;
-    // All of them happened before this endpoint was there.
+    // All of these events happened before this endpoint was added.
     let everything = since - TimeDelta::days(1);
     assert_eq!(hooks.replay(&id, everything, None).await.unwrap(), 3);
     eventually(async || receiver.count() == 3).await;
@@ -219,7 +218,7 @@ async fn replay_sends_events_with_original_ids() {
         ]
     );
     assert_eq!(taken[notion["id"].as_str().unwrap()].len(), 2);
-    // What the endpoint does not want is not sent again, either.
+    // Event types that the endpoint does not receive are not replayed, either.
     let picky = Receiver::start();
     let picky_id = add(&hooks, &picky, &[MessageType::Recovered]).await;
     assert_eq!(hooks.replay(&picky_id, everything, None).await.unwrap(), 0);
@@ -227,7 +226,7 @@ async fn replay_sends_events_with_original_ids() {
     assert!(matches!(unknown_endpoint, Err(Error::NotFound(_))));
 }
 
-/// After a restore, connections have versions again that were reported before.
+/// After a restore, connections repeat versions that were reported before.
 #[tokio::test]
 async fn message_ids_do_not_repeat_after_a_restore() {
     let app = app().await;
@@ -256,7 +255,7 @@ async fn message_ids_do_not_repeat_after_a_restore() {
         .await
         .unwrap();
     }
-    // The first half began with a connection that was not there.
+    // The first half started with a connection that did not exist yet.
     assert!(
         versions[1]
             .iter()
@@ -336,7 +335,7 @@ async fn webhooks_command_manages_endpoints() {
     let (_, list, _) = patchbay(&["list"]).await;
     assert!(list.contains("switched off by hand  1 waiting"), "{list}");
     patchbay(&["enable", id]).await;
-    // The command's time is the system's, which is ahead of the test app's by now.
+    // The command uses the system's clock, which is ahead of the test app's by now.
     app.advance(TimeDelta::minutes(1));
     eventually(async || receiver.received().len() == 2).await;
     let (ok, _, _) = patchbay(&["replay", id, "--since", "2020-01-01"]).await;
@@ -399,7 +398,7 @@ async fn messages_are_stored_for_endpoints_that_exist_only() {
         .unwrap();
     ada.connected("notion").await;
     assert_eq!(stored().await, [""; 0]);
-    // What waits for an endpoint that is off is stored, too.
+    // Messages for a disabled endpoint are stored, too.
     hooks.disable(&id).await.unwrap();
     end_attempt(&ada, "gmail").await;
     assert_eq!(stored().await, ["disconnected"]);
@@ -439,7 +438,7 @@ async fn config_is_sent_to_endpoints_that_ask_for_it() {
             .iter()
             .all(|one| one.json["data"].get("config").is_none())
     );
-    // Replayed, each is what it was.
+    // Replayed messages are unchanged.
     let everything = app.clock.now() - TimeDelta::days(1);
     assert_eq!(hooks.replay(&id, everything, None).await.unwrap(), 2);
     eventually(async || with.count() == 3).await;

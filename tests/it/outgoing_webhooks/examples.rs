@@ -1,4 +1,4 @@
-//! The examples of outgoing webhooks in the OpenAPI document: recorded by a receiver.
+//! The examples of outgoing webhooks in the OpenAPI document, recorded by a receiver.
 
 use reqwest::Method;
 use serde_json::{Map, Value, json};

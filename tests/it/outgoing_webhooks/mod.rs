@@ -23,7 +23,7 @@ use receiver::Receiver;
 
 const ALLOWED: [(&str, &str); 1] = [("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8")];
 
-/// A test app that may call this machine, at the system's time until it is moved.
+/// Starts a test app that may send webhooks to this machine, with the system's clock until it is advanced.
 pub(crate) async fn app() -> TestApp {
     TestApp::build(&ALLOWED, with_system_clock).await
 }
@@ -32,7 +32,7 @@ fn with_system_clock(setup: &mut Setup) {
     setup.clock = Clock::manual(Clock::System.now());
 }
 
-/// The endpoints of the same database, as the command sees them.
+/// Returns the endpoints of the same database, like the command opens them.
 pub(crate) async fn webhooks(app: &TestApp) -> Webhooks {
     let config = read(&app.settings(&[]));
     let database = Database::connect(&config.database).await.unwrap();
@@ -62,7 +62,7 @@ async fn only(webhooks: &Webhooks) -> Endpoint {
     all.remove(0)
 }
 
-/// Moves the time on, a step each time, until a condition holds.
+/// Advances the clock in steps until a condition holds.
 async fn advance_until(app: &TestApp, step: TimeDelta, mut holds: impl AsyncFnMut() -> bool) {
     for _ in 0..4000 {
         if holds().await {
@@ -74,13 +74,13 @@ async fn advance_until(app: &TestApp, step: TimeDelta, mut holds: impl AsyncFnMu
     panic!("it never came to be");
 }
 
-/// Ends a connection that the user has; answers its id.
+/// Disconnects a user's connection.
 async fn end_attempt(user: &User<'_>, connector: &str) {
     let (status, ended) = user.disconnect(connector, "").await;
     assert_eq!(status, 200, "{ended}");
 }
 
-/// An attempt that the user denies.
+/// Starts an attempt that the user denies. Returns the connection's id.
 async fn deny(user: &User<'_>, connector: &str) -> String {
     user.app.faults(json!({ "consent": "deny" })).await;
     let started = user.connect(connector).await;

@@ -1,4 +1,4 @@
-//! The product's side: takes messages, verifies them with a public library, and can be killed.
+//! The product's receiver, which verifies messages with a public library, and can be killed.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::Ipv4Addr;
@@ -19,14 +19,14 @@ use url::Url;
 
 use crate::test_app::free_port;
 
-/// A message that arrived.
+/// A received message.
 #[derive(Clone, Debug)]
 pub(crate) struct Received {
     pub(crate) id: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: String,
     pub(crate) json: Value,
-    /// What it was answered.
+    /// The status of the response.
     pub(crate) status: StatusCode,
 }
 
@@ -48,7 +48,7 @@ impl Received {
         header.split(' ').collect()
     }
 
-    /// The signature that the public library makes with this secret.
+    /// Returns the signature that the public library computes with this secret.
     pub(crate) fn signed_with(&self, secret: &str) -> String {
         let timestamp = self.headers["webhook-timestamp"].to_str().unwrap();
         let timestamp = timestamp.parse().unwrap();
@@ -67,7 +67,7 @@ struct Shared {
     answer: Mutex<Answer>,
     /// The `Retry-After` of a 429 or 503.
     retry_after: Mutex<Option<String>>,
-    /// The connections of which a message is being taken.
+    /// The connections whose messages are in progress.
     busy: Mutex<HashSet<String>>,
     takes: Duration,
 }
@@ -80,12 +80,12 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// One that takes what comes.
+    /// Starts a receiver that accepts all messages.
     pub(crate) fn start() -> Self {
         Self::answering(Duration::ZERO)
     }
 
-    /// One that needs so long for each message.
+    /// Starts a receiver that takes this long for each message.
     pub(crate) fn answering(takes: Duration) -> Self {
         let shared = Shared {
             received: Mutex::default(),
@@ -110,7 +110,7 @@ impl Receiver {
             .unwrap()
     }
 
-    /// Listens at the same port.
+    /// Listens again on the same port.
     pub(crate) fn restart(&mut self) {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
@@ -131,37 +131,37 @@ impl Receiver {
         self.runtime = Some(runtime);
     }
 
-    /// Ends at once, with whatever it was doing.
+    /// Stops immediately, aborting requests in progress.
     pub(crate) fn kill(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // Waited for on a thread that may wait.
+            // On another thread, because the shutdown blocks.
             let end = move || runtime.shutdown_timeout(Duration::from_secs(10));
             std::thread::spawn(end).join().unwrap();
         }
         self.shared.busy.lock().unwrap().clear();
     }
 
-    /// What the messages are to be signed with.
+    /// Sets the secret that verifies signatures.
     pub(crate) fn verify_with(&self, secret: &SecretString) {
         *self.shared.secret.lock().unwrap() = Some(secret.expose_secret().to_owned());
     }
 
-    /// Answers with this from now on.
+    /// Sets the response status of later messages.
     pub(crate) fn answers(&self, answer: impl Fn(&Received) -> StatusCode + Send + 'static) {
         *self.shared.answer.lock().unwrap() = Box::new(answer);
     }
 
-    /// Answers 429 and 503 with this `Retry-After` from now on.
+    /// Sets the `Retry-After` of later 429 and 503 responses.
     pub(crate) fn postpones(&self, retry_after: &str) {
         *self.shared.retry_after.lock().unwrap() = Some(retry_after.to_owned());
     }
 
-    /// All that came, in order.
+    /// Returns all received messages, in order.
     pub(crate) fn received(&self) -> Vec<Received> {
         self.shared.received.lock().unwrap().clone()
     }
 
-    /// What was taken with 2xx, by connection: the versions and types, in order.
+    /// Returns the messages that were answered with 2xx, by connection: the versions and types, in order.
     pub(crate) fn accepted(&self) -> BTreeMap<String, Vec<(i64, String)>> {
         let mut taken = BTreeMap::<_, Vec<_>>::new();
         for one in self.received() {
@@ -173,7 +173,7 @@ impl Receiver {
         taken
     }
 
-    /// How many messages were taken.
+    /// Returns the number of accepted messages.
     pub(crate) fn count(&self) -> usize {
         self.accepted().values().map(Vec::len).sum()
     }
@@ -206,7 +206,7 @@ async fn take(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Strin
     received.status = if !signed {
         StatusCode::UNAUTHORIZED
     } else if !alone {
-        // Two at once of one connection.
+        // Two concurrent messages of one connection.
         StatusCode::CONFLICT
     } else {
         (shared.answer.lock().unwrap())(&received)

@@ -1,4 +1,4 @@
-//! Answers: the provider's status, body and headers, and none of Nango's.
+//! Responses: the provider's status, body and headers, and none of Nango's.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use url::form_urlencoded;
 use super::Caller;
 use crate::test_app::TestApp;
 
-/// What a provider may send to change how a client treats this service's origin, or to pretend to be it.
+/// Headers of a provider that would change how a client treats this service's origin, or impersonate it.
 const HOSTILE: [&str; 10] = [
     "cache-control: public, max-age=3600",
     "content-security-policy: default-src *",
@@ -24,7 +24,7 @@ const HOSTILE: [&str; 10] = [
     "ratelimit: forged",
 ];
 
-/// What belongs to the answer itself.
+/// Headers that belong to the response itself.
 const SCHEMA_MARKER: [&str; 8] = [
     "link: <https://api.example.com/?page=2>; rel=\"next\"",
     "location: https://api.example.com/items/1",
@@ -36,7 +36,7 @@ const SCHEMA_MARKER: [&str; 8] = [
     "content-disposition: attachment; filename=\"a.txt\"",
 ];
 
-/// The path of an answer with this status and these headers.
+/// Returns the path of a response with this status and these headers.
 fn answer(status: u16, headers: &[&str], more: &str) -> String {
     let mut query = form_urlencoded::Serializer::new(String::new());
     query
@@ -96,7 +96,7 @@ async fn provider_headers_never_replace_ours() {
 #[tokio::test]
 async fn headers_of_the_answer_pass_where_nango_keeps_them() {
     let caller = Caller::new().await;
-    // Of a buffered success, Nango keeps the type alone; its ETag is Nango's own.
+    // Of a buffered success, Nango keeps only the type. The ETag is Nango's own.
     let (status, headers, body) = sent(&caller, &answer(201, &SCHEMA_MARKER[..7], "")).await;
     assert_eq!((status, body.as_str()), (StatusCode::OK, "text"));
     assert_eq!(headers["content-type"], "text/plain");
@@ -138,7 +138,7 @@ async fn slow_provider_is_504() {
     }
     let took = started.elapsed();
     assert!(took > Duration::from_secs(7), "{took:?}");
-    // A provider that is slower than one call to Nango may be is waited for.
+    // A provider may take longer than the timeout of a call to Nango.
     let (status, _, _) = sent(&caller, "answer?delay_ms=1500").await;
     assert_eq!(status, StatusCode::OK);
 }

@@ -12,7 +12,7 @@ use crate::test_app::PROMPT_TIMEOUT;
 const JSON: &str = "application/json";
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// `hello` as gzip compresses it.
+/// `hello`, compressed with gzip.
 const GZIPPED: &[u8] = &[
     0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2, 0xff, 0xcb, 0x48, 0xcd, 0xc9, 0xc9, 7, 0, 0x86, 0xa6, 0x10,
     0x36, 5, 0, 0, 0,

@@ -1,4 +1,4 @@
-//! The path and query: they arrive as the caller means them, or the call is refused.
+//! Paths and queries arrive with the caller's meaning, or the call is rejected.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use url::form_urlencoded;
 
 use super::Caller;
 
-/// Every printable ASCII character as it is, and encoded once and twice.
+/// Returns every printable ASCII character unencoded, encoded once, and encoded twice.
 fn characters() -> impl Iterator<Item = (u8, [String; 3])> {
     (0x20..0x7F_u8).map(|byte| {
         let raw = char::from(byte).to_string();
@@ -32,7 +32,7 @@ fn pairs(query: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Whether only unreserved characters and escapes stand between the delimiters.
+/// Returns `true` if there are only unreserved characters and escapes between the delimiters.
 fn is_encoded(text: &str, delimiters: &str) -> bool {
     let allowed =
         |c: char| c.is_ascii_alphanumeric() || "-._~%".contains(c) || delimiters.contains(c);
@@ -116,7 +116,7 @@ async fn template_in_query_is_not_evaluated() {
 async fn unsafe_paths_are_rejected() {
     let caller = Caller::new().await;
     for path in [
-        // Up, in every encoding, also where a reverse proxy decodes more than once.
+        // Dot segments, in every encoding, also for reverse proxies that decode repeatedly.
         "..",
         ".",
         "a/../..",
@@ -180,7 +180,7 @@ async fn ordinary_paths_arrive_unchanged() {
             "sites/https%3A%2F%2Fwww.example.com%2F/q",
             "/sites/https%3A%2F%2Fwww.example.com%2F/q",
         ),
-        // Google's custom methods know no other form.
+        // Google's custom methods require this form.
         ("v4/values/A1:B2:append", "/v4/values/A1%3AB2:append"),
         ("Users('ada')", "/Users%28%27ada%27%29"),
         ("gr%C3%BC%C3%9Fe", "/gr%C3%BC%C3%9Fe"),

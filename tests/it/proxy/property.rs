@@ -1,4 +1,4 @@
-//! The URL of a call, whatever path and query it is built from. `fuzz/fuzz_targets/proxy.rs` checks the same with more inputs.
+//! The URL of a call for any path and query. `fuzz/fuzz_targets/proxy.rs` checks the same with more inputs.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use url::form_urlencoded;
 
 const CASES: u32 = 20_000;
 
-/// What the path begins with.
+/// The start of the path.
 const BASE: &str = "/base/proxy/";
 
-/// Pieces of which attacks are made, and ordinary ones.
+/// Parts of attacks, and ordinary ones.
 const PIECES: [&str; 40] = [
     ".",
     "..",
@@ -70,7 +70,7 @@ fn nango() -> Nango {
     Nango::new(config).unwrap()
 }
 
-/// Decodes until nothing changes: what a row of reverse proxies may make of a path.
+/// Decodes until nothing changes, like a chain of reverse proxies might.
 fn decoded_repeatedly(text: &str) -> Vec<u8> {
     let mut text = text.as_bytes().to_vec();
     loop {
@@ -82,7 +82,7 @@ fn decoded_repeatedly(text: &str) -> Vec<u8> {
     }
 }
 
-/// How deep below its start a path ends, and never is above it.
+/// Returns `true` if a path never goes above its start.
 fn stays_below(path: &str) -> bool {
     let mut depth = 0_i32;
     path.split(['/', '\\']).all(|segment| {
@@ -104,7 +104,7 @@ fn check(nango: &Nango, path: &str, query: &str) -> Result<(), TestCaseError> {
     let rest = url.path().strip_prefix(BASE);
     prop_assert!(rest.is_some(), "{}", url);
     let rest = rest.unwrap();
-    // Nothing was resolved on the way to a URL.
+    // The URL parser resolved no dot segments.
     prop_assert_eq!(
         url.as_str(),
         format!("https://nango.example.com{BASE}{}", target.as_str())

@@ -7,7 +7,7 @@ use url::form_urlencoded;
 
 use super::Caller;
 
-/// The status of a call, the code of its problem, and how the connection stands afterwards.
+/// Returns the status of a call, the code of its problem, and the connection's state afterwards.
 async fn outcome(caller: &Caller) -> (u16, String, String) {
     let answer = caller.request(Method::GET, "inspect").send().await.unwrap();
     let status = answer.status().as_u16();
@@ -35,7 +35,7 @@ fn expected(status: u16, code: &str, stand: &str) -> (u16, String, String) {
     (status, code.to_owned(), stand.to_owned())
 }
 
-/// The access token is over, so that the next call has it refreshed.
+/// Expires the access token, so that the next call refreshes it.
 async fn expire(caller: &Caller) {
     let named = json!({ "connection_id": caller.nango_id });
     caller.app.control("expire", Method::POST, named).await;
@@ -44,7 +44,7 @@ async fn expire(caller: &Caller) {
 #[tokio::test]
 async fn dead_credentials_need_reauthorization() {
     let caller = Caller::new().await;
-    // The provider refreshes another's credentials, so it is in order.
+    // The provider refreshes another user's credentials, which shows that it works.
     caller.app.user("bob").await.connected("gmail").await;
     let named = json!({ "connection_id": caller.nango_id });
     caller.app.control("revoke", Method::POST, named).await;
@@ -68,6 +68,11 @@ async fn connection_deleted_at_nango_needs_reauthorization() {
     let path = format!("/connections/{}?provider_config_key=gmail", caller.nango_id);
     let (status, _) = caller.app.nango(Method::DELETE, &path).await;
     assert_eq!(status, StatusCode::OK);
+    let absent = expected(503, "provider_unavailable", "connected -");
+    for _ in 0..5 {
+        assert_eq!(outcome(&caller).await, absent);
+        caller.app.advance(TimeDelta::seconds(61));
+    }
     let missing = expected(409, "needs_reauthorization", "error missing_upstream");
     assert_eq!(outcome(&caller).await, missing);
 }
@@ -82,10 +87,10 @@ async fn calls_that_fail_at_once_cost_one_check() {
     let looked = caller.app.nango_calls("GET", "/connections/").await;
     let calls = (0..20).map(|_| caller.request(Method::GET, "inspect").send());
     for answer in futures::future::join_all(calls).await {
-        assert_eq!(answer.unwrap().status(), StatusCode::CONFLICT);
+        assert_eq!(answer.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
     }
     let looked = caller.app.nango_calls("GET", "/connections/").await - looked;
-    // A straggler may come after the first check has ended.
+    // A late request may arrive after the first check has ended.
     assert!((1..=12).contains(&looked), "{looked} calls");
 }
 
@@ -104,7 +109,7 @@ async fn outage_of_refreshes_is_temporary() {
 async fn credentials_that_recover_are_called_with_again() {
     let caller = Caller::new().await;
     expire(&caller).await;
-    // The provider fails for the automatic refresh alone: the check's succeeds.
+    // The provider rejects only the automatic refresh; the check's refresh succeeds.
     caller.app.faults(json!({ "refuse_refresh": true })).await;
     let path = format!("/connections/{}?provider_config_key=gmail", caller.nango_id);
     let (status, _) = caller.app.nango(Method::GET, &path).await;
@@ -201,7 +206,7 @@ async fn providers_errors_pass_though_they_look_like_nangos() {
         assert_eq!(answer.status(), status);
         assert_eq!(answer.text().await.unwrap(), body);
     }
-    // One that writes exactly what Nango does ends no connection: Nango is asked.
+    // A response that imitates Nango's error does not change the connection: Nango is queried.
     let forged = r#"{"error":{"code":"server_error","message":"Failed to get connection"}}"#;
     let forged: String = form_urlencoded::byte_serialize(forged.as_bytes()).collect();
     let path = format!("answer?status=400&header=content-type:+application/json&body={forged}");

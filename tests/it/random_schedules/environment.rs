@@ -1,4 +1,4 @@
-//! What schedules run in: a sandbox, a database, and the webhooks on their way between them.
+//! The environment of the schedules: a sandbox, a database, and the webhooks in transit.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -26,17 +26,17 @@ use uuid::Uuid;
 use crate::test_app::{client, integrations, popup, test_clock};
 use crate::test_database::{self, TestDatabase};
 
-/// Where the sandbox's provider returns the account of a Gmail connection. GitHub accounts are not identified.
+/// The account endpoint of the sandbox's provider for Gmail connections. GitHub accounts are not identified.
 const ACCOUNTS: &str = r#"
 [[connector]]
 slug = "gmail"
 account = { id = "/raw/account/id", name = "/raw/account/name" }
 "#;
 
-/// Too short for a second try, so that each fault is met as it is.
+/// Too short for a retry, so that each fault causes an error.
 const SHORT_TIMEOUT: Duration = Duration::from_millis(95);
 
-/// For when nothing is wrong with Nango, and this machine may be busy.
+/// For a Nango without faults on a busy machine.
 const LONG_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A webhook that the sandbox has sent.
@@ -48,7 +48,7 @@ pub(super) struct Mail {
 
 pub(super) type Mailbox = Arc<Mutex<Vec<Mail>>>;
 
-/// Used by one schedule after the other.
+/// The environment, which schedules use one after the other.
 pub(super) struct Environment {
     pub(super) clock: Clock,
     pub(super) nango: Nango,
@@ -107,12 +107,12 @@ impl Environment {
         }
     }
 
-    /// A replica that has just started.
+    /// Starts a replica.
     pub(super) async fn replica(&self) -> Services {
         self.service(self.impatient.clone()).await
     }
 
-    /// A replica that bears with a slow Nango.
+    /// Starts a replica that tolerates a slow Nango.
     pub(super) async fn replica_with_long_timeout(&self) -> Services {
         self.service(self.nango.clone()).await
     }
@@ -159,7 +159,7 @@ impl Environment {
         self.sandbox(Method::DELETE, &path, &Value::Null).await;
     }
 
-    /// Takes an account's grant back, and has Nango notice by a refresh. Nango has no faults now.
+    /// Revokes an account's grant, and makes Nango notice by a refresh. Nango must have no faults.
     pub(super) async fn revoke(&self, nango_id: &str, integration: &str) {
         let named = json!({ "connection_id": nango_id });
         self.sandbox(Method::POST, "/sandbox/revoke", &named).await;
@@ -168,12 +168,12 @@ impl Environment {
         self.sandbox(Method::GET, &path, &Value::Null).await;
     }
 
-    /// Nango tries again, as it does by itself, what it could not refresh.
+    /// Makes Nango retry its failed refreshes, as it does automatically.
     pub(super) async fn retry_failed_refreshes(&self) {
         for stored in self.nango.connections(&Default::default()).await.unwrap() {
             if !stored.errors.is_empty() {
                 let (id, key) = (&stored.connection_id, &stored.provider_config_key);
-                // Whether it can now, its next list tells.
+                // The next list shows whether the refresh succeeded.
                 let _ = self.nango.connection(id, key, Refresh::Force).await;
             }
         }
@@ -185,11 +185,11 @@ impl Environment {
             .client
             .request(method, url)
             .bearer_auth(&self.secret_key);
-        // What is not there any more is as good as deleted or revoked.
+        // A missing connection counts as deleted or revoked.
         request.json(body).send().await.unwrap();
     }
 
-    /// Forgets every connection, so that the next schedule begins with nothing.
+    /// Deletes all connections, so that the next schedule starts empty.
     pub(super) async fn clear(&self) {
         let mut sql = self.sql().await;
         sqlx::raw_sql(
@@ -203,8 +203,7 @@ impl Environment {
     }
 }
 
-/// Takes webhooks in at the addresses that the service has for them, checks their signatures,
-/// and keeps them. Answers the address before the path.
+/// Receives webhooks at the service's paths, verifies their signatures, and stores them. Returns the base URL.
 async fn receive(mailbox: Mailbox, signing_key: &str) -> String {
     let keys = SigningKeys::new(&[signing_key.into()]).unwrap();
     let keep = move |attempt: Option<Uuid>, headers: &HeaderMap, body: &Bytes| {

@@ -1,7 +1,6 @@
-//! Random schedules: whatever happens, in whatever order, the table and Nango agree in the end.
+//! Random schedules: after any events in any order, the database and Nango agree in the end.
 //!
-//! `SCHEDULES` says how many (a few hundred without it), `SCHEDULES_SEED` repeats those of a
-//! run that failed.
+//! `SCHEDULES` sets their number. `SCHEDULES_SEED` repeats those of a failed run.
 
 mod environment;
 mod run;
@@ -19,16 +18,16 @@ use environment::Environment;
 use run::Run;
 use step::Step;
 
-/// Default number of schedules.
+/// The default number of schedules.
 const SCHEDULES: u32 = 240;
 
-/// How many use one world; after them it remembers too much to be quick.
+/// The number of schedules per environment. Its stored events slow down later ones.
 const SCHEDULES_PER_ENVIRONMENT: u32 = 200;
 
-/// How long a failing schedule is made smaller, in milliseconds.
+/// How long a failing schedule is shrunk, in milliseconds.
 const MAX_SHRINK_STEPS: u32 = 90_000;
 
-/// The seed of the half that is the same in each run.
+/// The seed of the half of the schedules that is the same in each run.
 const REGRESSIONS: u64 = 1;
 
 #[test]
@@ -44,7 +43,7 @@ fn random_schedules_converge_with_nango() {
     });
 }
 
-/// Schedules that went wrong once, as small as they could be made.
+/// Schedules that failed once, shrunk.
 mod found {
     use super::step::{Account, Fault, Step};
     use super::{Environments, render_schedule};
@@ -194,12 +193,12 @@ fn render_schedule(seed: u64, why: &str, schedule: &[Step]) -> String {
     text
 }
 
-/// The world at hand, and how many schedules it has seen.
+/// The current environment and the number of its schedules.
 #[derive(Default)]
 struct Environments(Option<(Environment, u32)>);
 
 impl Environments {
-    /// A world in which something went wrong is not used again.
+    /// Follows a schedule. An environment with a failure is not reused.
     fn follow(&mut self, runtime: &Runtime, schedule: &[Step]) -> Vec<String> {
         runtime.block_on(async {
             let (environment, used) = match self.0.take() {

@@ -1,4 +1,4 @@
-//! One schedule: its steps, what its users may expect after them, and how it settles.
+//! A run of one schedule: its steps, its users' expectations, and its final state.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -27,31 +27,31 @@ pub(super) const UNPACED: SweepSchedule = SweepSchedule {
     pause: Duration::ZERO,
 };
 
-/// One schedule in its world.
+/// One schedule in its environment.
 pub(super) struct Run<'a> {
     pub(super) environment: &'a Environment,
     pub(super) service: RefCell<Arc<Services>>,
     fault: Cell<Fault>,
     pub(super) slots: RefCell<[Slot; SLOTS]>,
     urls: RefCell<Vec<Address>>,
-    /// Webhooks that have not arrived, in the order in which they were sent.
+    /// Webhooks that have not arrived, in the order of sending.
     mail: RefCell<Vec<Mail>>,
     old_mail: RefCell<Vec<Mail>>,
     pub(super) deleted: RefCell<HashSet<String>>,
-    /// What no step should have brought.
+    /// Unexpected results of steps.
     pub(super) surprises: RefCell<Vec<String>>,
 }
 
-/// One connection that a user may have.
+/// A connection that a user may have.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Slot {
     pub(super) id: Option<Uuid>,
     pub(super) expected: Expected,
-    /// Raised by each disconnect: addresses from before are void.
+    /// Incremented by each disconnect, which invalidates earlier addresses.
     age: usize,
 }
 
-/// The state that its user may expect of a connection.
+/// The state of a connection that its user may expect.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Expected {
     #[default]
@@ -86,7 +86,7 @@ impl<'a> Run<'a> {
         run
     }
 
-    /// Goes through the schedule, and says what is wrong when all has settled.
+    /// Runs the schedule. Returns the violations after everything has settled.
     pub(super) async fn follow(&self, schedule: &[Step]) -> Vec<String> {
         for step in schedule {
             match step {
@@ -94,7 +94,7 @@ impl<'a> Run<'a> {
                     self.mark_changed(one);
                     self.mark_changed(other);
                     tokio::join!(self.perform(one), self.perform(other));
-                    // Which of them came first is not known.
+                    // The order of the two steps is unknown.
                     self.mark_changed(one);
                     self.mark_changed(other);
                 }
@@ -106,7 +106,7 @@ impl<'a> Run<'a> {
         *self.service.borrow_mut() = self.environment.replica_with_long_timeout().await.into();
         let mut violations = self.settle().await;
         if violations.is_empty() {
-            // What comes late, and what comes again, changes nothing any more.
+            // Late and repeated webhooks change nothing any more.
             self.collect();
             let mail = [self.mail.take(), self.old_mail.take()].concat();
             for mail in mail.into_iter().rev() {
@@ -164,7 +164,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// After this, what is expected of the slots that a step concerns is not known.
+    /// Marks the slots that a step concerns as having no expected state.
     fn mark_changed(&self, step: &Step) {
         let slot = match step {
             Step::Grant { url } | Step::Deny { url } => self.address(*url).map(|url| url.slot),
@@ -233,7 +233,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// An address that a user was given, counted from the newest.
+    /// Returns an address that a user was given, counted from the newest.
     fn address(&self, back: usize) -> Option<Address> {
         let urls = self.urls.borrow();
         let back = back.checked_rem(urls.len())?;
@@ -248,7 +248,7 @@ impl<'a> Run<'a> {
         self.play(self.fault.get(), consent).await;
         let granted = self.environment.popup(&address.url).await;
         self.granted(&address, granted);
-        // Its webhook is on its way.
+        // Its webhook has not arrived yet.
         for _ in 0..20 {
             if self.environment.mailbox.lock().unwrap().len() > sent {
                 break;
@@ -285,7 +285,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Moves what the sandbox has sent to what is on its way.
+    /// Moves the webhooks that the sandbox has sent to those in transit.
     fn collect(&self) {
         let sent = std::mem::take(&mut *self.environment.mailbox.lock().unwrap());
         self.mail.borrow_mut().extend(sent);
@@ -322,7 +322,7 @@ impl<'a> Run<'a> {
             .handle(mail.attempt, &mail.event)
             .await
         {
-            // What Nango does not confirm is not taken; the sender may try again.
+            // A webhook that Nango does not confirm is rejected, and may be retried.
             Ok(_) | Err(Error::Nango(_)) => {}
             Err(error) => self.fail(format!("a webhook broke the service: {error}")),
         }
@@ -389,7 +389,7 @@ impl<'a> Run<'a> {
         details.connection.pending_account
     }
 
-    /// Nango's id of what a slot's connection holds.
+    /// Returns Nango's id of a slot's connection.
     async fn upstream(&self, slot: usize) -> Option<String> {
         let id = self.slots.borrow()[slot].id?;
         let mut sql = self.environment.sql().await;
@@ -408,7 +408,7 @@ impl<'a> Run<'a> {
             self.environment
                 .delete_at_nango(&nango_id, connector(slot))
                 .await;
-            // The operator who deletes it knows that the environment is right, also if nothing else is in it.
+            // The operator who deletes it releases the brake, because the environment is right even if it is empty now.
             let service = self.service();
             service.core.brakes.release(Brake::Nango).await.unwrap();
             self.play(self.fault.get(), true).await;
@@ -433,11 +433,11 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Has the sandbox play a fault, and the provider say yes or no.
+    /// Sets a fault of the sandbox, and the provider's consent.
     async fn play(&self, fault: Fault, consent: bool) {
         let mut faults = json!({ "consent": if consent { "allow" } else { "deny" } });
         if matches!(fault, Fault::Status429) {
-            // Without `retry-after`, which calls would wait for.
+            // Without `retry-after`, for which calls would wait.
             faults["html"] = json!(true);
         }
         let (name, value) = match fault {

@@ -1,4 +1,4 @@
-//! How a schedule ends: all settles, and is as it should be.
+//! The end of a schedule: background work completes, and the invariants hold.
 
 use chrono::TimeDelta;
 use patchbay::domain::UserId;
@@ -10,11 +10,11 @@ use tokio_util::sync::CancellationToken;
 use super::run::{Expected, Run, UNPACED, USERS, user};
 use crate::invariants;
 
-/// Rounds after which a service that has no faults to cope with has to be quiet.
+/// The number of rounds in which a service without faults must settle.
 const ROUNDS: usize = 12;
 
 impl Run<'_> {
-    /// Lets the worker do its passes until there is nothing to do, and says what is wrong then.
+    /// Runs the background jobs until nothing changes. Returns the violations.
     pub(super) async fn settle(&self) -> Vec<String> {
         let service = self.service();
         let sql = &mut self.environment.sql().await;
@@ -26,13 +26,16 @@ impl Run<'_> {
             service.deletions.delete_due().await.unwrap();
             let deleted = usize::from(deletions(sql).await != waiting);
             let expired = service.expiry.run().await.unwrap();
-            let report = service
-                .sweeper
-                .sweep(UNPACED, &CancellationToken::new())
-                .await;
-            let report = report.unwrap().expect("no other sweep is in progress");
-            let found = report.found + report.missing + report.checked;
-            // A grant that the last look at an overdue attempt has found is a change, too.
+            let mut found = 0;
+            // What Nango has lost is missing after some minutes.
+            for _ in 0..6 {
+                let stop = CancellationToken::new();
+                let report = service.sweeper.sweep(UNPACED, &stop).await;
+                let report = report.unwrap().expect("no other sweep is in progress");
+                found += report.found + report.missing + report.checked;
+                self.environment.advance(TimeDelta::minutes(1));
+            }
+            // A grant that the last poll of an expired attempt has found is a change, too.
             if deleted + expired + found == 0 && changes(sql).await == before {
                 return self.violations().await;
             }
@@ -63,7 +66,7 @@ impl Run<'_> {
                 (Expected::Anything, _)
                 | (Expected::Connected, State::Connected { .. })
                 | (Expected::Disconnected, State::Disconnected { .. }) => true,
-                // Theirs to decide.
+                // The user has to decide.
                 (Expected::Connected, _) => connection.pending_account.is_some(),
                 _ => false,
             };
@@ -79,7 +82,7 @@ impl Run<'_> {
         failures
     }
 
-    /// Ends every connection: nothing may be left at Nango.
+    /// Disconnects every connection. Returns an error if anything is left at Nango.
     pub(super) async fn assert_ended(&self) -> Vec<String> {
         let mut everything = Query {
             connector: None,
@@ -115,7 +118,7 @@ impl Run<'_> {
     }
 }
 
-/// How many connections wait to be deleted at Nango. What a grant replaced waits until that grant works.
+/// Returns the number of pending deletions at Nango, without replaced grants that wait until the new one works.
 async fn deletions(sql: &mut PgConnection) -> i64 {
     sqlx::query_scalar("select count(*) from upstream_deletion")
         .fetch_one(sql)
@@ -123,7 +126,7 @@ async fn deletions(sql: &mut PgConnection) -> i64 {
         .unwrap()
 }
 
-/// How many changes there have been.
+/// Returns the number of changes.
 async fn changes(sql: &mut PgConnection) -> i64 {
     sqlx::query_scalar("select count(*) from connection_event")
         .fetch_one(sql)

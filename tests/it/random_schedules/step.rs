@@ -1,57 +1,57 @@
-//! What may happen in a schedule, and how likely it is.
+//! The steps of a schedule, and their probabilities.
 
 use proptest::prelude::*;
 
-/// How many connections the schedule's users may have.
+/// The number of connections that a schedule's users may have.
 pub(super) const SLOTS: usize = 8;
 
-/// One thing that happens.
+/// One step.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
-    /// A user begins to connect, with an account in mind.
+    /// A user starts a connection with an intended account.
     Connect {
         slot: usize,
         account: Account,
     },
-    /// A user begins to authorize again.
+    /// A user starts a reauthorization.
     Reconnect {
         slot: usize,
         account: Account,
     },
-    /// A user opens an address that they were given, and allows it; 0 is the newest address.
+    /// A user opens an address that they were given, and grants access; 0 is the newest address.
     Grant {
         url: usize,
     },
-    /// The same, and denies it.
+    /// A user opens such an address, and denies access.
     Deny {
         url: usize,
     },
-    /// A user ends a connection.
+    /// A user disconnects a connection.
     Disconnect {
         slot: usize,
     },
-    /// A user looks at a connection.
+    /// A user reads a connection.
     Look {
         slot: usize,
     },
-    /// A user has a connection checked.
+    /// A user checks a connection.
     Check {
         slot: usize,
     },
-    /// A user gives a connection another name.
+    /// A user renames a connection.
     Rename {
         slot: usize,
         name: u8,
     },
-    /// A user takes the account that a reconnect came back as.
+    /// A user accepts the account of a reconnect.
     Accept {
         slot: usize,
     },
-    /// Nango's oldest webhooks but so many arrives.
+    /// One of Nango's oldest webhooks arrives.
     Deliver {
         webhook: usize,
     },
-    /// A webhook that may have arrived before arrives.
+    /// A webhook arrives that may have arrived before.
     Replay {
         webhook: usize,
     },
@@ -59,7 +59,7 @@ pub(super) enum Step {
     Lose {
         webhook: usize,
     },
-    /// The passes of the worker.
+    /// The background jobs run.
     Sweep,
     Expire,
     Delete,
@@ -67,7 +67,7 @@ pub(super) enum Step {
     Pass {
         minutes: u16,
     },
-    /// From now on Nango has this fault.
+    /// Nango has this fault from now on.
     Fault(Fault),
     /// The service restarts.
     Restart,
@@ -75,22 +75,22 @@ pub(super) enum Step {
     DeleteAtNango {
         slot: usize,
     },
-    /// The account's owner takes the grant back, and Nango's own refresh notices.
+    /// The account's owner revokes the grant, and Nango's own refresh notices.
     Revoke {
         slot: usize,
     },
-    /// Two at the same time.
+    /// Two steps run concurrently.
     Both(Box<Step>, Box<Step>),
 }
 
-/// Which account a user means to connect.
+/// The account that a user intends to connect.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Account {
     First,
     Other,
 }
 
-/// What is wrong with Nango or the provider.
+/// A fault of Nango or the provider.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Fault {
     None,
@@ -105,7 +105,7 @@ pub(super) enum Fault {
     RefuseWebhookUrl,
 }
 
-/// Any schedule.
+/// Generates any schedule.
 pub(super) fn schedule() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         9 => one(),
@@ -123,7 +123,7 @@ fn one() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Mostly the first, so that things happen to one and the same.
+/// Generates a slot, mostly the first, so that most steps affect the same connection.
 fn slot() -> impl Strategy<Value = usize> {
     prop_oneof![3 => Just(0), 2 => 0..SLOTS]
 }

@@ -1,4 +1,4 @@
-//! Attempts that are overtaken, and sessions that are granted again.
+//! Superseded attempts, and sessions with repeated grants.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::event_streams::StreamReader;
 use super::{app_with_accounts, text};
 use crate::test_app::{TestApp, User};
 
-/// How an attempt ended, superseded ones too, which the API no longer shows.
+/// Returns an attempt's outcome, also of superseded attempts, which the API does not return.
 async fn outcome(app: &TestApp, attempt: &str) -> Option<String> {
     let attempt: Uuid = attempt.parse().unwrap();
     sqlx::query_scalar("select outcome from connect_attempt where id = $1")
@@ -69,10 +69,10 @@ async fn regrant_cancels_pending_deletion() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    // The tries to delete it are over for the moment.
+    // No retry of the deletion is due.
     until_deletions_wait(&app).await;
 
-    // The renewal makes it again, by the same id, and so the newest of all.
+    // The renewal creates it again with the same id, and so it is the newest.
     app.advance(TimeDelta::seconds(1));
     app.popup(text(&renewal, "oauth_url")).await;
     until_nango_id(&ada, id, |stored| stored == nango_id).await;
@@ -82,7 +82,7 @@ async fn regrant_cancels_pending_deletion() {
     while service.deletions.delete_due().await.unwrap() > 0 {}
     app.wait_for_nango_connections(&[nango_id]).await;
     assert_eq!(ada.connection(id).await["status"], "connected");
-    // The service's own run may have claimed the deletion before this one.
+    // The running replica may have claimed the deletion first.
     let pending = "select count(*) from upstream_deletion";
     let mut sql = app.sql().await;
     for _ in 0..400 {
@@ -98,7 +98,7 @@ async fn regrant_cancels_pending_deletion() {
     panic!("a deletion of a regranted connection is still pending");
 }
 
-/// Waits until the row's connection at Nango is one of these.
+/// Waits until Nango's id in the row satisfies a condition.
 async fn until_nango_id(user: &User<'_>, id: &str, is_it: impl Fn(&str) -> bool) {
     for _ in 0..400 {
         let stored = user.connection(id).await["nango_connection_id"].clone();
@@ -137,7 +137,7 @@ async fn regrant_with_other_account_is_detected() {
     let waited = ada.get(&format!("/connections/{id}?wait=25")).await;
     assert_eq!(waited["attempt"]["outcome"], "succeeded");
 
-    // The user goes through the popup once more, and picks another account there.
+    // The user completes the popup again with another account.
     let first = crate::test_app::client()
         .get(text(&started, "oauth_url"))
         .send()
@@ -156,14 +156,14 @@ async fn concurrent_update_survives_attempt_start() {
     let ada = app.user("ada").await;
     let connected = ada.connected("gmail").await;
     let id = text(&connected, "id");
-    // A transaction reads pg_stat_activity once: waits are watched on another connection.
+    // pg_stat_activity is constant within a transaction, so another connection watches the waits.
     let (mut sql, mut watcher) = (app.sql().await, app.sql().await);
     sqlx::raw_sql("begin; select from user_connector_connection for update")
         .execute(&mut sql)
         .await
         .unwrap();
     let noting = async {
-        // The attempt has read the connection, and waits to write it.
+        // The attempt has read the connection, and waits to update it.
         let waits = "select count(*) > 0 from pg_stat_activity \
                      where datname = current_database() and wait_event_type = 'Lock'";
         while !sqlx::query_scalar::<_, bool>(waits)
@@ -199,14 +199,14 @@ async fn merged_change_is_not_lost_when_an_attempt_begins() {
     let path = format!("/connections/{id}");
     let label = |label: &str| Some(json!({ "label": label }));
     ada.call(reqwest::Method::PATCH, &path, label("one")).await;
-    // A transaction reads pg_stat_activity once: waits are watched on another connection.
+    // pg_stat_activity is constant within a transaction, so another connection watches the waits.
     let (mut sql, mut watcher) = (app.sql().await, app.sql().await);
     sqlx::raw_sql("begin; select from user_connector_connection for update")
         .execute(&mut sql)
         .await
         .unwrap();
     let changing = async {
-        // The attempt has read the connection, and waits to write it.
+        // The attempt has read the connection, and waits to update it.
         let waits = "select count(*) > 0 from pg_stat_activity \
                      where datname = current_database() and wait_event_type = 'Lock'";
         while !sqlx::query_scalar::<_, bool>(waits)
@@ -216,7 +216,7 @@ async fn merged_change_is_not_lost_when_an_attempt_begins() {
         {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        // As a change does that is part of the event before: the version stays.
+        // A change that is merged into the previous event keeps the version.
         sqlx::raw_sql(
             "update user_connector_connection \
              set label = 'two', updated_at = updated_at + interval '1 microsecond'; commit",
@@ -237,15 +237,15 @@ async fn merged_change_is_not_lost_when_an_attempt_begins() {
     assert_eq!(now["attempt"]["id"], again.1["attempt_id"]);
 }
 
-/// How often a row of an attempt was read, and how many were written, as far as PostgreSQL has counted.
+/// Returns the number of reads and of writes of attempts' rows, as far as PostgreSQL has counted them.
 async fn row_operations(sql: &mut PgConnection) -> (i64, i64) {
     let counts = "select coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0), n_tup_ins \
                   from pg_stat_user_tables where relname = 'connect_attempt'";
     sqlx::query_as(counts).fetch_one(sql).await.unwrap()
 }
 
-/// PostgreSQL takes an index of what is open for one of nothing where nothing was open when it looked: it is then read as a
-/// whole wherever it may be read at all.
+/// If no attempt was open during ANALYZE, PostgreSQL assumes that the partial index of open attempts is empty, and
+/// scans it completely wherever possible.
 #[tokio::test]
 async fn attempt_queries_ignore_other_users_open_attempts() {
     const OPEN: i64 = 2000;
@@ -256,7 +256,7 @@ async fn attempt_queries_ignore_other_users_open_attempts() {
     let disconnect = async || ada.disconnect("gmail", "").await;
     ada.connected("gmail").await;
     disconnect().await;
-    // Many that have ended, and none that is open: so it is when PostgreSQL looks.
+    // Many ended attempts and no open one, during ANALYZE.
     sqlx::raw_sql(AssertSqlSafe(format!(
         "insert into user_connector_connection \
            (id, user_id, connector_id, instance_id, status, status_reason, created_at, updated_at) \
@@ -287,7 +287,7 @@ async fn attempt_queries_ignore_other_users_open_attempts() {
         disconnect().await;
         rounds += 1;
         let now = row_operations(&mut sql).await;
-        // They are counted a second later.
+        // PostgreSQL updates the counters a second later.
         if now.1 - before.1 >= 6 {
             break (now.0 - before.0, now.1 - before.1);
         }

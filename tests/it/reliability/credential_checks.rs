@@ -1,4 +1,5 @@
-//! What a check costs others: their credentials are refreshed to tell a dead grant from a provider that is out of order.
+//! The effect of a check on others: their credentials are refreshed to distinguish a revoked grant from a failing
+//! provider.
 
 use chrono::TimeDelta;
 use futures::future::join_all;
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use super::{check, text, wait_for};
 use crate::test_app::{TestApp, User};
 
-/// Nango's ids of the connections whose refresh was forced, once for each time.
+/// Returns Nango's ids of the connections in forced refreshes, one per refresh.
 async fn force_check(app: &TestApp) -> Vec<String> {
     let calls = app.control("requests", Method::GET, Value::Null).await;
     let calls = calls.as_array().unwrap().iter();
@@ -21,7 +22,7 @@ async fn force_check(app: &TestApp) -> Vec<String> {
         .collect()
 }
 
-/// So many users who have connected Gmail, with Nango's ids of their connections, some time ago.
+/// Creates users who connected Gmail some time ago. Returns them with their connections.
 async fn with_gmail<'a>(app: &'a TestApp, names: &[String]) -> Vec<(User<'a>, Value)> {
     let mut connected = Vec::new();
     for name in names {
@@ -71,7 +72,7 @@ async fn failed_refresh_checks_few_siblings_during_outage() {
     let path = format!("/connections/{first}?provider_config_key=gmail&force_refresh=true");
     let (status, _) = app.nango(Method::GET, &path).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
-    // Each webhook is answered when all that it causes has been sent.
+    // A webhook is answered after all the calls that it causes.
     wait_for(async || {
         let hooks = app.control("webhooks", Method::GET, Value::Null).await;
         let mut hooks = hooks.as_array().unwrap().iter();
@@ -100,7 +101,7 @@ async fn concurrent_checks_share_siblings_during_outage() {
         assert_eq!(failing["status"], "connected");
         assert!(failing["failing_since"].is_string(), "{failing}");
     }
-    // Each its own, and three others'.
+    // The user's own, and three others'.
     assert_eq!(force_check(&app).await.len(), users.len() + 3);
 }
 

@@ -1,4 +1,4 @@
-//! One cause has one code on every endpoint, and an error is shown no longer than it lasts.
+//! A cause has the same code on every endpoint, and an error is reported only as long as it lasts.
 
 use chrono::TimeDelta;
 use reqwest::{Method, StatusCode};
@@ -13,7 +13,7 @@ async fn app() -> TestApp {
     TestApp::with(&[("SERVICE_API_KEYS", &format!("workflow={KEY}"))]).await
 }
 
-/// A workflow's request for a connection's token: its status and JSON.
+/// Requests a connection's token as a workflow. Returns the status and JSON.
 async fn token(app: &TestApp, user: &str, id: &str) -> (StatusCode, Value) {
     let url = format!("{}/api/v1/connectors/connections/{id}/token", app.url);
     let request = app.client.post(url).bearer_auth(KEY);
@@ -21,7 +21,7 @@ async fn token(app: &TestApp, user: &str, id: &str) -> (StatusCode, Value) {
     (answer.status(), answer.json().await.unwrap())
 }
 
-/// The status and code of each endpoint that needs Nango for a connection.
+/// Returns the status and code of each endpoint that needs Nango for a connection.
 async fn answers(app: &TestApp, user: &User<'_>, id: &str) -> Vec<(u16, String)> {
     let post = async |path: String| user.call(Method::POST, &path, None).await;
     let all = [
@@ -80,7 +80,7 @@ async fn deleted_integration_has_one_code_everywhere() {
     let id = text(&connected, "id");
     assert_eq!(answers(&app, &ada, id).await, expected);
     // Then the sweep finds that Nango has deleted the connection along with it.
-    assert_eq!(app.sweep().await.missing, 1);
+    assert_eq!(app.sweep_until_missing().await, 1);
     assert_eq!(answers(&app, &ada, id).await, expected);
 }
 
@@ -139,7 +139,7 @@ async fn event_carries_only_its_own_detail() {
     ];
     let expected = expected.map(|(kind, detail)| (kind.to_owned(), detail.map(str::to_owned)));
     assert_eq!(events(&ada, id).await, expected);
-    // The connection's error is still its own, and so is the attempt's.
+    // The connection keeps its own error, and so does the attempt.
     assert_eq!(after["last_error"], outage);
     assert_eq!(after["attempt"]["error_message"], denied);
 }

@@ -1,4 +1,4 @@
-//! Event streams: resumed, unread, ended.
+//! Event streams: resumed, unread, and ended.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::fault_table::process_killed::replica_process;
 use crate::process::Process;
 use crate::test_app::{JWT_SECRET, TestApp, User};
 
-/// How long anything of a stream may take here.
+/// The timeout of each step.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Reads an event stream as a browser does.
@@ -27,14 +27,14 @@ pub(crate) struct StreamReader {
     pub(crate) response: Response,
     text: String,
     events: VecDeque<Value>,
-    /// What it began with.
+    /// The data of the first event, `ready`.
     pub(crate) ready: Value,
-    /// What a browser sends when it comes again.
+    /// The `Last-Event-ID` of a reconnecting browser.
     pub(crate) last_id: String,
 }
 
 impl StreamReader {
-    /// Opens a stream, after this event if one is named, and waits until it is ready.
+    /// Opens a stream, after this event if one is given, and waits for `ready`.
     pub(crate) async fn open(user: &User<'_>, last_id: Option<&str>) -> Self {
         let mut request = user.request(Method::GET, "/connections/events");
         if let Some(last_id) = last_id {
@@ -43,7 +43,7 @@ impl StreamReader {
         Self::of(request).await
     }
 
-    /// The stream that this request opens, when it is ready.
+    /// Opens the stream of this request, and waits for `ready`.
     pub(crate) async fn of(request: RequestBuilder) -> Self {
         let response = request.timeout(TIMEOUT).send().await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
@@ -60,7 +60,7 @@ impl StreamReader {
         reader
     }
 
-    /// Takes what has come. `false` at the stream's end.
+    /// Reads the available events. Returns `false` at the stream's end.
     async fn read(&mut self) -> bool {
         let Some(chunk) = self.response.chunk().await.unwrap() else {
             return false;
@@ -85,7 +85,7 @@ impl StreamReader {
         true
     }
 
-    /// The next event; `None` at the stream's end.
+    /// Returns the next event; `None` at the stream's end.
     pub(crate) async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(event) = self.events.pop_front() {
@@ -98,10 +98,10 @@ impl StreamReader {
     }
 }
 
-/// What a reader sends who has read nothing.
+/// The `Last-Event-ID` before the first event.
 pub(crate) const FIRST: &str = "00000000-0000-0000-0000-000000000000";
 
-/// The ids of all events there are, in order.
+/// Returns the ids of all events, in order.
 pub(crate) async fn ids(app: &TestApp) -> Vec<String> {
     sqlx::query_scalar("select id::text from connection_event order by position")
         .fetch_all(&mut app.sql().await)
@@ -141,7 +141,7 @@ async fn resumed_stream_misses_no_events_of_concurrent_writers() {
     let reading = async {
         let (mut seen, mut last_id) = (Vec::new(), FIRST.to_owned());
         while seen.len() < expected {
-            // The connection breaks in the middle of a batch, and the reader comes again elsewhere.
+            // The connection fails within a batch, and the reader reconnects to another replica.
             let replica = if seen.len() % 2 == 0 {
                 &ada
             } else {
@@ -223,9 +223,10 @@ async fn stream_requests_reload_when_last_event_is_unknown() {
     let reported = reconnecting(&ada, id, None).await;
     assert_eq!(reported, (json!(false), adas.to_owned(), updated.clone()));
     let reported = reconnecting(&ada, id, Some(adas)).await;
-    // What came after that event comes first.
+    // The event after that one comes first.
     assert_eq!(reported, (json!(true), adas.to_owned(), updated.clone()));
-    // Another's tells as much as one that never was, as from before a backup was restored: it begins at the present.
+    // The id of another user's event is treated like an unknown one, as from before a restore: the stream starts at the
+    // present.
     let never = uuid::Uuid::now_v7().to_string();
     for unknown in [bobs, &never] {
         let last = ids(&app).await.pop().unwrap();
@@ -255,10 +256,10 @@ async fn stream_requests_reload_after_erase() {
 
 #[tokio::test]
 async fn unread_stream_uses_bounded_memory_and_blocks_no_writer() {
-    /// What the events take as a stream is about 400 bytes each.
+    /// The number of events. Each takes about 400 bytes in a stream.
     const EVENTS: i64 = 100_000;
     const MAX_BUFFERED: u64 = 16 * 1024 * 1024;
-    // The program's time is the system's, and so has to be that of the user's token.
+    // The program uses the system's clock, so the user's token must, too.
     let app = TestApp::with_system_clock().await;
     let ada = app.user("ada").await;
     let started = ada.connect("gmail").await;
@@ -266,7 +267,7 @@ async fn unread_stream_uses_bounded_memory_and_blocks_no_writer() {
     let (process, url) = replica_process(&app).await;
     let ada_on_replica = ada.at_url(&url);
     let mut socket = unread_stream(&url, &ada.token).await;
-    // So that what a first request allocates is not counted.
+    // Excludes the allocations of a first request from the measurement.
     rename(&ada_on_replica, id).await;
     let before = memory(&process);
     let mut sql = app.sql().await;
@@ -293,7 +294,7 @@ async fn unread_stream_uses_bounded_memory_and_blocks_no_writer() {
     }
     let grown = most - before;
     assert!(grown < MAX_BUFFERED, "{grown} bytes more");
-    // Nothing is lost for it either: what it reads at last begins where it stopped.
+    // No events are lost: the reader continues where it stopped.
     let mut read = String::new();
     while read.matches("event: connection").count() < 500 {
         let mut bytes = vec![0; 64 * 1024];
@@ -303,7 +304,7 @@ async fn unread_stream_uses_bounded_memory_and_blocks_no_writer() {
     let all = ids(&app).await;
     let all = all.iter().zip(0..);
     let places: HashMap<&str, u32> = all.map(|(id, place)| (id.as_str(), place)).collect();
-    // An event that a later change was merged into has another id by then.
+    // An event with a later merged change has another id by then.
     let read = read.lines().filter_map(|line| line.strip_prefix("id: "));
     let read: Vec<u32> = read.filter_map(|id| places.get(id).copied()).collect();
     assert!(read.len() >= 490, "{read:?}");
@@ -313,7 +314,7 @@ async fn unread_stream_uses_bounded_memory_and_blocks_no_writer() {
     );
 }
 
-/// A stream that is opened and then not read.
+/// Opens a stream without reading it.
 async fn unread_stream(url: &str, token: &str) -> TcpStream {
     let mut socket = TcpStream::connect(url.trim_start_matches("http://"))
         .await
@@ -329,7 +330,7 @@ async fn unread_stream(url: &str, token: &str) -> TcpStream {
     socket
 }
 
-/// How much memory a process has, in bytes.
+/// Returns the memory of a process, in bytes.
 fn memory(process: &Process) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

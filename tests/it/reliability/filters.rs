@@ -1,4 +1,4 @@
-//! A Nango whose list of connections takes no account of its filters.
+//! A Nango that ignores the filters of its list of connections.
 
 use chrono::TimeDelta;
 use nango_sandbox::Integration;
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::text;
 use crate::test_app::{IMMEDIATE_SWEEP, TestApp, User};
 
-/// A user's connection to Gmail with the faults that come after it.
+/// Connects a user to Gmail. Returns Nango's id and the connection.
 async fn connected(user: &User<'_>) -> (String, Value) {
     let gmail = user.connected("gmail").await;
     (text(&gmail, "nango_connection_id").to_owned(), gmail)
@@ -29,11 +29,11 @@ async fn erasure_deletes_nothing_of_others() {
     let (ada, bob) = (app.user("ada").await, app.user("bob").await);
     let (_, hers) = connected(&ada).await;
     let (his, of_bob) = connected(&bob).await;
-    // Of another product in the same environment, and of another installation of this one.
+    // Connections of another product in the same environment, and of another installation of Patchbay.
     app.import_with(json!({})).await;
     app.import_with(json!({ "end_user_id": "ada", "patchbay_installation": uuid::Uuid::new_v4() }))
         .await;
-    // A grant of hers that no row knows goes, too.
+    // A grant of hers without a row is deleted, too.
     let unheard = json!({ "consent": "allow", "drop_webhooks": true });
     app.faults(unheard).await;
     let started = ada.connect("github").await;
@@ -64,7 +64,7 @@ async fn erasure_leaves_what_another_users_row_uses() {
     let (ada, bob) = (app.user("ada").await, app.user("bob").await);
     ada.connected("gmail").await;
     let (his, _) = connected(&bob).await;
-    // Nango has the connection of his row under her name.
+    // Nango has the connection of his row with her tags.
     let tags = json!({ "tags": { "end_user_id": "ada", "patchbay_installation": installation(&app).await } });
     let url = format!(
         "http://{}/connections/{his}?provider_config_key=gmail",
@@ -89,7 +89,7 @@ async fn grants_and_denials_are_those_of_their_attempt() {
     let app = TestApp::new().await;
     let (ada, bob) = (app.user("ada").await, app.user("bob").await);
     let (his, _) = connected(&bob).await;
-    // A webhook of any grant would make an orphan of ours be deleted without its grace.
+    // A webhook of any grant would cause the deletion of the orphan without its grace period.
     let (orphan, _) = connected(&app.user("cem").await).await;
     sqlx::query("delete from user_connector_connection where user_id = 'cem'")
         .execute(&mut app.sql().await)
@@ -123,7 +123,7 @@ async fn connection_that_is_gone_is_missing_though_others_are_listed() {
     app.nango(Method::DELETE, &path).await;
     ignore_filters(&app, json!({})).await;
     app.advance(TimeDelta::minutes(2));
-    assert_eq!(app.sweep().await.missing, 1);
+    assert_eq!(app.sweep_until_missing().await, 1);
     let gone = ada.connection(text(&gmail, "id")).await;
     assert_eq!(gone["status_reason"], "missing_upstream");
     let his = bob.connection(text(&his, "id")).await;
@@ -157,7 +157,7 @@ async fn deletion_asks_for_no_connection_but_its_own() {
     let before = app.nango_calls("DELETE", "/connections/").await;
     let (_, ended) = ada.disconnect("gmail", "").await;
     assert_eq!(ended["upstream_deleted"], true);
-    // That of its own integration, which Nango no longer has.
+    // The deletion in its own integration, which Nango no longer has.
     let deletions = app.nango_calls("DELETE", "/connections/").await - before;
     assert!(deletions <= 1, "{deletions}");
     app.faults(json!({})).await;

@@ -1,4 +1,4 @@
-//! Requests that are sent again with their Idempotency-Key.
+//! Requests that are retried with their Idempotency-Key.
 
 use futures::future::join_all;
 use reqwest::{Method, StatusCode};

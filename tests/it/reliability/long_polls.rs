@@ -38,7 +38,7 @@ async fn concurrent_long_polls_share_nango_calls_and_see_grants() {
     let waited = join_all((0..USERS).map(async |n| users[n].get(&path(n, SECONDS)).await)).await;
     assert!(waited.iter().all(|one| one["status"] == "pending"));
     let (calls, took) = (lists(&app).await - before, started.elapsed());
-    // Two a second, and a few that may come at once after a pause.
+    // Two a second, and a few concurrent ones after a pause.
     let allowed = 2 * (took.as_secs_f64().ceil() as usize) + 4;
     assert!(calls <= allowed, "{calls} calls in {took:?}");
 

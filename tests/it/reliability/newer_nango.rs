@@ -1,4 +1,4 @@
-//! The webhooks that Nango sends from version 0.72 on: of deletions, and of refreshes that succeed again.
+//! Webhooks of Nango from version 0.72 on: deletions, and refreshes that succeed again.
 
 use chrono::TimeDelta;
 use reqwest::{Method, StatusCode};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{check, text, wait_for};
 use crate::test_app::{TestApp, User};
 
-/// Waits until every webhook was answered, and returns the last one's body.
+/// Waits until every webhook was answered. Returns the last one's body.
 async fn last_webhook(app: &TestApp) -> Value {
     let mut last = Value::Null;
     wait_for(async || {
@@ -33,7 +33,7 @@ async fn kinds(user: &User<'_>, id: &str) -> Vec<String> {
     events.map(|event| text(event, "kind").to_owned()).collect()
 }
 
-/// Sends a webhook of this connection to the environment's address, signed.
+/// Sends a signed webhook of this connection to the environment's address.
 async fn send(app: &TestApp, operation: &str, nango_id: &str) {
     let body = json!({
         "type": "auth", "operation": operation, "success": true, "connectionId": nango_id,
@@ -83,7 +83,7 @@ async fn deletion_webhook_changes_nothing_nango_does_not_confirm() {
     let id = text(&connected, "id");
     assert_eq!(ada.connection(id).await["status"], "connected");
     assert_eq!(kinds(&ada, id).await, ["attempt_started", "connected"]);
-    // Nango is queried for what is known here only.
+    // Nango is queried only for known connections.
     let calls = app.control("requests", Method::GET, Value::Null).await;
     let mut calls = calls.as_array().unwrap().iter();
     assert!(!calls.any(|call| text(call, "query").contains("nobody")));

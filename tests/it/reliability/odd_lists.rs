@@ -1,4 +1,4 @@
-//! Lists of Nango's that are not as expected: entries in another form, and pages that are not what was asked for.
+//! Unexpected lists of Nango: malformed entries, and pages other than the requested ones.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::text;
 use crate::test_app::{IMMEDIATE_SWEEP, TestApp};
 
-/// Entries of another application, or of another version of Nango.
+/// Returns entries of another application, or of another version of Nango.
 fn oddities() -> Vec<Value> {
     let entry = |change: Value| {
         let mut entry = json!({
@@ -27,7 +27,7 @@ fn oddities() -> Vec<Value> {
         deep = json!([deep]);
     }
     vec![
-        // Readable, whatever is in what is not needed.
+        // Readable, because the unexpected fields are not needed.
         entry(json!({ "connection_id": "a", "tags": null })),
         entry(json!({ "connection_id": "b", "tags": { "patchbay_attempt": 7 } })),
         entry(json!({ "connection_id": "c", "tags": ["patchbay_attempt"] })),
@@ -160,7 +160,7 @@ async fn list_that_has_lost_all_integrations_is_doubted() {
     let asked = ada.call(Method::POST, "/github/connect", None).await;
     assert_eq!(asked.0, StatusCode::CONFLICT);
     assert_eq!(ada.get("/gmail").await["configured"], true);
-    // Nango has the last word where it matters.
+    // Nango's response decides about a connect.
     let (status, refused) = ada.call(Method::POST, "/gmail/connect", None).await;
     assert_eq!(
         (status, text(&refused, "code")),

@@ -1,5 +1,6 @@
 //! Patchbay deletes nothing at Nango and asks no user to reconnect without proof.
 
+mod absence;
 mod brakes;
 mod commands;
 mod credentials;
@@ -23,7 +24,7 @@ async fn app() -> TestApp {
     TestApp::with(&[("SERVICE_API_KEYS", &format!("workflow={KEY}"))]).await
 }
 
-/// So many users with a connection to Gmail, which Nango confirmed a while ago.
+/// Creates users with a connection to Gmail, which Nango confirmed a while ago.
 async fn connected(app: &TestApp, count: usize) -> Vec<(User<'_>, Value)> {
     let mut all = Vec::new();
     for number in 0..count {
@@ -36,7 +37,7 @@ async fn connected(app: &TestApp, count: usize) -> Vec<(User<'_>, Value)> {
     all
 }
 
-/// A workflow's request for a token: the status and code.
+/// Requests a token as a workflow. Returns the status and code.
 async fn token(app: &TestApp, user: usize, connection: &Value) -> (u16, String) {
     let id = text(connection, "id");
     let url = format!("{}/api/v1/connectors/connections/{id}/token", app.url);
@@ -68,7 +69,7 @@ async fn engaged(app: &TestApp) -> Vec<Brake> {
     engaged.iter().map(|one| one.brake).collect()
 }
 
-/// Everything that came after a backup of the database is gone from it: these users' connections.
+/// Restores a backup from before these users connected.
 async fn restore_backup_without(app: &TestApp, all: &[(User<'_>, Value)]) {
     let mut sql = app.sql().await;
     for (_, connection) in all {
@@ -105,7 +106,7 @@ async fn grants_newer_than_a_restored_backup_are_kept_and_restored() {
     let before = app.nango_connections().await;
     restore_backup_without(&app, &all[1..]).await;
     app.advance(TimeDelta::hours(6));
-    // Nango sends the webhooks of their grants again.
+    // Nango retries the webhooks of their grants.
     let service = app.service().await;
     let hooks = app.control("webhooks", Method::GET, Value::Null).await;
     for hook in hooks.as_array().unwrap() {
@@ -156,7 +157,7 @@ async fn orphan_keeps_its_instance_and_yields_to_a_newer_connection() {
     };
     let (work, home) = (connect("work").await, connect("home").await);
     restore_backup_without(&app, &[work, home]).await;
-    // Meanwhile she has connected one of them again.
+    // In the meantime she has connected one of them again.
     let (_, again) = connect("home").await;
     let service = app.service().await;
     let mut restored = Vec::new();
@@ -176,7 +177,7 @@ async fn orphan_keeps_its_instance_and_yields_to_a_newer_connection() {
             .iter()
             .any(|one| one.as_deref().ok() == Some("work"))
     );
-    // What the operator does not want is deleted on request.
+    // The operator deletes the unwanted orphans.
     for orphan in Orphans::new(service.core.clone()).list().await.unwrap() {
         Orphans::new(service.core.clone())
             .delete(&orphan)
@@ -195,7 +196,7 @@ async fn restored_or_copied_database_is_paused_until_released() {
     let all = connected(&app, 2).await;
     let before = app.nango_connections().await;
     let stop = CancellationToken::new();
-    // Another address, another cluster, another database, tables of a restored dump.
+    // Another address, another cluster, another database, and the tables of a restored dump.
     for change in [
         "public_url = 'https://staging.example.com/'",
         "system_identifier = system_identifier + 1",
@@ -218,7 +219,7 @@ async fn restored_or_copied_database_is_paused_until_released() {
         service.core.brakes.release(Brake::Database).await.unwrap();
         assert_eq!(engaged(&app).await, []);
     }
-    // A disconnect is the user's own, and waits at Nango.
+    // A disconnect of the user is pending at Nango.
     let foreign = "update installation set public_url = 'https://staging.example.com/'";
     sqlx::query(foreign)
         .execute(&mut app.sql().await)
@@ -235,11 +236,11 @@ async fn restored_or_copied_database_is_paused_until_released() {
     assert!(!ended.confirmed);
     service.deletions.delete_due().await.unwrap();
     assert_eq!(app.nango_connections().await, before);
-    // The operator says that it is a copy: the original's connection is not its own.
+    // The operator declares the database a copy, so the original's connections are not its own.
     let running = app.service().await;
     service.core.brakes.release_copy().await.unwrap();
     app.advance(TimeDelta::minutes(11));
-    // Those that run already have the original's id: they are to be restarted first.
+    // Running replicas still have the original's id, and must be restarted first.
     assert!(running.core.is_database_foreign().await);
     assert_eq!(running.deletions.delete_due().await.unwrap(), 0);
     assert_eq!(app.nango_connections().await, before);
@@ -277,7 +278,7 @@ async fn other_nango_environment_tells_nobody_and_deletes_nothing() {
         );
         let refused = token(&app, number, connection).await;
         assert_eq!(refused, (503, "nango_unavailable".to_owned()));
-        // A grant that replaced the original one would be lost in the right environment.
+        // A grant that replaces the original one would be lost in the right environment.
         let path = format!("/connections/{}/reconnect", text(connection, "id"));
         let (status, _) = user.call(Method::POST, &path, None).await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
@@ -308,7 +309,7 @@ async fn operator_confirms_an_environment_without_the_connections() {
     let stop = CancellationToken::new();
     assert!(service.sweeper.sweep(IMMEDIATE_SWEEP, &stop).await.is_err());
     service.core.brakes.release(Brake::Nango).await.unwrap();
-    assert_eq!(app.sweep().await.missing, 3);
+    assert_eq!(app.sweep_until_missing().await, 3);
     assert_eq!(statuses(&all).await, ["error"; 3]);
 }
 
@@ -346,7 +347,7 @@ async fn replaced_grant_is_kept_until_its_successor_worked() {
         text(connection, "id"),
         text(connection, "nango_connection_id"),
     );
-    // Two grants of one session: the newer one replaces the first.
+    // Two grants of one session: the newer one replaces the older one.
     let started = user.connect("github").await;
     app.faults(json!({ "consent": "allow" })).await;
     app.popup(text(&started, "oauth_url")).await;
@@ -358,7 +359,7 @@ async fn replaced_grant_is_kept_until_its_successor_worked() {
     let newest = text(&github, "nango_connection_id");
     let stored = app.nango_connections().await;
     assert_eq!((stored.len(), stored[0].as_str()), (4, newest));
-    // The successor does not work.
+    // The new grant does not work.
     app.faults(json!({ "refuse_refresh_of": [newest] })).await;
     app.control("expire", Method::POST, json!({ "connection_id": newest }))
         .await;

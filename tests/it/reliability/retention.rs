@@ -1,4 +1,4 @@
-//! What is forgotten because it is too old, and what stays however old it is.
+//! Retention: which old rows are deleted, and which are kept at any age.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::event_streams::StreamReader;
 use super::text;
 use crate::test_app::{TestApp, User};
 
-/// The time from one pass to the next where each is due.
+/// The pruning interval with which each run is due.
 const IMMEDIATE_PRUNING: Duration = Duration::ZERO;
 
 async fn prune(app: &TestApp) -> Pruned {
@@ -26,7 +26,7 @@ async fn count(sql: &mut PgConnection, what: &str) -> i64 {
     sqlx::query_scalar(count).fetch_one(sql).await.unwrap()
 }
 
-/// A connection that was connected, used and then denied a renewal; answers its id.
+/// Creates a connection with a connect, a token access and a denied reconnect, and ages it. Returns its id.
 async fn set_age(app: &TestApp, ada: &User<'_>) -> Uuid {
     let connected = ada.connected("gmail").await;
     let id = text(&connected, "id");
@@ -46,7 +46,7 @@ async fn set_age(app: &TestApp, ada: &User<'_>) -> Uuid {
     id.parse().unwrap()
 }
 
-/// The versions of a page of a connection's history, and where the next page begins.
+/// Returns the versions on a page of a connection's history, and the next cursor.
 async fn history(user: &User<'_>, id: Uuid, query: &str) -> (Vec<i64>, Value) {
     let page = user.get(&format!("/connections/{id}/history{query}")).await;
     let events = page["events"].as_array().unwrap().iter();

@@ -33,7 +33,7 @@ async fn application_tokens_are_signed_and_valid_twelve_hours() {
     assert!(claims.get("iss").is_none());
 }
 
-/// The status and the allowed origin that a page of `origin` gets for a token, under the name `host`.
+/// Requests a token as a page of `origin`, under the host name `host`. Returns the status and the allowed origin.
 async fn token_for_page(
     scenario: &Scenario,
     host: &str,
@@ -101,7 +101,7 @@ async fn controls_answer_under_loopback_names_only() {
     let port = scenario.sandbox.address().port();
     for name in ["localhost", "127.0.0.1", "127.8.0.1", "[::1]"] {
         let host = format!("{name}:{port}");
-        // A page through a proxy of the developer's: its origin is the name that it is asked under.
+        // A page behind a proxy of the developer, whose origin matches the requested host name.
         let origin = format!("http://{host}");
         let (status, _) = token_for_page(&scenario, &host, Some(&origin)).await;
         assert_eq!(status, 200, "{host}");
@@ -177,7 +177,7 @@ async fn sandbox_closes_connections_when_stopped_or_dropped() {
     let sandbox = Sandbox::start(Config::default()).await.unwrap();
     let address = sandbox.address();
     drop(sandbox);
-    // The loop that accepts ends as soon as it is polled.
+    // The accept loop ends at its next poll.
     let ended = async {
         while TcpStream::connect(address).await.is_ok() {
             tokio::task::yield_now().await;

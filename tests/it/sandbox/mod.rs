@@ -1,4 +1,4 @@
-//! What the sandbox does beyond the recordings: its provider, its faults, its own pages.
+//! The sandbox's features without recordings: its provider, its faults, its own pages.
 
 mod controls;
 mod faults;
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::nango_contract::scenario::Scenario;
 
-/// A sandbox as it is configured rather than filled over its API.
+/// Starts a sandbox with a changed configuration.
 async fn configured(change: impl FnOnce(&mut Config)) -> Scenario {
     let named = |key: &str, auth_mode: &str| Integration {
         unique_key: key.to_owned(),
@@ -32,7 +32,7 @@ async fn configured(change: impl FnOnce(&mut Config)) -> Scenario {
     .await
 }
 
-/// The `code` of an error answer.
+/// Returns the `code` of an error response.
 fn code(body: &Value) -> &str {
     body["error"]["code"].as_str().unwrap_or_default()
 }

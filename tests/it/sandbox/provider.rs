@@ -9,7 +9,7 @@ use crate::nango_contract::scenario::{Scenario, location};
 
 const VERIFIER: &str = "a-verifier-that-only-the-client-knows-and-tells-at-the-end";
 
-/// An application of its own at the sandbox's provider.
+/// An OAuth client of the sandbox's provider.
 struct Client {
     world: Scenario,
     id: String,

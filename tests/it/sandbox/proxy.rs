@@ -1,4 +1,4 @@
-//! The fake Nango's proxy: what the real one does to a call, each as dangerous as there.
+//! The fake Nango's proxy changes calls like the real one, with the same dangers.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::{code, configured};
 use crate::nango_contract::scenario::Scenario;
 
-/// A world with one connection of an integration, and that connection's id.
+/// Starts a scenario with one connection. Returns it with the connection's id.
 async fn connected() -> (Scenario, String) {
     let mut scenario = configured(|_| {}).await;
     let id = scenario
@@ -23,7 +23,7 @@ async fn connected() -> (Scenario, String) {
     (scenario, id)
 }
 
-/// A call to Nango's proxy, as its API documents it.
+/// Creates a call to Nango's proxy, as its API documents it.
 fn proxied(scenario: &Scenario, id: &str, method: Method, path: &str) -> RequestBuilder {
     let url = format!("{}/proxy/{path}", scenario.sandbox.url());
     scenario
@@ -34,7 +34,7 @@ fn proxied(scenario: &Scenario, id: &str, method: Method, path: &str) -> Request
         .header("provider-config-key", "github")
 }
 
-/// What arrived at the provider.
+/// Returns the request that the provider received.
 async fn inspected(request: RequestBuilder) -> Value {
     let answer = request.send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
@@ -46,7 +46,7 @@ fn body(inspected: &Value) -> String {
     String::from_utf8(STANDARD.decode(body).unwrap()).unwrap()
 }
 
-/// The status of an answer, its headers, and its body as JSON.
+/// Returns a response's status, headers, and body as JSON.
 async fn answered(request: RequestBuilder) -> (StatusCode, HeaderMap, Value) {
     let answer = request.send().await.unwrap();
     let (status, headers) = (answer.status(), answer.headers().clone());
@@ -61,7 +61,7 @@ async fn proxy_evaluates_templates_with_credentials_in_scope() {
     let query = seen["query"].as_str().unwrap();
     assert!(query.starts_with("q=sandbox_access_"), "{query}");
     assert!(query.ends_with("&c=connection_config"), "{query}");
-    // What is encoded is not evaluated.
+    // Encoded characters are not evaluated.
     assert_eq!(seen["path"], "/$%7Bx%7D");
 
     let evil = TcpListener::bind("127.0.0.1:0").await.unwrap();

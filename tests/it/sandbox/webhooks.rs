@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::configured;
 use crate::nango_contract::scenario::Scenario;
 
-/// A server that answers every webhook so.
+/// Starts a server that responds to every webhook with this status.
 async fn answering(status: StatusCode) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -19,7 +19,7 @@ async fn answering(status: StatusCode) -> String {
     format!("http://localhost:{port}/hook")
 }
 
-/// The deliveries, as soon as they look as expected.
+/// Waits until the deliveries satisfy `ready`, and returns them.
 async fn deliveries(scenario: &Scenario, ready: impl Fn(&[Value]) -> bool) -> Vec<Value> {
     let look = async {
         loop {

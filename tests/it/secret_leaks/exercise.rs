@@ -60,7 +60,7 @@ impl Exerciser<'_> {
         process.output()
     }
 
-    /// Adds an endpoint of the product. Its secret is shown only in this output.
+    /// Adds an endpoint of the product. Its secret appears only in this output.
     pub(super) async fn add_endpoint(&mut self, settings: &[(&str, &str)], product: &Url) {
         let hook = product.join("/hook").unwrap();
         let output = self
@@ -148,7 +148,7 @@ impl Exerciser<'_> {
         id
     }
 
-    /// What Nango holds of a connection.
+    /// Reads Nango's credentials of a connection.
     async fn provider_tokens(&mut self, ada: &User<'_>, id: &str) {
         let connection = ada.connection(id).await;
         let (nango_id, connector) = (
@@ -172,7 +172,7 @@ impl Exerciser<'_> {
         }
     }
 
-    /// Types an API key on Nango's page.
+    /// Enters an API key on Nango's page.
     async fn connect_with_api_key(&mut self, ada: &User<'_>) {
         let started = self
             .expect_ok(ada.request(Method::POST, "/openai/connect"))
@@ -203,7 +203,7 @@ impl Exerciser<'_> {
         assert_eq!(token["api_key"], typed);
     }
 
-    /// All that may be read.
+    /// Reads everything that can be read.
     async fn read(&mut self, ada: &User<'_>, id: &str) {
         for path in ["", "/gmail", "/connections"] {
             self.send("an answer", ada.request(Method::GET, path)).await;
@@ -247,7 +247,7 @@ impl Exerciser<'_> {
         .await;
     }
 
-    /// Whatever can go wrong does.
+    /// Causes all kinds of errors.
     pub(super) async fn trigger_errors(&mut self, settings: &[(&str, &str)]) {
         let app = self.app;
         let ada = app.user("ada").await.at_url(&self.url);
@@ -303,7 +303,7 @@ impl Exerciser<'_> {
         self.break_the_database(&ada, settings).await;
     }
 
-    /// Webhooks that are forged, or signed and make no sense.
+    /// Sends forged webhooks, and signed but invalid ones.
     async fn webhooks(&mut self) {
         let url = format!("{}/api/v1/webhooks/nango", self.url);
         let forged = super::canary("forged");
@@ -330,7 +330,7 @@ impl Exerciser<'_> {
         }
     }
 
-    /// The database fails under requests, and is gone for a start.
+    /// Lets the database fail during requests, and at a start.
     async fn break_the_database(&mut self, ada: &User<'_>, settings: &[(&str, &str)]) {
         let mut sql = self.app.sql().await;
         let hide = "alter table user_connector_connection rename to hidden";
@@ -377,7 +377,7 @@ impl Exerciser<'_> {
             .add("a secret that is too short", "short-secret-of-the-canaries");
     }
 
-    /// What the commands print.
+    /// Stores the output of the commands.
     pub(super) async fn commands(&mut self, settings: &[(&str, &str)]) {
         let token = self.app.user("ada").await.token;
         self.canaries.add("a token that is explained", &token);
@@ -415,7 +415,7 @@ impl Exerciser<'_> {
         self.broken_file(settings).await;
     }
 
-    /// A `.env` with a quote that does not end.
+    /// Starts with a `.env` that has an unclosed quote.
     async fn broken_file(&mut self, settings: &[(&str, &str)]) {
         let secret = super::canary("file");
         self.canaries.add("a secret of a broken .env", &secret);

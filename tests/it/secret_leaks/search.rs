@@ -25,7 +25,7 @@ impl Location {
     }
 }
 
-/// Secrets and tokens: what each is, and in which forms it may be written.
+/// Secrets and tokens: their names, and all encodings of each.
 #[derive(Default)]
 pub(super) struct Canaries(Vec<(&'static str, Vec<String>)>);
 
@@ -42,7 +42,7 @@ impl Canaries {
                 .trim_matches(['[', ']'])
                 .to_owned(),
         ];
-        // As part of something longer it begins at any of three places.
+        // In base64 of a longer text, the secret can start at any of three offsets.
         for skipped in 0..3 {
             for engine in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
                 let text = engine.encode(&secret.as_bytes()[skipped..]);
@@ -73,7 +73,7 @@ impl Canaries {
         places.iter().flat_map(of_place)
     }
 
-    /// What was found.
+    /// Returns the secrets that were found, with their locations.
     pub(super) fn found_in(&self, places: &[Location]) -> Vec<String> {
         let failures = self.pairs(places);
         let reported = |(what, place, at): (&str, &Location, usize)| {
@@ -85,7 +85,7 @@ impl Canaries {
     }
 }
 
-/// Every table, each row as text.
+/// Returns each table with its rows as text.
 pub(super) async fn tables(app: &TestApp) -> Vec<Location> {
     let mut sql = app.sql().await;
     let names: Vec<String> = sqlx::query_scalar(

@@ -1,4 +1,4 @@
-//! A user of the product: what they ask of the API, and what they do in the popup.
+//! A user of the product, who calls the API and completes popups.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Replica, TestApp};
 
-/// Calls the API with a user's token.
+/// A user, whose token authenticates calls to the API.
 pub(crate) struct User<'a> {
     pub(crate) app: &'a TestApp,
     pub(crate) token: String,
@@ -15,7 +15,7 @@ pub(crate) struct User<'a> {
 }
 
 impl<'a> User<'a> {
-    /// The user to whom this token belongs.
+    /// Creates the user of this token.
     pub(crate) fn with_token(app: &'a TestApp, token: String) -> Self {
         Self {
             url: app.url.clone(),
@@ -26,12 +26,12 @@ impl<'a> User<'a> {
 }
 
 impl User<'_> {
-    /// The same user at another replica.
+    /// Returns the same user at another replica.
     pub(crate) fn at(&self, replica: &Replica) -> Self {
         self.at_url(&replica.url)
     }
 
-    /// The same user, who calls the service at this address.
+    /// Returns the same user at another address of the service.
     pub(crate) fn at_url(&self, url: &str) -> Self {
         Self {
             app: self.app,
@@ -40,7 +40,7 @@ impl User<'_> {
         }
     }
 
-    /// A request below `/api/v1/connectors`, with the user's token.
+    /// Creates a request below `/api/v1/connectors`, with the user's token.
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.app
             .client
@@ -48,7 +48,7 @@ impl User<'_> {
             .bearer_auth(&self.token)
     }
 
-    /// Sends a request below `/api/v1/connectors`, and answers its status and JSON.
+    /// Sends a request below `/api/v1/connectors`. Returns its status and JSON.
     pub(crate) async fn call(
         &self,
         method: Method,
@@ -71,7 +71,7 @@ impl User<'_> {
         body
     }
 
-    /// Begins to connect: the answer of `POST /{connector}/connect`.
+    /// Starts a connection. Returns the response of `POST /{connector}/connect`.
     pub(crate) async fn connect(&self, connector: &str) -> Value {
         let (status, body) = self
             .call(Method::POST, &format!("/{connector}/connect"), None)
@@ -80,7 +80,7 @@ impl User<'_> {
         body
     }
 
-    /// Connects through the popup, and waits until the service knows.
+    /// Connects through the popup, and waits until the service has applied the grant.
     pub(crate) async fn connected(&self, connector: &str) -> Value {
         self.app.faults(json!({ "consent": "allow" })).await;
         let started = self.connect(connector).await;
@@ -116,7 +116,7 @@ impl User<'_> {
     }
 }
 
-/// Goes through the popup as a browser does, and answers the last page.
+/// Follows the popup like a browser. Returns the last page.
 pub(crate) async fn popup(client: &Client, oauth_url: &str) -> Response {
     let mut next = oauth_url.to_owned();
     let mut cookies: Vec<String> = Vec::new();

@@ -1,4 +1,4 @@
-//! What keys of services may be called.
+//! Valid names of service keys.
 
 use patchbay::auth::service_keys::EnvironmentKey;
 
@@ -6,7 +6,7 @@ use super::KEY;
 use crate::process::Process;
 use crate::test_app::TestApp;
 
-/// One rule for the names of keys, from the environment and from `keys create`.
+/// The same rule applies to keys from the environment and from `keys create`.
 #[tokio::test]
 async fn names_of_keys_are_plain_wherever_they_are_given() {
     let app = TestApp::with_system_clock().await;
@@ -47,7 +47,7 @@ async fn names_of_keys_are_plain_wherever_they_are_given() {
         let given: EnvironmentKey = format!("{name}={KEY}").parse().unwrap();
         assert_eq!(given.name(), name);
     }
-    // Of an earlier version.
+    // A key of an earlier version.
     let odd = "insert into service_key (id, prefix, name, scopes, digest) \
                values (gen_random_uuid(), 'aaaaaaaa', E'old\\x1b[2J\\nname', '{}', sha256('x'))";
     sqlx::raw_sql(odd)

@@ -1,4 +1,4 @@
-//! Tokens that their provider does not take, or that are over.
+//! Tokens that the provider rejects, or that have expired.
 
 use chrono::TimeDelta;
 use futures::future::join_all;
@@ -50,7 +50,7 @@ async fn refused_token_is_refreshed_once_for_concurrent_reports() {
     );
 }
 
-/// What the provider gave with neither an end nor anything to refresh it by, as GitHub does.
+/// Creates a connection whose tokens neither expire nor can be refreshed, like those of GitHub.
 async fn with_long_lived_tokens(app: &TestApp, user: &User<'_>) -> Value {
     let lasting = json!({ "consent": "allow", "no_refresh_token": true });
     app.faults(lasting).await;
@@ -77,7 +77,7 @@ async fn refused_unrefreshable_token_requires_reauthorization() {
         assert_eq!((status, text(&body, "code")), expected);
         app.advance(TimeDelta::minutes(3));
     }
-    // That Nango still holds it is no reason to believe in it again.
+    // Nango still stores it, which does not make it valid again.
     app.advance(TimeDelta::minutes(10));
     app.sweep().await;
     let check = format!("/connections/{id}/check");

@@ -1,4 +1,4 @@
-//! What is written down of a token's use before the token is issued.
+//! The access log: an access is stored before the token is returned.
 
 use chrono::TimeDelta;
 use futures::future::join_all;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{KEY, app, call, text, token};
 use crate::test_app::{PROMPT_TIMEOUT, TestApp};
 
-/// How often tokens were used, as far as it is written down.
+/// Returns the number of stored token accesses.
 pub(super) async fn written(app: &TestApp) -> i64 {
     sqlx::query_scalar("select coalesce(sum(count), 0) from token_access")
         .fetch_one(&mut app.sql().await)
@@ -26,7 +26,7 @@ async fn token_use_is_written_before_the_answer() {
         assert_eq!(written(&app).await, round * 20);
         app.advance(TimeDelta::milliseconds(700));
     }
-    // Those of a second are one row.
+    // Accesses within a second share one row.
     let rows: Vec<i32> = sqlx::query_scalar("select count from token_access order by id")
         .fetch_all(&mut app.sql().await)
         .await
@@ -56,7 +56,7 @@ async fn token_use_waits_for_no_change_of_the_connection() {
     let app = app().await;
     let gmail = app.user("ada").await.connected("gmail").await;
     let mut sql = app.sql().await;
-    // As a change holds it: a replica that hangs may do so for long.
+    // The lock of a change, which a hanging replica may hold for long.
     let lock = "begin; select from user_connector_connection for no key update";
     sqlx::raw_sql(lock).execute(&mut sql).await.unwrap();
     let answered = tokio::time::timeout(PROMPT_TIMEOUT, token(&app, "ada", &gmail));

@@ -1,4 +1,4 @@
-//! What Nango makes of a provider's answer.
+//! The response to a proxied call, made from the provider's.
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde_json::json;
 
-/// The provider's headers that Nango keeps of an answer that it buffers.
+/// The provider's headers that Nango keeps in a buffered response.
 const KEPT: [&str; 4] = [
     "content-type",
     "mcp-session-id",
@@ -15,7 +15,7 @@ const KEPT: [&str; 4] = [
     "x-correlation-id",
 ];
 
-/// Passes on what the provider answered: an error and a stream with its headers, another success as 200 without most of them.
+/// Returns the provider's response: errors and streams with their headers, other successes as 200 without most of them.
 pub(super) async fn passed(answer: reqwest::Result<reqwest::Response>) -> Response {
     let Ok(answer) = answer else {
         return no_answer();
@@ -38,7 +38,7 @@ pub(super) async fn passed(answer: reqwest::Result<reqwest::Response>) -> Respon
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
     if !status.is_success() {
-        // Read as text, in which what is not UTF-8 is lost.
+        // Decoded as text, which loses bytes that are not UTF-8.
         let text = String::from_utf8_lossy(&body).into_owned();
         return buffered(status, headers, text.into());
     }
@@ -53,7 +53,7 @@ pub(super) async fn passed(answer: reqwest::Result<reqwest::Response>) -> Respon
     buffered(StatusCode::OK, kept, body.into())
 }
 
-/// What Nango's HTTP client says when a provider does not answer.
+/// Returns the error of Nango's HTTP client for a provider that does not respond.
 fn no_answer() -> Response {
     let error = json!({ "message": "socket hang up", "code": "ECONNRESET", "method": "get" });
     (StatusCode::INTERNAL_SERVER_ERROR, axum::Json(error)).into_response()

@@ -1,4 +1,4 @@
-//! The body of a proxied call: what Nango's parsers make of it, and what its HTTP client makes of that.
+//! The body of a proxied call, as changed by Nango's parsers and its HTTP client.
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, Method, StatusCode, header};
@@ -7,7 +7,7 @@ use url::form_urlencoded;
 
 use crate::error::Failure;
 
-/// Types of which Nango passes the bytes on.
+/// Types whose bytes Nango forwards unchanged.
 const RAW: [&str; 9] = [
     "application/",
     "audio/",
@@ -20,17 +20,17 @@ const RAW: [&str; 9] = [
     "video/",
 ];
 
-/// What Nango holds of a body.
+/// A body that Nango has read.
 pub(super) enum Data {
-    /// Nothing: there was none, or one of a type that Nango does not read.
+    /// No body, or one of a type that Nango does not read.
     None,
-    /// The bytes as they came.
+    /// The unchanged bytes.
     Raw(Bytes),
     /// A parsed body.
     Parsed(Value),
 }
 
-/// Reads a body by its own type, not by the provider's.
+/// Parses a body by its own content type, not by the provider's.
 pub(super) fn read(headers: &HeaderMap, bytes: Bytes) -> Result<Data, Failure> {
     let has_body = headers.contains_key(header::CONTENT_LENGTH)
         || headers.contains_key(header::TRANSFER_ENCODING);
@@ -54,7 +54,7 @@ pub(super) fn read(headers: &HeaderMap, bytes: Bytes) -> Result<Data, Failure> {
 }
 
 impl Data {
-    /// The bytes for the provider, and their type where none was given.
+    /// Returns the bytes for the provider, and the type to send if the caller set none.
     pub(super) fn into_bytes(
         self,
         method: &Method,
@@ -75,7 +75,7 @@ impl Data {
     }
 }
 
-/// JSON as JavaScript reads it: objects and arrays only, and every number a float.
+/// Parses JSON like JavaScript: only objects and arrays, with every number a float.
 fn parsed(bytes: &[u8]) -> Result<Value, Failure> {
     let refused =
         |message: String| Failure::new(StatusCode::BAD_REQUEST, "invalid_json").message(message);
@@ -95,7 +95,7 @@ fn round(value: &mut Value) {
         Value::Number(number) => {
             let float = number.as_f64().unwrap_or_default();
             let is_integer = float.fract() == 0.0 && float.abs() < 1e15;
-            // Exact: integers up to 2^53 are.
+            // Exact, because floats represent integers up to 2^53 exactly.
             let integer = is_integer
                 .then(|| format!("{float:.0}").parse::<i64>().ok())
                 .flatten();
@@ -107,7 +107,7 @@ fn round(value: &mut Value) {
     }
 }
 
-/// A form: a name that comes repeatedly is a list.
+/// Parses a form. A repeated name becomes a list.
 fn form(bytes: &[u8]) -> Value {
     let mut fields: Map<String, Value> = Map::new();
     for (name, value) in form_urlencoded::parse(bytes) {

@@ -1,11 +1,11 @@
-//! Nango's templates: `${name}` stands for a field of the connection or of its credentials.
+//! Nango's templates: `${name}` is replaced by a field of the connection or of its credentials.
 //!
-//! The proxy evaluates them in the path and query that its caller sends, too, and before it knows that it is a URL.
+//! The proxy also evaluates them in the caller's path and query, before it parses the URL.
 
 use serde_json::Value;
 
-/// Evaluates a text. Where it has alternatives, separated by `||`, the second one counts if nothing in the first one could
-/// be replaced.
+/// Evaluates a text. Of alternatives, separated by `||`, the second one applies if nothing in the first one could be
+/// replaced.
 pub(super) fn evaluate(text: &str, fields: &Value) -> String {
     if !text.contains("${") {
         return text.to_owned();
@@ -19,7 +19,7 @@ pub(super) fn evaluate(text: &str, fields: &Value) -> String {
     }
 }
 
-/// The text with each `${path.to.field}` replaced that there is.
+/// Replaces each `${path.to.field}` whose field exists.
 fn replaced(text: &str, fields: &Value) -> String {
     let mut result = String::new();
     let mut rest = text;

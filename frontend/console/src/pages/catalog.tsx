@@ -1,5 +1,5 @@
 import { useConnect, useConnectForm, useConnections, type Category, type Connection, type Connector } from "@patchbay/react";
-import { useDeferredValue, useMemo, useRef } from "react";
+import { memo, useDeferredValue, useMemo, useRef } from "react";
 import { useCatalog, useFound } from "../catalog.js";
 import { Link, paths, setParameters, useParameter } from "../router.js";
 import { targetOf } from "../target.js";
@@ -16,25 +16,8 @@ const NOTHING: { connectors: Connector[]; categories: Category[] } = { connector
 /** Everything that can be connected. */
 export function CatalogPage() {
   useTitle("Catalog");
-  const catalog = useCatalog();
-  const { connectors, categories } = catalog.data ?? NOTHING;
-  const { connections, isLoading, isUnknown, error, refetch } = useConnections();
-  const unknown = isUnknown ? error : null;
   const typed = useParameter("search");
-  const category = useParameter("category");
   const search = useDeferredValue(typed);
-  const bySynonym = useFound(search);
-  const matches = useMemo(() => matching(connectors, search, bySynonym), [connectors, search, bySynonym]);
-  const found = category ? matches.filter((one) => one.category === category) : matches;
-  const counts = useMemo(
-    () =>
-      categories
-        .map(({ name }) => ({ name, count: matches.filter((one) => one.category === name).length }))
-        .filter(({ name, count }) => count > 0 || name === category),
-    [categories, matches, category],
-  );
-  const bySlug = useMemo(() => Map.groupBy(live(connections), (one) => one.connector_slug), [connections]);
-
   return (
     <div className="page">
       <div className="page-head">
@@ -54,6 +37,32 @@ export function CatalogPage() {
           />
         </div>
       </div>
+      <Results search={search} />
+    </div>
+  );
+}
+
+/** The connectors that a search finds. They follow the search box when there is time: a key that is pressed shows first. */
+const Results = memo(function Results({ search }: { search: string }) {
+  const catalog = useCatalog();
+  const { connectors, categories } = catalog.data ?? NOTHING;
+  const { connections, isLoading, isUnknown, error, refetch } = useConnections();
+  const unknown = isUnknown ? error : null;
+  const category = useParameter("category");
+  const bySynonym = useFound(search);
+  const matches = useMemo(() => matching(connectors, search, bySynonym), [connectors, search, bySynonym]);
+  const found = category ? matches.filter((one) => one.category === category) : matches;
+  const counts = useMemo(
+    () =>
+      categories
+        .map(({ name }) => ({ name, count: matches.filter((one) => one.category === name).length }))
+        .filter(({ name, count }) => count > 0 || name === category),
+    [categories, matches, category],
+  );
+  const bySlug = useMemo(() => Map.groupBy(live(connections), (one) => one.connector_slug), [connections]);
+
+  return (
+    <>
       {catalog.error && !catalog.data && <Trouble what="The catalog cannot be shown" error={catalog.error} retry={() => void catalog.refetch()} />}
       {catalog.data && unknown && (
         <Trouble what="Your accounts cannot be shown" error={unknown} retry={() => void refetch()} />
@@ -85,9 +94,9 @@ export function CatalogPage() {
           </div>
         </div>
       )}
-    </div>
+    </>
   );
-}
+});
 
 function byName([one]: [string, unknown], [other]: [string, unknown]): number {
   return one.localeCompare(other, "en");

@@ -1,4 +1,4 @@
-import { defaultMessages, type Connection, type UseConnection } from "@patchbay/react";
+import { DisconnectQuestion, type Connection, type UseConnection } from "@patchbay/react";
 import { useState } from "react";
 import { Dialog, Refusal } from "../ui/parts.js";
 import { nameOf } from "../words.js";
@@ -7,15 +7,11 @@ import { nameOf } from "../words.js";
 export function Disconnect({ connection, held, words }: { connection: Connection; held: UseConnection; words?: string }) {
   const [asking, setAsking] = useState(false);
   const [trouble, setTrouble] = useState<Error | null>(null);
-  const end = async () => {
-    if (held.busy !== null) return;
+  const name = nameOf(connection);
+  const close = () => setAsking(false);
+  const end = () => {
     setTrouble(null);
-    try {
-      await held.disconnect();
-      setAsking(false);
-    } catch (error) {
-      setTrouble(error as Error);
-    }
+    held.disconnect().then(close, setTrouble);
   };
   return (
     <>
@@ -23,21 +19,9 @@ export function Disconnect({ connection, held, words }: { connection: Connection
         {words ?? "Disconnect"}
       </button>
       {asking && (
-        <Dialog title={
-          <>
-            Disconnect <bdi>{nameOf(connection)}</bdi>?
-          </>
-        } onClose={() => setAsking(false)}>
-          <p>{defaultMessages.disconnectMeaning}</p>
+        <Dialog label={`Disconnect ${name}?`} onClose={close}>
           {trouble && <Refusal error={trouble} />}
-          <div className="actions">
-            <button className="button" autoFocus onClick={() => setAsking(false)}>
-              {defaultMessages.cancel}
-            </button>
-            <button className="button primary danger" aria-disabled={held.busy !== null} onClick={() => void end()}>
-              {held.busy === "disconnect" ? "Disconnecting…" : "Disconnect"}
-            </button>
-          </div>
+          <DisconnectQuestion name={name} busy={held.busy !== null} onConfirm={end} onCancel={close} />
         </Dialog>
       )}
     </>

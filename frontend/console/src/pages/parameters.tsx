@@ -5,7 +5,8 @@ import { Dialog } from "../ui/parts.js";
 export function ParametersDialog({ form, name }: { form: ConnectForm; name: string }) {
   if (!form.isOpen) return null;
   return (
-    <Dialog title={`Connect ${name}`} onClose={form.cancel}>
+    <Dialog label={`Connect ${name}`} onClose={form.cancel}>
+      <h2>Connect {name}</h2>
       <ParameterForm form={form} name={name} />
     </Dialog>
   );

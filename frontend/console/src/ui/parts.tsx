@@ -1,5 +1,5 @@
 import { PatchbayError, plain } from "@patchbay/react";
-import { useEffect, useRef, type ReactNode } from "react";
+import { useLayoutEffect, useRef, type ReactNode } from "react";
 import { troubleText, type Tone } from "../words.js";
 import { Copyable } from "./copy.js";
 
@@ -148,15 +148,24 @@ export function Bones({ rows, label, isPage }: { rows: number; label: string; is
   );
 }
 
-/** A question that has to be answered first. Escape and the backdrop's close are a no. */
-export function Dialog({ title, onClose, children }: { title: ReactNode; onClose: () => void; children: ReactNode }) {
-  const dialog = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
-    dialog.current?.showModal();
+interface DialogProps {
+  /** Its name. */
+  label: string;
+  onClose: () => void;
+  children: ReactNode;
+}
+
+/** A question that has to be answered first. Escape and the backdrop's close are a no. The focus goes back to where it was. */
+export function Dialog({ label, onClose, children }: DialogProps) {
+  const ref = useRef<HTMLDialogElement>(null);
+  // Before the effects of what is inside, which moves the focus.
+  useLayoutEffect(() => {
+    const dialog = ref.current;
+    dialog?.showModal();
+    return () => dialog?.close();
   }, []);
   return (
-    <dialog ref={dialog} className="dialog" aria-labelledby="dialog-title" onClose={onClose}>
-      <h2 id="dialog-title">{title}</h2>
+    <dialog ref={ref} className="dialog" aria-label={label} onClose={(event) => event.currentTarget.open || onClose()}>
       {children}
     </dialog>
   );

@@ -106,12 +106,12 @@ export class Client {
     return connection;
   }
 
-  /** Reads a resource, and shares the response with the user's other tabs. */
-  #read<T>(path: string, shape: string, query: RequestParts["query"] = {}, signal?: AbortSignal): Promise<T> {
+  /** Reads a resource, of one connection if it is given, and shares the response with the user's other tabs. */
+  #read<T>(path: string, shape: string, query: RequestParts["query"] & object, signal?: AbortSignal, connectionId?: string): Promise<T> {
     const read = () => this.#http.json<T>(path, shape, { query, signal });
-    const { tabs, noticedAt } = this.stream;
-    const since = Math.max(noticedAt, this.#changedAt);
-    return tabs ? tabs.once(path + JSON.stringify(query), since, path === "/connections" ? LIST_PACE : PACE, read, signal) : read();
+    const { tabs } = this.stream;
+    const request = { request: path + JSON.stringify(query), connectionId, since: this.#changedAt, pace: path === "/connections" ? LIST_PACE : PACE };
+    return tabs ? tabs.once(request, read, signal) : read();
   }
 
   /** Sends a request that may change something. */
@@ -145,7 +145,7 @@ export class Client {
   /** One connection. With `wait`, the service responds when no attempt is in progress, or after `wait` seconds (at most 30). */
   async getConnection(id: string, { signal, wait }: CallOptions & { wait?: number | undefined } = {}): Promise<Connection> {
     const path = `/connections/${encodeURIComponent(id)}`;
-    const read = wait === undefined ? this.#read<Connection>(path, "Connection", {}, signal) : undefined;
+    const read = wait === undefined ? this.#read<Connection>(path, "Connection", {}, signal, id) : undefined;
     return this.#show(await (read ?? this.#http.json(path, "Connection", { query: { wait }, signal })));
   }
 
@@ -204,7 +204,7 @@ export class Client {
 
   /** What has happened to a connection, the newest first. */
   history(id: string, query: HistoryQuery = {}, { signal }: CallOptions = {}): Promise<HistoryPage> {
-    return this.#read(`/connections/${encodeURIComponent(id)}/history`, "EventList", { ...query }, signal);
+    return this.#read(`/connections/${encodeURIComponent(id)}/history`, "EventList", { ...query }, signal, id);
   }
 
   /** Sent again under its key while the service is away, so that one attempt is started. */

@@ -45,11 +45,9 @@ export interface StreamHub {
   state: StreamState;
   /** The user's tabs, while this one listens. */
   tabs: Tabs | undefined;
-  /** When the last notice was received, by whichever tab has the stream: `Date.now()`. */
-  noticedAt: number;
   become(state: StreamState): void;
-  /** Calls the listeners. `at` is when the notice was received, if by another tab. */
-  tell(notice: Notice, at?: number): void;
+  /** Calls the listeners. */
+  tell(notice: Notice): void;
 }
 
 /**
@@ -64,16 +62,12 @@ export class EventStream {
   readonly #hub: StreamHub = {
     state: "idle",
     tabs: undefined,
-    noticedAt: 0,
     become: (state) => {
       if (this.#hub.state === state) return;
       this.#hub.state = state;
       this.#hub.tell({ type: "state", state });
     },
-    tell: (notice, at = Date.now()) => {
-      if (notice.type !== "state") this.#hub.noticedAt = at;
-      this.#listeners.call(notice);
-    },
+    tell: (notice) => this.#listeners.call(notice),
   };
 
   constructor(http: Http, times: StreamTimes = STREAM_TIMES) {
@@ -89,11 +83,6 @@ export class EventStream {
   /** The user's tabs, while this one listens. */
   get tabs(): Tabs | undefined {
     return this.#hub.tabs;
-  }
-
-  /** When the last notice was received, by whichever tab has the stream: `Date.now()`. */
-  get noticedAt(): number {
-    return this.#hub.noticedAt;
   }
 
   /** Calls `listener` with every notice from now on. The returned function ends that. */

@@ -13,7 +13,7 @@ interface Post {
   /** The last event's id, and the one before this post. */
   id: string | undefined;
   before: string | undefined;
-  /** When the tab received what it posts: `Date.now()`. */
+  /** When the tab with the stream received its last notice: `Date.now()`. */
   at: number;
 }
 
@@ -35,6 +35,8 @@ export class StreamReader {
   #waiting: AbortController | undefined;
   #reading: AbortController | undefined;
   #lastId: string | undefined;
+  /** When the last notice was received, by whichever tab has the stream: `Date.now()`. */
+  #noticedAt = 0;
   #retry = 1_000;
   #failures = 0;
   #wake: (() => void) | undefined;
@@ -73,7 +75,7 @@ export class StreamReader {
   /** Posts the state to the other tabs, if this one has the stream. */
   #post(notice?: Notice, before = this.#lastId): void {
     if (!this.#leading || !this.#hub.tabs) return;
-    const post: Post = { state: this.#hub.state, id: this.#lastId, before, at: this.#hub.noticedAt };
+    const post: Post = { state: this.#hub.state, id: this.#lastId, before, at: this.#noticedAt };
     this.#hub.tabs.post(notice ? { ...post, notice } : post);
   }
 
@@ -220,8 +222,15 @@ export class StreamReader {
       if (fits(event, "ConnectionEvent")) notice = { type: "event", event: event as ConnectionEvent };
     }
     if (!notice) return;
-    this.#hub.tell(notice);
+    this.#tell(notice);
     this.#post(notice, before);
+  }
+
+  /** Calls the listeners. `at` is when the notice was received, if by another tab. */
+  #tell(notice: Notice, at = Date.now()): void {
+    this.#noticedAt = at;
+    this.#hub.tabs?.changed(at, notice.type === "event" ? notice.event.connection_id : undefined);
+    this.#hub.tell(notice);
   }
 
   /** Takes what the tab with the stream posts. */
@@ -236,8 +245,8 @@ export class StreamReader {
       this.#stall();
     }, this.#times.silence);
     this.#hub.become(state);
-    if (notice) this.#hub.tell(notice, at);
-    if (missed && notice?.type !== "resync") this.#hub.tell({ type: "resync", reason: "start" });
+    if (notice) this.#tell(notice, at);
+    if (missed && notice?.type !== "resync") this.#tell({ type: "resync", reason: "start" });
   }
 
   /** Polls at once, and goes on doing so. */
@@ -249,7 +258,7 @@ export class StreamReader {
   #resync(): void {
     const notice: Notice = { type: "resync", reason: "poll" };
     if (this.#paused) return;
-    this.#hub.tell(notice);
+    this.#tell(notice);
     this.#post(notice);
   }
 

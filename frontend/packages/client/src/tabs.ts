@@ -4,6 +4,21 @@ const DELIVERY_MS = 30;
 /** How long to wait for another tab's answer, in milliseconds. */
 const PATIENCE_MS = 10_000;
 
+/** How long another tab's answer is stored, in milliseconds: longer than a tab pauses between two fetches. */
+const HOLD_MS = 2_000;
+
+/** A request that tabs share. */
+export interface SharedRequest {
+  /** Names it. */
+  request: string;
+  /** The connection that the answer is about, if it is about one. */
+  connectionId: string | undefined;
+  /** Answers to requests that were sent earlier do not serve: `Date.now()`. */
+  since: number;
+  /** Where there are several tabs, it is sent again so much later at the soonest, in milliseconds, so that they share answers. */
+  pace: number;
+}
+
 /** The answer to a request of another tab's. */
 interface Answer {
   request: string;
@@ -19,6 +34,12 @@ export class Tabs {
   readonly #channel: BroadcastChannel;
   /** What waits in this tab for an answer. */
   readonly #waiting = new Set<(answer: Answer) => void>();
+  /** The newest answers of the other tabs, by request. */
+  readonly #answers = new Map<string, Answer>();
+  /** When a connection last changed, when any did, and when all may have: `Date.now()`. */
+  readonly #changedAt = new Map<string, number>();
+  #anyChangedAt = 0;
+  #allChangedAt = 0;
   #closed = false;
 
   /** Undefined where pages do not know of each other: on a server, in a sandboxed frame, and on a page served without TLS. */
@@ -32,6 +53,17 @@ export class Tabs {
     this.#name = `patchbay:${name}`;
     this.#locks = locks;
     this.#channel = new BroadcastChannel(this.#name);
+    this.listen((message) => this.#take((message ?? {}) as Partial<Answer>));
+  }
+
+  /** Takes what another tab posts. */
+  #take(message: Partial<Answer>): void {
+    const { request } = message;
+    if (request === undefined) return;
+    const answer = message as Answer;
+    for (const waiting of [...this.#waiting]) waiting(answer);
+    this.#answers.set(request, answer);
+    setTimeout(() => this.#answers.get(request) === answer && this.#answers.delete(request), HOLD_MS);
   }
 
   /** Posts a message to the other tabs. */
@@ -46,6 +78,18 @@ export class Tabs {
     return () => this.#channel.removeEventListener("message", take);
   }
 
+  /** Notes when a connection has changed, or all may have. Answers to requests that were sent earlier are out of date. */
+  changed(at: number, connectionId: string | undefined): void {
+    this.#anyChangedAt = at;
+    if (connectionId === undefined) this.#allChangedAt = at;
+    else this.#changedAt.set(connectionId, at);
+  }
+
+  #lastChange(connectionId: string | undefined): number {
+    if (connectionId === undefined) return this.#anyChangedAt;
+    return Math.max(this.#allChangedAt, this.#changedAt.get(connectionId) ?? 0);
+  }
+
   /** Runs `work` as soon as no other tab does, unless `signal` is aborted before. */
   lead(work: () => Promise<void>, signal: AbortSignal): Promise<void> {
     return this.#alone("", signal, work);
@@ -53,22 +97,21 @@ export class Tabs {
 
   /**
    * The answer to a request, sent by one tab at a time. The answer to another tab's same request serves as well if that was sent
-   * `since` then. Where there are several tabs, it is sent again `pace` later at the soonest, in milliseconds, so that they share answers.
+   * after the last change that is known.
    */
-  once<T>(request: string, since: number, pace: number, send: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+  once<T>({ request, connectionId, since: from, pace }: SharedRequest, send: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+    const since = Math.max(from, this.#lastChange(connectionId));
+    const earlier = this.#answers.get(request);
+    if (earlier && since > 0 && earlier.sentAt >= since) return Promise.resolve(earlier.answer as T);
     const settled = new AbortController();
     const asked = performance.now();
     let isSent = false;
     return new Promise<T>((resolve, reject) => {
-      const take = ({ request: of, sentAt, answer }: Partial<Answer>) => {
-        if (of === request && Number(sentAt) >= since) resolve(answer as T);
+      const take = ({ request: of, sentAt, answer }: Answer) => {
+        if (of === request && sentAt >= since) resolve(answer as T);
       };
-      const leave = this.listen((message) => take((message ?? {}) as Partial<Answer>));
       this.#waiting.add(take);
-      settled.signal.addEventListener("abort", () => {
-        this.#waiting.delete(take);
-        leave();
-      });
+      settled.signal.addEventListener("abort", () => this.#waiting.delete(take));
       const own = async () => {
         // The answer may still be on its way here.
         if (performance.now() - asked > DELIVERY_MS) await pauseInSight(DELIVERY_MS);

@@ -100,7 +100,8 @@ test("tabs_share_what_one_of_them_reads", async () => {
   expect(proxy.count("GET /connections?") + proxy.count("GET /connections ")).toBeLessThanOrEqual(1);
   const lists = () => proxy.seen.filter(({ method, path }) => method === "GET" && path === "/connections").length;
   expect(lists()).toBe(1);
-  // A tab that has changed something fetches it again.
+  // Longer than a tab stores the others' answers. A tab that has changed something fetches it again.
+  await new Promise((resolve) => setTimeout(resolve, 2_100));
   const [first, ...others] = clients;
   proxy.fate = ({ path }) => (path === "/connections" ? { late: 500 } : "pass");
   const reads = others.map((client) => client.listConnections());
@@ -137,6 +138,34 @@ test("tabs_that_read_at_different_times_share_one_pace", async () => {
   clearInterval(changing);
   const lists = proxy.seen.filter(({ path }) => path === "/connections").length;
   expect(lists).toBeLessThanOrEqual(12);
+});
+
+test("tab_takes_what_another_tab_has_read_since_the_change", async () => {
+  const proxy = await Proxy.start();
+  const token = await tokenFor(newUser());
+  const clients = [0, 1].map(() => new Client({ baseUrl: proxy.url, getToken: () => token }));
+  const events = clients.map((client) => {
+    const versions: number[] = [];
+    onTestFinished(client.events((notice) => notice.type === "event" && versions.push(notice.event.version)));
+    return versions;
+  });
+  await vi.waitFor(() => expect(clients.map(({ stream }) => stream.state)).toEqual(["live", "live"]), 20_000);
+  const direct = new Client({ baseUrl: proxy.url, getToken: () => token });
+  const { connection_id: id } = await direct.connect("gmail");
+  await vi.waitFor(() => expect(events).toEqual([[1], [1]]), 20_000);
+  const reads = () => proxy.seen.filter(({ method, path }) => method === "GET" && path === `/connections/${id}`).length;
+  await clients[0]?.getConnection(id);
+  // The second tab comes later, as after a pause, and what changed meanwhile is another connection.
+  await direct.connect("github");
+  await vi.waitFor(() => expect(events).toEqual([[1, 1], [1, 1]]), 20_000);
+  await clients[1]?.getConnection(id);
+  expect(reads()).toBe(1);
+  // A tab's own answer is never the answer to its next request, and a newer change is fetched.
+  await clients[0]?.getConnection(id);
+  await direct.update(id, { label: "new" });
+  await vi.waitFor(() => expect(events.map((versions) => versions.length)).toEqual([3, 3]), 20_000);
+  expect((await clients[1]?.getConnection(id))?.label).toBe("new");
+  expect(reads()).toBe(3);
 });
 
 test("slow_request_of_another_tab_is_not_awaited_for_ever", async () => {

@@ -12,13 +12,15 @@ export { ConnectorCatalog, type ConnectorCatalogProps } from "./components/Conne
 export { ConnectorLogo, logoUrl } from "./components/ConnectorLogo.js";
 export { ErrorNotice } from "./components/ErrorNotice.js";
 export { errorText } from "./components/errorText.js";
-export { ConnectionHistory } from "./components/card-lazy.js";
-export { ParameterForm } from "./components/lazy.js";
+export { ConnectionHistory, DisconnectQuestion } from "./components/card-lazy.js";
+export type { DisconnectQuestionProps } from "./components/DisconnectQuestion.js";
+export { AccountChoice, ParameterForm } from "./components/lazy.js";
 export type { ParameterFormProps } from "./components/ParameterForm.js";
-export { FlowNotice, flowText, type FlowNoticeProps } from "./components/FlowNotice.js";
+export { FlowNotice, type FlowNoticeProps } from "./components/FlowNotice.js";
+export { flowText } from "./components/flowText.js";
 
 export { RECOVERING } from "./react/cache.js";
-export { useMessages, usePatchbay, type LogoOf, type Patchbay } from "./react/context.js";
+export { usePatchbay, type LogoOf, type Patchbay } from "./react/context.js";
 export { defaultMessages, type ConnectMessages, type MessageOverrides, type Messages } from "./react/messages.js";
 export { PatchbayProvider, type PatchbayProviderProps } from "./react/provider.js";
 export { useConnect, type UseConnect, type UseConnectOptions } from "./react/useConnect.js";
@@ -29,4 +31,5 @@ export { useConnectionActions, type ConnectionActions } from "./react/useConnect
 export { useConnectionHistory, type UseConnectionHistory } from "./react/useConnectionHistory.js";
 export { useConnections, type AccountToConnect, type AccountToDisconnect, type ConnectionListing, type UseConnections } from "./react/useConnections.js";
 export { useConnectors, type UseConnectors, type UseConnectorsOptions } from "./react/useConnectors.js";
+export { useMessages } from "./react/useMessages.js";
 export { useSession, type UseSession } from "./react/useSession.js";

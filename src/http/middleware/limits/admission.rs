@@ -1,8 +1,8 @@
-//! What a request occupies while it is in progress: a place of its caller, and a permit of the replica.
+//! Admission of requests: each one takes a slot of its caller and a permit of the replica.
 //!
-//! A request takes its permit when its body has arrived, and returns it when its response has been sent. Clients that
-//! are slow at either end occupy their own places only. Requests that wait and event streams return their permits and
-//! have limits of their own.
+//! A request takes its permit when its body has arrived, and returns it when its response has been sent. A slow client
+//! occupies only its own slots. Waiting requests and event streams return their permits early; they have limits of
+//! their own.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,10 +28,10 @@ use crate::http::middleware::metrics::GaugeGuard;
 use crate::http::problem::Problem;
 use crate::server::Permit;
 
-/// Where Nango's webhooks come in.
+/// The path of Nango's webhooks.
 const WEBHOOK_PATH_PREFIX: &str = "/api/v1/webhooks/";
 
-/// The paths of the platform and the operator, which are served under any load.
+/// The paths for the platform and the operator, which are served under any load.
 const UNLIMITED_PATHS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
 /// The largest request body that is read into memory, in bytes.
@@ -45,7 +45,7 @@ const BYTES_PER_PERMIT: u64 = 64 * 1024;
 pub(crate) struct Lane {
     /// Requests whose bodies are arriving.
     arriving: Arc<Semaphore>,
-    /// Requests that have arrived, until their answers have been sent.
+    /// Requests whose bodies have arrived and whose responses have not been sent.
     in_progress: Arc<Semaphore>,
 }
 
@@ -67,13 +67,13 @@ impl Lane {
 #[derive(Debug)]
 struct Admission {
     caller: Permit,
-    /// The most places that the caller may take.
+    /// The maximum number of slots of the caller.
     most: u32,
     replica: OwnedSemaphorePermit,
     _counted: GaugeGuard,
 }
 
-/// The permit of a request, among its extensions. The response's body takes it over, unless it was released before.
+/// The permit of a request, in its extensions. The body of the response takes it over, unless it was released before.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestPermit(Arc<Mutex<Option<Admission>>>);
 
@@ -82,13 +82,13 @@ impl RequestPermit {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Returns the permit, for a request that from here on only waits and has a limit of its own.
+    /// Returns the permit early. For a request that only waits and has a limit of its own.
     pub(crate) fn release(&self) {
         drop(self.take());
     }
 }
 
-/// Admits a request, or refuses it with the time to retry after.
+/// Admits a request, or rejects it with `Retry-After`.
 pub(crate) async fn limit_requests(
     State(state): State<AppState>,
     mut request: Request,
@@ -158,8 +158,8 @@ impl Limits {
         }
     }
 
-    /// Identifies the sender of a request by its headers. While that takes a fetch of keys or a query, the request counts as one of
-    /// its address.
+    /// Identifies the sender of a request by its headers. While this waits for a key fetch or a query, the request
+    /// counts towards the limit of its address.
     async fn identified(
         &self,
         state: &AppState,
@@ -170,18 +170,18 @@ impl Limits {
         if let Some(sent) = poll_immediate(&mut identifying).await {
             return Ok(sent);
         }
-        let _place = self.unidentified(address)?;
+        let _slot = self.unidentified(address)?;
         Ok(identifying.await)
     }
 
-    /// Takes a place among the requests in progress of an address.
+    /// Takes a slot of an address.
     fn unidentified(&self, address: CallerAddress) -> Result<Permit, Problem> {
         let key = self.key("address", &address);
-        let place = self.in_progress.acquire(key, self.address_share());
-        place.ok_or_else(|| self.full("callers"))
+        let slot = self.in_progress.acquire(key, self.address_share());
+        slot.ok_or_else(|| self.full("callers"))
     }
 
-    /// Serves a webhook. Its sender's address is charged for it until the signature is verified.
+    /// Serves a webhook. It counts towards its sender's rate limit until the signature is verified.
     async fn webhook(
         &self,
         address: CallerAddress,
@@ -189,21 +189,21 @@ impl Limits {
         next: Next,
     ) -> Result<Response, Problem> {
         let key = self.key("webhook", &address);
-        let place = self.in_progress.acquire(key, self.address_share());
-        let place = place.ok_or_else(|| self.full("callers"))?;
+        let slot = self.in_progress.acquire(key, self.address_share());
+        let slot = slot.ok_or_else(|| self.full("callers"))?;
         if let Some(wait) = self.charge(address) {
-            // Nango sends again what a 5xx answers, and drops the rest.
+            // Nango retries after a 5xx response, and drops the webhook after any other error.
             return Err(Problem::overloaded(wait));
         }
         let mut request = self.receive(&self.webhooks, request).await?;
         let _permit = self.enter(&self.webhooks)?;
         let _counted = GaugeGuard::new(&self.metrics.in_flight);
-        let unverified = Unverified::new(address, place);
+        let unverified = Unverified::new(address, slot);
         request.extensions_mut().insert(unverified);
         Ok(next.run(request).await)
     }
 
-    /// Takes a place among the requests in progress of an identified caller. Also returns the most places it may take.
+    /// Takes a slot of an identified caller. Returns it with the caller's maximum.
     fn permit_of(&self, identity: &Identity) -> Result<(Permit, u32), Problem> {
         let (key, most) = match identity {
             Identity::User(caller) => (
@@ -214,11 +214,11 @@ impl Limits {
                 (self.key("service", &service.name), self.address_share())
             }
         };
-        let place = self.in_progress.acquire(key, most).ok_or_else(|| {
+        let slot = self.in_progress.acquire(key, most).ok_or_else(|| {
             self.metrics.refused("callers");
             Problem::too_many_in_progress(most)
         })?;
-        Ok((place, most))
+        Ok((slot, most))
     }
 
     /// Reads the body of a request, and returns the request with it.
@@ -240,7 +240,7 @@ impl Limits {
         permit.map_err(|_full| self.full("requests"))
     }
 
-    /// Returns the response with the permit in it: it is returned when the response has been sent.
+    /// Returns the response with the permit in its body, which returns the permit after it has been sent.
     fn send(&self, mut permit: Admission, answer: Response) -> Result<Response, Problem> {
         if answer.body().is_end_stream() {
             return Ok(answer);

@@ -1,25 +1,25 @@
-//! How much a caller may ask for.
+//! The configuration of the rate and concurrency limits.
 
 use crate::environment::Environment;
 
-/// How much a caller may ask for. Where a limit is 0 there is none.
+/// The limits of a replica. 0 means no limit.
 #[derive(Clone, Debug)]
 pub struct LimitsConfig {
     /// `RATE_LIMIT_USER_PER_MINUTE`: requests of one user.
     pub user_per_minute: u32,
-    /// `RATE_LIMIT_CONNECT_PER_MINUTE`: requests for one user that make Nango work: connect, reconnect, check, and a
-    /// return with an id that only Nango may know.
+    /// `RATE_LIMIT_CONNECT_PER_MINUTE`: requests for one user that call Nango: connect, reconnect, check, and a
+    /// callback with an unverified id.
     pub connect_per_minute: u32,
     /// `RATE_LIMIT_UPDATE_PER_MINUTE`: changes of labels and configs for one user.
     pub update: u32,
-    /// `RATE_LIMIT_ADDRESS_PER_MINUTE`: requests of one address that do not say, or not truly, who sends them.
+    /// `RATE_LIMIT_ADDRESS_PER_MINUTE`: unauthenticated requests of one address.
     pub address_per_minute: u32,
-    /// `MAX_STREAMS_PER_USER`: event streams of one user that are open at once, and as many requests that wait.
+    /// `MAX_STREAMS_PER_USER`: concurrent event streams of one user, and separately as many waiting requests.
     pub max_streams_per_user: u32,
-    /// `MAX_CONCURRENT_REQUESTS`: the number of requests that a replica handles concurrently, and of Nango's webhooks
-    /// in addition. Further requests are rejected and may be retried. Each caller has a share of them.
+    /// `MAX_CONCURRENT_REQUESTS`: concurrent requests of a replica, and separately as many webhooks of Nango. Further
+    /// requests are rejected and may be retried. Each caller has a share of them.
     pub max_concurrent_requests: u32,
-    /// `TRUSTED_PROXY_HOPS`: how many proxies in front add the address that they see to `X-Forwarded-For`.
+    /// `TRUSTED_PROXY_HOPS`: the number of proxies in front that append the client's address to `X-Forwarded-For`.
     pub trusted_proxy_hops: u8,
 }
 

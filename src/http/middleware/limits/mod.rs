@@ -31,7 +31,7 @@ pub(crate) use crate::server::{ConcurrencyLimiter, Permit};
 use crate::server::{Peer, network};
 pub(crate) use admission::{RequestPermit, limit_requests};
 
-/// The header to which each proxy adds the address that it sees.
+/// The header to which each proxy appends the address of its client.
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// The share of one user: a twentieth of a replica's permits.
@@ -40,7 +40,7 @@ const USERS: u32 = 20;
 /// The share of one service key or address: a tenth of a replica's permits.
 const ADDRESSES: u32 = 10;
 
-/// How soon to come again where there is too much to do.
+/// The `Retry-After` of an overloaded replica, in seconds.
 const OVERLOAD_RETRY_SECONDS: u64 = 1;
 
 /// The limits of one replica.
@@ -54,33 +54,33 @@ pub struct Limits {
     connects: QuotaBuckets,
     updates: QuotaBuckets,
     addresses: QuotaBuckets,
-    /// Wrong metrics tokens of each address, apart from its other requests: Prometheus may share the address.
+    /// Wrong metrics tokens of each address, counted apart from its other requests: Prometheus may share the address.
     guesses: QuotaBuckets,
     streams: ConcurrencyLimiter,
     waits: ConcurrencyLimiter,
     /// The requests in progress of each caller.
     in_progress: ConcurrencyLimiter,
     requests: Lane,
-    /// Webhooks have permits of their own, as many: other callers must not keep Nango out, which drops a webhook after
-    /// three refusals.
+    /// Webhooks have as many permits of their own. Otherwise other callers could lock out Nango, which drops a webhook
+    /// after three rejections.
     webhooks: Lane,
 }
 
-/// The key of the address that a request comes from, among its extensions.
+/// The key of a request's client address, in the request's extensions.
 #[derive(Clone, Copy, Debug, Hash)]
 pub(crate) struct CallerAddress(u64);
 
-/// How a request's caller stands, for the answer's headers; among the request's extensions.
+/// The rate limit state of a request's caller, for the response headers. In the request's extensions.
 #[derive(Clone, Debug, Default)]
 struct RateLimitStatus(Arc<Mutex<Option<QuotaState>>>);
 
 impl RateLimitStatus {
-    fn set(&self, standing: QuotaState) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(standing);
+    fn set(&self, quota: QuotaState) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(quota);
     }
 }
 
-/// A webhook that is charged to its sender's address until its signature is verified; among the request's extensions.
+/// A webhook that counts towards its sender's limit until its signature is verified. In the request's extensions.
 #[derive(Clone, Debug)]
 pub(crate) struct Unverified {
     address: CallerAddress,
@@ -118,7 +118,7 @@ impl Limits {
         }
     }
 
-    /// Counts a request that causes calls to Nango for a user, from any caller.
+    /// Counts a request that calls Nango for a user, from any caller.
     pub(crate) fn check_connect(&self, user: &UserId, parts: &Parts) -> Result<(), Problem> {
         let key = self.hasher.hash_one(user.as_str());
         self.count(
@@ -128,7 +128,7 @@ impl Limits {
         )
     }
 
-    /// Counts a change of a user's connection, from any caller: each is stored for long.
+    /// Counts a change of a user's connection, from any caller: each change is stored until its retention ends.
     pub(crate) fn of_update(&self, user: &UserId, parts: &Parts) -> Result<(), Problem> {
         let key = self.hasher.hash_one(user.as_str());
         self.count(
@@ -138,8 +138,8 @@ impl Limits {
         )
     }
 
-    /// Counts a request by its sender. An unidentified sender counts by address, for whatever reason: forged tokens are
-    /// limited also while the keys cannot be fetched or the database is down.
+    /// Counts a request towards its caller's limit. An unidentified request counts towards its address, whatever the
+    /// reason, so forged tokens are limited even while keys cannot be fetched or the database is down.
     fn check_caller(
         &self,
         sent: &AuthenticationResult,
@@ -158,11 +158,11 @@ impl Limits {
 
     /// Charges an address for a request. Returns the seconds to wait if its limit is used up.
     fn charge(&self, address: CallerAddress) -> Option<u64> {
-        let standing = self.addresses.take(address.0, self.clock.monotonic())?;
-        if standing.wait.is_some() {
+        let quota = self.addresses.take(address.0, self.clock.monotonic())?;
+        if quota.wait.is_some() {
             self.metrics.refused("address");
         }
-        standing.wait
+        quota.wait
     }
 
     /// Refunds the address of a webhook that Nango has signed.
@@ -201,54 +201,54 @@ impl Limits {
         key: u64,
         status: Option<&RateLimitStatus>,
     ) -> Result<(), Problem> {
-        let Some(standing) = buckets.take(key, self.clock.monotonic()) else {
+        let Some(quota) = buckets.take(key, self.clock.monotonic()) else {
             return Ok(());
         };
         if let Some(status) = status {
-            status.set(standing);
+            status.set(quota);
         }
-        let Some(wait) = standing.wait else {
+        let Some(wait) = quota.wait else {
             return Ok(());
         };
-        self.metrics.refused(standing.policy);
-        Err(Problem::rate_limited(standing.policy, wait))
+        self.metrics.refused(quota.policy);
+        Err(Problem::rate_limited(quota.policy, wait))
     }
 
-    /// Makes room for one more event stream of a user's; it is given back when the value is dropped.
+    /// Takes one of a user's event streams until the returned value is dropped.
     pub(crate) fn stream(&self, user: &UserId) -> Result<(Permit, GaugeGuard), Problem> {
         let limit = self.config.max_streams_per_user;
-        let Some(place) = self
+        let Some(slot) = self
             .streams
             .acquire(self.hasher.hash_one(user.as_str()), limit)
         else {
             self.metrics.refused("streams");
             return Err(Problem::too_many_streams(limit));
         };
-        Ok((place, GaugeGuard::new(&self.metrics.streams)))
+        Ok((slot, GaugeGuard::new(&self.metrics.streams)))
     }
 
-    /// Takes a place among a user's waiting requests until the value is dropped; `None` if all are taken.
+    /// Takes one of a user's waiting requests until the returned value is dropped; `None` if all are taken.
     pub(crate) fn wait(&self, user: &UserId) -> Option<(Permit, GaugeGuard)> {
         let limit = self.config.max_streams_per_user;
-        let place = self
+        let slot = self
             .waits
             .acquire(self.hasher.hash_one(user.as_str()), limit);
-        if place.is_none() {
+        if slot.is_none() {
             self.metrics.refused("waits");
         }
-        Some((place?, GaugeGuard::new(&self.metrics.waiting)))
+        Some((slot?, GaugeGuard::new(&self.metrics.waiting)))
     }
 
     fn key(&self, kind: &str, caller: &impl Hash) -> u64 {
         self.hasher.hash_one((kind, caller))
     }
 
-    /// The most permits that one user may hold; 0 means no limit.
+    /// Returns the maximum number of permits of one user; 0 means no limit.
     fn user_share(&self) -> u32 {
         self.share(USERS)
     }
 
-    /// The most permits that one address or service key may hold; 0 means no limit.
+    /// Returns the maximum number of permits of one address or service key; 0 means no limit.
     fn address_share(&self) -> u32 {
         self.share(ADDRESSES)
     }
@@ -260,7 +260,7 @@ impl Limits {
         }
     }
 
-    /// The key of the caller's address.
+    /// Returns the key of the caller's address.
     fn address_key(&self, request: &Request) -> CallerAddress {
         let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
         let forwarded_address = forwarded(request.headers(), self.config.trusted_proxy_hops);
@@ -279,19 +279,19 @@ fn forwarded(headers: &HeaderMap, hops: u8) -> Option<IpAddr> {
         all.extend(value.to_str().ok()?.split(','));
     }
     let text = all.into_iter().rev().nth(nth_from_the_end)?.trim();
-    // Some proxies write a port, and brackets around an IPv6 address.
+    // Some proxies append a port, and put brackets around an IPv6 address.
     let bare = text.trim_start_matches('[').trim_end_matches(']');
     (bare.parse().ok()).or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))
 }
 
-/// The headers of the IETF's draft "RateLimit header fields for HTTP".
+/// Adds the headers of the IETF draft "RateLimit header fields for HTTP".
 fn add_rate_limit_headers(mut response: Response, status: &RateLimitStatus) -> Response {
     let status = *status.0.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(standing) = status {
+    if let Some(quota) = status {
         let headers = response.headers_mut();
         for (name, value) in [
-            ("ratelimit-policy", standing.policy_header()),
-            ("ratelimit", standing.header()),
+            ("ratelimit-policy", quota.policy_header()),
+            ("ratelimit", quota.header()),
         ] {
             if let Ok(value) = HeaderValue::try_from(value) {
                 headers.insert(name, value);
@@ -305,7 +305,7 @@ impl Problem {
     fn rate_limited(policy: &str, wait: u64) -> Self {
         Self::new(
             Code::RateLimited,
-            format!("too many requests: the limit {policy:?} is used up for the moment"),
+            format!("too many requests: the limit {policy:?} is exceeded"),
         )
         .retry_after(wait)
     }
@@ -313,7 +313,7 @@ impl Problem {
     fn too_many_streams(limit: u32) -> Self {
         Self::new(
             Code::RateLimited,
-            format!("{limit} event streams of this user are open: end one of them first"),
+            format!("{limit} event streams of this user are open: close one of them first"),
         )
         .retry_after(OVERLOAD_RETRY_SECONDS)
     }
@@ -331,16 +331,12 @@ impl Problem {
     fn too_much_unread() -> Self {
         Self::new(
             Code::RateLimited,
-            "Too many bytes of answers to this caller have not been read. Read them before asking for more.",
+            "Too many bytes of responses to this caller are unread. Read them before sending further requests.",
         )
         .retry_after(OVERLOAD_RETRY_SECONDS)
     }
 
     fn overloaded(wait: u64) -> Self {
-        Self::new(
-            Code::Overloaded,
-            "there is more to do than this replica takes on",
-        )
-        .retry_after(wait)
+        Self::new(Code::Overloaded, "this replica is overloaded").retry_after(wait)
     }
 }

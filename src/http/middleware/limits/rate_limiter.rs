@@ -1,20 +1,19 @@
-//! How many requests of each key still fit into the last minute.
+//! A rate limiter: a quota per minute for each key.
 //!
-//! The generic cell rate algorithm: of each key one time is kept, at which it will have its whole
-//! allowance again. (`governor`, which knows the same, cannot be asked without being charged, and
-//! its maps of keys have no bound.)
+//! Uses the generic cell rate algorithm, which stores one time for each key: when its quota is full again. `governor`
+//! cannot check a quota without charging it, and its maps of keys are unbounded.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// The time that a quota is for, in nanoseconds.
+/// The time window of a quota, in nanoseconds.
 const WINDOW_NANOS: i64 = 60_000_000_000;
 
-/// A power of two, so that keys' callers seldom wait for each other.
+/// The number of locks, a power of two, so that callers of different keys rarely wait for each other.
 const SHARDS: usize = 16;
 
-/// How many keys a shard remembers: with all of them, some two megabytes.
+/// The most keys of a shard. All shards together take about two megabytes.
 const MAX_KEYS_PER_SHARD: usize = 4096;
 
 /// One quota for each key.
@@ -22,21 +21,21 @@ const MAX_KEYS_PER_SHARD: usize = 4096;
 pub(crate) struct QuotaBuckets {
     policy: &'static str,
     quota: u32,
-    /// Nanoseconds of the window that one request takes.
+    /// The nanoseconds of the window that one request uses.
     cost: i64,
     shards: Vec<Mutex<HashMap<u64, i64>>>,
 }
 
-/// How a key stands after a request.
+/// The state of a key after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct QuotaState {
     /// The quota's name.
     pub(crate) policy: &'static str,
     quota: u32,
     remaining: i64,
-    /// Seconds until all of the quota is there again.
+    /// Seconds until the quota is full again.
     reset: u64,
-    /// Seconds to wait for the next; `None` where this one fits.
+    /// Seconds until the next request is allowed; `None` if this one was.
     pub(crate) wait: Option<u64>,
 }
 
@@ -51,7 +50,7 @@ impl QuotaState {
 }
 
 impl QuotaBuckets {
-    /// `quota` requests a minute; any number where it is 0.
+    /// Creates buckets of `quota` requests a minute; 0 means no limit.
     pub(crate) fn new(policy: &'static str, quota: u32) -> Self {
         Self {
             policy,
@@ -61,7 +60,7 @@ impl QuotaBuckets {
         }
     }
 
-    /// Counts a request at this monotonic time; one that does not fit is not counted. `None` if there is no limit.
+    /// Counts a request at this monotonic time, unless it exceeds the quota. Returns `None` if there is no limit.
     pub(crate) fn take(&self, key: u64, now: Duration) -> Option<QuotaState> {
         if self.quota == 0 {
             return None;
@@ -88,7 +87,7 @@ impl QuotaBuckets {
         })
     }
 
-    /// Seconds to wait for a request to fit; `None` where one fits. Nothing is counted.
+    /// Returns the seconds until a request is allowed; `None` if it is allowed now. Counts nothing.
     pub(crate) fn wait(&self, key: u64, now: Duration) -> Option<u64> {
         if self.quota == 0 {
             return None;
@@ -111,13 +110,13 @@ impl QuotaBuckets {
     }
 }
 
-/// When a key has its whole quota again: not before now.
+/// Returns when the quota of a key is full again, at the earliest now.
 fn usage(full_at: Option<&i64>, now: i64) -> i64 {
     full_at.map_or(now, |at| (*at).max(now))
 }
 
-/// Forgets the keys that have their whole quota again. Says whether that has made room. Where it
-/// has not, what is new is let in uncounted: memory is bounded, and those that are known stay so.
+/// Removes keys whose quota is full again. Returns `true` if the shard has room. If not, new keys are allowed
+/// uncounted: memory is bounded, and known keys stay limited.
 fn evict_full(shard: &mut HashMap<u64, i64>, now: i64) -> bool {
     shard.retain(|_, full_at| *full_at > now);
     shard.len() < MAX_KEYS_PER_SHARD
@@ -127,7 +126,7 @@ fn nanos(time: Duration) -> i64 {
     i64::try_from(time.as_nanos()).unwrap_or(i64::MAX / 2)
 }
 
-/// Whole seconds, rounded up.
+/// Converts nanoseconds to whole seconds, rounded up.
 fn seconds(nanos: i64) -> u64 {
     u64::try_from(nanos).unwrap_or(0).div_ceil(1_000_000_000)
 }
@@ -144,8 +143,8 @@ mod tests {
     fn quota_is_consumed_and_refills_gradually() {
         let buckets = QuotaBuckets::new("test", 60);
         for left in (0..60).rev() {
-            let standing = buckets.take(1, at(0)).expect("there is a limit");
-            assert_eq!((standing.remaining, standing.wait), (left, None));
+            let quota = buckets.take(1, at(0)).expect("there is a limit");
+            assert_eq!((quota.remaining, quota.wait), (left, None));
         }
         let refused = buckets.take(1, at(0)).expect("there is a limit");
         assert_eq!(refused.wait, Some(1));
@@ -153,7 +152,7 @@ mod tests {
         assert_eq!(refused.policy_header(), "\"test\";q=60;w=60");
         assert_eq!(buckets.wait(1, at(0)), Some(1));
         assert_eq!(buckets.wait(2, at(0)), None, "another has its own");
-        // One a second, and no more for those that were refused.
+        // One a second; rejected requests cost nothing.
         assert_eq!(buckets.wait(1, at(1000)), None);
         assert_eq!(buckets.take(1, at(1000)).and_then(|it| it.wait), None);
         assert_eq!(buckets.take(1, at(1000)).and_then(|it| it.wait), Some(1));
@@ -169,7 +168,7 @@ mod tests {
         assert_eq!(buckets.wait(1, at(0)), Some(30));
         buckets.refund(1);
         assert_eq!(buckets.wait(1, at(0)), None);
-        // A refund of what has been given back by time adds nothing beyond the quota.
+        // A refund never raises the quota above its maximum.
         buckets.refund(1);
         buckets.refund(1);
         buckets.take(1, at(60_000));
@@ -186,7 +185,7 @@ mod tests {
         let stored: usize = (0..SHARDS as u64).map(|key| buckets.shard(key).len()).sum();
         assert_eq!(stored, MAX_KEYS_PER_SHARD * SHARDS);
         assert_eq!(buckets.take(5, at(0)).and_then(|it| it.wait), Some(60));
-        // A minute later no count matters any more.
+        // After a minute every quota is full.
         assert_eq!(
             buckets.take(u64::MAX, at(61_000)).and_then(|it| it.wait),
             None

@@ -15,7 +15,7 @@ use crate::test_app::{TestApp, User};
 /// The service key of the recording.
 const KEY: &str = "pbk_example_0123456789abcdef0123456789abcdef";
 
-/// Replaces what differs from run to run: ids, addresses and secrets.
+/// Replaces values that change between runs: ids, addresses and secrets.
 pub(crate) struct Normalizer {
     /// What a text contains, and its replacement.
     replacements: Vec<(String, String)>,
@@ -42,7 +42,7 @@ impl Normalizer {
                     match name.as_str() {
                         "access_token" => *field = json!("an-access-token"),
                         "token_id" => *field = json!("a-token-id"),
-                        // The database's own time.
+                        // The database's own time, which is not the test clock's.
                         "created_at" => *field = json!("2027-01-15T08:00:00Z"),
                         _ => self.normalize(field),
                     }
@@ -54,7 +54,7 @@ impl Normalizer {
     }
 
     fn normalized(&mut self, text: &str) -> String {
-        // A UUIDv5 is made of a name and is the same everywhere.
+        // A UUIDv5 is derived from a name and is always the same.
         if Uuid::try_parse(text).is_ok_and(|id| id.get_version_num() != 5)
             && self.replacements.iter().all(|(known, _)| known != text)
         {
@@ -139,7 +139,7 @@ impl Recorder<'_> {
         self.examples.insert(id.to_owned(), example);
     }
 
-    /// A request of the example's service for a user, below `/api/v1`.
+    /// Creates a request of the example's service for a user, below `/api/v1`.
     fn service(&self, method: Method, path: &str) -> RequestBuilder {
         let url = format!("{}/api/v1{path}", self.app.url);
         let request = self.app.client.request(method, url).bearer_auth(KEY);

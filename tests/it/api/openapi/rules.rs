@@ -1,4 +1,4 @@
-//! What holds for every operation and schema of the document.
+//! Rules for every operation and schema of the document.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::DOCUMENT;
 
-/// The operations below `paths` or `webhooks`, each with its method and path or name.
+/// Returns the operations of `paths` or `webhooks`, each with its method and path or name.
 fn operations(section: &str) -> impl Iterator<Item = (String, &'static Value)> {
     let items = DOCUMENT[section].as_object().unwrap().iter();
     items.flat_map(|(path, item)| {
@@ -29,7 +29,7 @@ fn operations_have_short_summary_description_and_camel_case_id() {
             summary.len() <= 60 && !summary.ends_with('.'),
             "{name}: {summary}"
         );
-        // The imperative has no third person.
+        // A verb in the imperative does not end in `s`.
         let verb = summary.split(' ').next().unwrap();
         assert!(
             !verb.ends_with('s') && verb.starts_with(char::is_uppercase),
@@ -92,7 +92,7 @@ fn operations_for_service_keys_have_user_header() {
     }
 }
 
-/// Calls `visit` with a place and the schema there, for a schema and all within.
+/// Calls `visit` for a schema and all schemas within, with their locations.
 fn walk(place: &str, schema: &Value, visit: &mut impl FnMut(&str, &Value)) {
     visit(place, schema);
     for (field, inner) in schema["properties"].as_object().into_iter().flatten() {
@@ -228,7 +228,7 @@ fn operations_and_objects_have_examples() {
             }
         }
     }
-    // The sandbox has no connector with the other kinds of credentials, and gmail has no parameters.
+    // The sandbox has no connector with other kinds of credentials, and gmail has no parameters.
     let without = [
         "ApiKeyCredentials",
         "BasicCredentials",

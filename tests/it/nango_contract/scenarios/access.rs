@@ -1,4 +1,4 @@
-//! Who may call, what is checked, and what exists.
+//! Authentication, validation, and missing resources.
 
 use chrono::TimeDelta;
 use reqwest::Method;

@@ -1,4 +1,4 @@
-//! Connections that are listed, read and changed.
+//! Listing, reading and updating connections.
 
 use chrono::TimeDelta;
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! Credentials that run out, are refused, imported and deleted.
+//! Expiry, rejection, import and deletion of credentials.
 
 use chrono::TimeDelta;
 use reqwest::Method;

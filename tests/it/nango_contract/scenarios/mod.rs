@@ -1,4 +1,4 @@
-//! The scenarios, and which recordings each replays.
+//! The scenarios, with the recordings that each replays.
 
 mod access;
 mod connections;

@@ -1,4 +1,4 @@
-//! From the popup's first request to its last page, and the webhooks that follow.
+//! Popups, from the first request to the last page, with the webhooks that follow.
 
 use chrono::TimeDelta;
 use reqwest::Method;

@@ -4,7 +4,7 @@ use super::restore_backup_without;
 use crate::reliability::text;
 use crate::test_app::TestApp;
 
-/// Runs the program with the app's variables. Returns what it printed; fails if it does.
+/// Runs the program with the app's variables. Returns its output; panics if it fails.
 async fn patchbay(app: &TestApp, arguments: &[&str]) -> String {
     let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_patchbay"))
         .args(arguments)

@@ -1,4 +1,4 @@
-//! Credentials are dead only after their provider has refused them for a while.
+//! Credentials are dead only after their provider has rejected them for some time.
 
 use chrono::TimeDelta;
 use reqwest::Method;

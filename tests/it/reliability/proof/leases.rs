@@ -1,4 +1,4 @@
-//! A claim whose transaction began before another replica's lease.
+//! A claim whose transaction started before another replica's lease.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use crate::reliability::wait_for;
 
 use super::*;
 
-/// Whether a statement waits for a lock.
+/// Returns `true` if a statement waits for a lock.
 const WAITING: &str = "select exists (select from pg_stat_activity \
      where datname = current_database() and wait_event_type = 'Lock')";
 
-/// Locks a table, lets claims of it begin and wait, and gives another replica a lease meanwhile.
+/// Locks a table, starts claims that wait for the lock, and meanwhile gives a lease to another replica.
 async fn lease_while_claims_wait(app: &TestApp, lock: &'static str, lease: &'static str) {
     let (mut other, mut observer) = (app.sql().await, app.sql().await);
     sqlx::raw_sql(lock).execute(&mut other).await.unwrap();
@@ -60,6 +60,6 @@ async fn webhook_queue_leased_after_a_claim_began_is_not_claimed() {
             .fetch_one(&mut app.sql().await)
             .await
             .unwrap();
-    // A claim would have removed the queue, for nothing waits in it.
+    // A claim would have removed the queue, because it is empty.
     assert_eq!(kept, 1);
 }

@@ -1,4 +1,4 @@
-//! False answers of a moment, and too little to tell them from true ones.
+//! Temporarily false responses, with too little data to recognize them.
 
 use super::*;
 
@@ -7,7 +7,7 @@ async fn hidden_connections_of_a_moment_are_not_missing() {
     let app = app().await;
     let all = connected(&app, 5).await;
     let before = app.nango_connections().await;
-    // One user is in the popup when Nango begins to answer that it has none.
+    // One user is in the popup when Nango starts to return empty lists.
     let late = app.user("late").await;
     let started = late.connect("gmail").await;
     app.faults(json!({ "hide_connections": ["*"], "consent": "allow" }))
@@ -44,10 +44,10 @@ async fn two_absent_connections_do_not_doubt_the_environment() {
     for (_, connection) in &all {
         delete_at_nango(&app, connection).await;
     }
-    // A disconnect finds its own connection gone, and a sweep the other one.
+    // A disconnect finds its own connection missing, and a sweep the other one.
     let (_, ended) = all[0].0.disconnect("gmail", "").await;
     assert_eq!(ended["upstream_deleted"], true);
-    assert_eq!(app.sweep().await.missing, 1);
+    assert_eq!(app.sweep_until_missing().await, 1);
     assert_eq!(engaged(&app).await, []);
     assert_eq!(statuses(&all).await, ["disconnected", "error"]);
     let again = all[0].0.connected("gmail").await;
@@ -64,7 +64,8 @@ async fn unknown_environment_stays_unknown_with_fewer_connections() {
     let (user, _) = &all[0];
     let path = format!("/connections/{}/check", text(&all[0].1, "id"));
     assert_eq!(user.call(Method::POST, &path, None).await.0, 503);
-    // With the users' disconnects too little is left to tell by, which proves nothing either.
+    // After the users' disconnects too few connections are left to recognize the environment, so a missing one proves
+    // nothing.
     for (user, _) in &all[..2] {
         let (_, ended) = user.disconnect("gmail", "").await;
         assert_eq!(ended["upstream_deleted"], false);
@@ -116,7 +117,7 @@ async fn grant_beyond_a_lagging_snapshot_is_kept_and_applied() {
     let all = connected(&app, 3).await;
     let late = app.user("late").await;
     let started = late.connect("gmail").await;
-    // The standby that answers does not have the attempt yet.
+    // The standby has not replicated the attempt yet.
     let mut sql = app.sql().await;
     for statement in [
         "create table later_attempt as select * from connect_attempt where user_id = 'late'",
@@ -158,7 +159,7 @@ async fn row_older_than_its_grant_is_not_missing() {
     user.disconnect("gmail", "").await;
     let new = user.connected("gmail").await;
     assert_eq!(new["id"], old["id"]);
-    // The backup is older than the disconnect and the second connect.
+    // The backup precedes the disconnect and the second connect.
     for statement in [
         "delete from attempt_owner where attempt_id = (select max(id::text)::uuid from connect_attempt where user_id = 'user-0')",
         "delete from connect_attempt where id = (select max(id::text)::uuid from connect_attempt where user_id = 'user-0')",

@@ -1,6 +1,6 @@
 import { accountName, type Connection } from "@patchbay/client";
 import { useState, type ReactNode } from "react";
-import { useConnectMessages } from "../react/context.js";
+import { useConnectMessages } from "../react/useConnectMessages.js";
 import { useConnectionActions } from "../react/useConnectionActions.js";
 import { Button } from "./Button.js";
 import { ErrorNotice } from "./ErrorNotice.js";

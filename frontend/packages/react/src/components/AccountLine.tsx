@@ -1,5 +1,5 @@
 import type { ReactNode } from "react";
-import { useConnectMessages } from "../react/context.js";
+import { useConnectMessages } from "../react/useConnectMessages.js";
 import { accountOf, type Connection } from "@patchbay/client";
 import { Sentence } from "./Sentence.js";
 

@@ -1,7 +1,7 @@
 import { useEffect, type ReactNode } from "react";
 import type { ConnectDetails, Connection, FlowState, Parameter } from "@patchbay/client";
-import { useConnectMessages } from "../react/context.js";
-import type { ConnectMessages } from "../react/messages.js";
+import { useButtonMessages } from "../react/context.js";
+import type { ButtonMessages } from "../react/buttonMessages.js";
 import { useConnect } from "../react/useConnect.js";
 import { useConnectForm } from "../react/useConnectForm.js";
 import { useConnector } from "../react/useConnector.js";
@@ -42,7 +42,7 @@ const NONE: readonly Parameter[] = [];
 export function ConnectButton(props: ConnectButtonProps): ReactNode {
   const { connectorId, connectorName, instanceId = "", connectionId, details, onConnected } = props;
   const { connections, getConnection, isUnknown } = useConnectionList();
-  const messages = useConnectMessages();
+  const messages = useButtonMessages();
   const target = connectionId === undefined ? { connectorId, instanceId } : { connectionId };
   const connect = useConnect(target, { details, onConnected });
   const { state, isBusy, dismiss } = connect;
@@ -88,7 +88,7 @@ export function ConnectButton(props: ConnectButtonProps): ReactNode {
   );
 }
 
-function words(state: FlowState, again: boolean, name: string, messages: ConnectMessages): string {
+function words(state: FlowState, again: boolean, name: string, messages: ButtonMessages): string {
   switch (state.phase) {
     case "starting":
     case "waiting":

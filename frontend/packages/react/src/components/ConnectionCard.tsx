@@ -1,5 +1,5 @@
 import { useEffect, useId, useRef, useState, type ReactNode } from "react";
-import { useMessages } from "../react/context.js";
+import { useMessages } from "../react/useMessages.js";
 import { missingScopes, nameOf, type Connection } from "@patchbay/client";
 import type { Messages } from "../react/messages.js";
 import { useConnectionActions } from "../react/useConnectionActions.js";

@@ -1,6 +1,6 @@
 import { plain } from "@patchbay/client";
 import type { ReactNode } from "react";
-import { useMessages } from "../react/context.js";
+import { useMessages } from "../react/useMessages.js";
 import { useConnectionHistory } from "../react/useConnectionHistory.js";
 import { Button } from "./Button.js";
 import { ErrorNotice } from "./ErrorNotice.js";

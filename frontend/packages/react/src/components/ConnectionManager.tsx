@@ -1,5 +1,5 @@
 import { useState, type ReactNode } from "react";
-import { useMessages } from "../react/context.js";
+import { useMessages } from "../react/useMessages.js";
 import { isOf, type Connection } from "@patchbay/client";
 import { useConnectionList } from "../react/useConnections.js";
 import { useKeptFocus } from "../react/useKeptFocus.js";

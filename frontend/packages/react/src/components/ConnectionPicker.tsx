@@ -1,5 +1,5 @@
 import { useId, useState, type ReactNode } from "react";
-import { useMessages } from "../react/context.js";
+import { useMessages } from "../react/useMessages.js";
 import { accountOf, freeInstance, isOf, missingScopes, nameOf, type Connection } from "@patchbay/client";
 import type { Messages } from "../react/messages.js";
 import { useConnectionList } from "../react/useConnections.js";

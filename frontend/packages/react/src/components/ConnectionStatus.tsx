@@ -1,6 +1,6 @@
 import type { ReactNode } from "react";
 import { isOfSession } from "../react/cache.js";
-import { useMessages } from "../react/context.js";
+import { useMessages } from "../react/useMessages.js";
 import { isFromElsewhere, type Connection, type Status } from "@patchbay/client";
 import type { Messages } from "../react/messages.js";
 import { useConnectionList } from "../react/useConnections.js";

@@ -1,5 +1,5 @@
 import { useEffect, useId, useState, type ReactNode } from "react";
-import { useMessages } from "../react/context.js";
+import { useMessages } from "../react/useMessages.js";
 import { useConnectors } from "../react/useConnectors.js";
 import type { Category, Connection, Connector } from "@patchbay/client";
 import { Button } from "./Button.js";

@@ -1,6 +1,6 @@
 import type { ReactNode } from "react";
 import { PatchbayError, plain } from "@patchbay/client";
-import { useConnectMessages } from "../react/context.js";
+import { useConnectMessages } from "../react/useConnectMessages.js";
 import { Button } from "./Button.js";
 import { errorText } from "./errorText.js";
 

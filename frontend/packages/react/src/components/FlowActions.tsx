@@ -1,11 +1,11 @@
 import { plain, type Connection } from "@patchbay/client";
 import { useState, type ReactNode } from "react";
-import { useConnectMessages } from "../react/context.js";
+import { useConnectMessages } from "../react/useConnectMessages.js";
 import type { UseConnect } from "../react/useConnect.js";
 import { useConnectionActions } from "../react/useConnectionActions.js";
 import { Button } from "./Button.js";
 import { Details, ErrorNotice } from "./ErrorNotice.js";
-import { elsewhere } from "./FlowNotice.js";
+import { elsewhere } from "./FlowText.js";
 
 /** The user's actions while a connect is in progress, and details for an operator after a failure. */
 export function FlowActions({ connect }: { connect: UseConnect }): ReactNode {

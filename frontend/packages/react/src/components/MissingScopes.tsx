@@ -1,6 +1,6 @@
 import type { ReactNode } from "react";
 import { missingScopes, type Connection } from "@patchbay/client";
-import { useMessages } from "../react/context.js";
+import { useMessages } from "../react/useMessages.js";
 
 /** The scopes that were asked for and not granted: what they are for may not work. */
 export function MissingScopes({ connection }: { connection: Connection }): ReactNode {

@@ -1,5 +1,5 @@
 import { useEffect, useId, useReducer, useRef, type ReactNode } from "react";
-import { useConnectMessages } from "../react/context.js";
+import { useConnectMessages } from "../react/useConnectMessages.js";
 import type { ConnectForm } from "../react/useConnectForm.js";
 import { useParameters, type ParameterField } from "../react/useParameters.js";
 import { Button } from "./Button.js";

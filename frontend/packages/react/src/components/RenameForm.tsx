@@ -1,5 +1,5 @@
 import { useEffect, useId, useRef, useState, type ReactNode } from "react";
-import { useMessages } from "../react/context.js";
+import { useMessages } from "../react/useMessages.js";
 import { Button } from "./Button.js";
 
 /** Props of `RenameForm`. */

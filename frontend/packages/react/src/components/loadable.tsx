@@ -18,12 +18,12 @@ export function lazyModule<Module>(load: () => Promise<Module>): LazyModule<Modu
   return lazy;
 }
 
-/** A component of a module that is loaded apart, at the latest when it is first shown. Nothing is shown meanwhile. */
+/** A component of a module that is loaded apart, at the latest when it is first shown. Meanwhile its `fallback` is shown, if any. */
 export function loadable<Module, Props extends object>(
   lazy: LazyModule<Module>,
   pick: (module: Module) => ComponentType<Props>,
-): (props: Props) => ReactNode {
-  return function Loadable(props: Props): ReactNode {
+): (props: Props & { fallback?: ReactNode }) => ReactNode {
+  return function Loadable({ fallback, ...props }: Props & { fallback?: ReactNode }): ReactNode {
     const [, show] = useReducer((count: number) => count + 1, 0);
     useEffect(() => {
       let shown = true;
@@ -33,6 +33,6 @@ export function loadable<Module, Props extends object>(
       };
     }, []);
     const Loaded = lazy.module && pick(lazy.module);
-    return Loaded && <Loaded {...props} />;
+    return Loaded ? <Loaded {...(props as unknown as Props)} /> : fallback;
   };
 }

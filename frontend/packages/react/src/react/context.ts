@@ -1,14 +1,8 @@
 import { createContext, useContext, useMemo, type ReactNode } from "react";
 import type { Client, Flows } from "@patchbay/client";
 import type { Cache } from "./cache.js";
-import {
-  connectMessages,
-  defaultMessages,
-  mergeMessages,
-  type ConnectMessages,
-  type MessageOverrides,
-  type Messages,
-} from "./messages.js";
+import { buttonMessages, mergeMessages, type ButtonMessages } from "./buttonMessages.js";
+import type { MessageOverrides } from "./messages.js";
 
 /** A connector, as far as its picture goes. */
 export interface LogoOf {
@@ -38,14 +32,8 @@ export function usePatchbay(): Patchbay {
   return patchbay;
 }
 
-/** All messages, for components that show them. */
-export function useMessages(): Messages {
+/** The messages of a connect button before a click. */
+export function useButtonMessages(): ButtonMessages {
   const { overrides } = usePatchbay();
-  return useMemo(() => mergeMessages(defaultMessages, overrides), [overrides]);
-}
-
-/** The messages of a connect button: a page with nothing else does not load the others. */
-export function useConnectMessages(): ConnectMessages {
-  const { overrides } = usePatchbay();
-  return useMemo(() => mergeMessages(connectMessages, overrides), [overrides]);
+  return useMemo(() => mergeMessages(buttonMessages, overrides), [overrides]);
 }

@@ -1,14 +1,8 @@
 import type { ByName, ErrorCode, EventKind, FlowFailure, Parameter, Reason, Status } from "@patchbay/client";
+import { buttonMessages, type ButtonMessages } from "./buttonMessages.js";
 
 /** The messages of a connect button and of what it says. `name` is what a person calls the connector or the account. */
-export interface ConnectMessages {
-  /** What the opened window shows until it is sent to the provider. */
-  windowTitle: string;
-  windowText: string;
-  connect: (name: string) => string;
-  reconnect: (name: string) => string;
-  connected: (name: string) => string;
-  connecting: (name: string) => string;
+export interface ConnectMessages extends ButtonMessages {
   retry: string;
   dismiss: string;
   /** While the user's turn it is, by what can be seen of the window. */
@@ -112,14 +106,9 @@ export type MessageOverrides = {
       : Partial<Messages[Key]>;
 };
 
-/** The English messages of a connect button. */
+/** The English messages of a connect button and of what it says. */
 export const connectMessages: ConnectMessages = {
-  windowTitle: "Connecting…",
-  windowText: "Connecting…",
-  connect: (name) => `Connect ${name}`,
-  reconnect: (name) => `Reconnect ${name}`,
-  connected: (name) => `${name} connected`,
-  connecting: (name) => `Connecting ${name}…`,
+  ...buttonMessages,
   retry: "Try again",
   dismiss: "Cancel",
   waiting: {
@@ -271,17 +260,3 @@ const otherMessages: Omit<Messages, keyof ConnectMessages> = {
 
 /** All English messages. */
 export const defaultMessages: Messages = /* @__PURE__ */ Object.assign({}, connectMessages, otherMessages);
-
-/** Messages with others in the place of some. */
-export function mergeMessages<Some extends ConnectMessages>(messages: Some, overrides: MessageOverrides | undefined): Some {
-  const merged = { ...messages } as Record<string, unknown>;
-  for (const [key, value] of Object.entries(overrides ?? {})) {
-    const before = merged[key];
-    merged[key] = isGroup(before) && isGroup(value) ? { ...before, ...value } : (value ?? before);
-  }
-  return merged as Some;
-}
-
-function isGroup(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null;
-}

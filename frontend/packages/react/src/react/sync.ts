@@ -16,7 +16,8 @@ export class CacheSync {
   readonly #wanted = new Map<string, number>();
   #everything = false;
   readonly #few = new Worker(
-    () => !this.#ended && this.#wanted.size > 0 && this.#wanted.size <= FEW,
+    // Right after all were fetched, further changes wait for the pause's end: they are likely to be many again.
+    () => !this.#ended && this.#wanted.size > 0 && this.#wanted.size <= FEW && !this.#all.resting,
     () => this.#fetchWanted(),
     FIRST_PACE,
     PACE,
@@ -69,7 +70,7 @@ export class CacheSync {
   #want(id: string, version: number): void {
     this.#wanted.set(id, Math.max(version, this.#wanted.get(id) ?? 0));
     void this.#few.run();
-    void this.#all.run();
+    void this.#all.run().then(() => this.#few.run());
   }
 
   get #ended(): boolean {
@@ -95,14 +96,15 @@ export class CacheSync {
   /** Whether a connection is there in this version. */
   #has(id: string, version: number): boolean {
     const there = (this.#cache.newestById.get(id)?.version ?? -1) >= version;
-    // An event may have come meanwhile.
-    if (there && this.#wanted.get(id) === version) this.#wanted.delete(id);
+    // An event may have come meanwhile, of the same version, too.
+    if (there && this.#wanted.get(id) === version && !this.#stale.has(id)) this.#wanted.delete(id);
     return there;
   }
 
   /** Fetches all that is shown. Whether that worked. */
   async #fetchAll(): Promise<boolean> {
     this.#everything = false;
+    this.#stale.clear();
     const wanted = [...this.#wanted];
     const parts = ["connections", "connection", "history"].map((part) => [...this.#cache.prefix, part]);
     await Promise.all(parts.map((part) => this.#renew(part)));
@@ -116,7 +118,7 @@ export class CacheSync {
       if (!listed) this.#wanted.delete(id);
       else if (!this.#has(id, version)) missing += 1;
     }
-    void this.#few.run();
+    if (failed) void this.#few.run();
     // What has changed during the fetch is no reason for a longer pause.
     return !failed && missing <= FEW;
   }

@@ -1,6 +1,6 @@
 import { useCallback, useEffect, useMemo, useRef, useSyncExternalStore } from "react";
 import type { ConnectDetails, Connection, FlowState, FlowTarget } from "@patchbay/client";
-import { useConnectMessages, usePatchbay } from "./context.js";
+import { useButtonMessages, usePatchbay } from "./context.js";
 
 /** How to connect. */
 export interface UseConnectOptions {
@@ -33,7 +33,7 @@ const IDLE: FlowState = { phase: "idle" };
 /** A connect of a connector's account, or of a connection again, step by step; it outlives a reload of the page. */
 export function useConnect(target: FlowTarget, options: UseConnectOptions = {}): UseConnect {
   const { flows } = usePatchbay();
-  const messages = useConnectMessages();
+  const messages = useButtonMessages();
   const subscribe = useCallback((listener: () => void) => flows.subscribe(listener), [flows]);
   const find = () => flows.of(target);
   const flow = useSyncExternalStore(subscribe, find, find);

@@ -2,7 +2,7 @@ import { useMutation, useQuery } from "@tanstack/react-query";
 import { useCallback, useEffect, useMemo, useRef, useState } from "react";
 import { best, connectOnce, isOf, type Connection, type DisconnectAnswer, type Status } from "@patchbay/client";
 import { RECOVERING } from "./cache.js";
-import { useConnectMessages, usePatchbay } from "./context.js";
+import { useButtonMessages, usePatchbay } from "./context.js";
 
 /** The user's connections. */
 export interface ConnectionListing {
@@ -101,7 +101,7 @@ export function useConnectionList(): ConnectionListing {
 /** The user's connections, kept up to date, with ways to connect and disconnect. */
 export function useConnections(): UseConnections {
   const { client, cache, flows } = usePatchbay();
-  const messages = useConnectMessages();
+  const messages = useButtonMessages();
   const mounted = useRef<AbortController | null>(null);
   useEffect(() => {
     const here = new AbortController();

@@ -8,8 +8,11 @@ export class Worker {
   readonly #first: number;
   readonly #pace: number;
   #wake: (() => void) | undefined;
+  #running = Promise.resolve();
   /** `true` while the worker runs, pauses included. */
   working = false;
+  /** `true` during the pause after a step that succeeded. */
+  resting = false;
 
   /** `step` resolves to `true` if it succeeded. `first` is the pause after the first step, `pace` after each later step. */
   constructor(hasWork: () => boolean, step: () => Promise<boolean>, first: number, pace: number) {
@@ -19,17 +22,25 @@ export class Worker {
     this.#pace = pace;
   }
 
-  /** Starts the worker if there is work and it is not running. */
-  async run(): Promise<void> {
-    if (this.working) return;
-    this.working = true;
+  /** Starts the worker if it is not running. Resolves when there is no work left, and the last pause has ended. */
+  run(): Promise<void> {
+    if (!this.working) {
+      this.working = true;
+      this.#running = this.#loop();
+    }
+    return this.#running;
+  }
+
+  async #loop(): Promise<void> {
     for (let failures = 0, steps = 1; this.#hasWork(); steps += 1) {
       failures = (await this.#step()) ? 0 : failures + 1;
       const pace = steps === 1 ? this.#first : this.#pace;
+      this.resting = failures === 0;
       await new Promise<void>((resolve) => {
         setTimeout(resolve, failures > 0 ? backoff(failures, 1_000, LONGEST_PAUSE) : pace);
         this.#wake = resolve;
       });
+      this.resting = false;
     }
     this.working = false;
   }

@@ -1,0 +1,152 @@
+//! Absence: a connection is missing only if Nango did not have it repeatedly, over time. One look-up proves nothing.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+
+use super::core::Core;
+use super::credential_check::CredentialChecker;
+use super::sweep::{Sweeper, recoverable_error};
+use super::{Error, Result};
+use crate::db;
+use crate::domain::state_machine::MIN_ABSENCE_SPREAD;
+use crate::domain::{Brake, Connection, Reason};
+use crate::nango::Priority;
+
+/// How many absent connections one run looks up. The sweep looks up the others.
+const MAX_CHECKS: i64 = 20;
+
+/// For how long after the first absence a connection is looked up between the sweeps.
+const FREQUENT_CHECKS: TimeDelta = TimeDelta::hours(1);
+
+impl Sweeper {
+    /// Looks up connections that Nango did not have, so that their absence is confirmed or ends between two sweeps. Every
+    /// replica does it: what one of them does not see, another may. Returns how many connections became missing.
+    ///
+    /// # Errors
+    /// As Nango and the database.
+    pub async fn check_absences(&self) -> Result<usize> {
+        if !self.core.has_room(Priority::Sweep) || self.core.is_database_foreign().await {
+            return Ok(0);
+        }
+        Priority::Sweep.scope(self.check_absent_ones()).await
+    }
+
+    async fn check_absent_ones(&self) -> Result<usize> {
+        let since = self.core.clock.now() - FREQUENT_CHECKS;
+        let mut tx = self.core.begin_single().await?;
+        let absent = db::absent_connections(&mut tx, since, MAX_CHECKS).await?;
+        tx.commit().await?;
+        if absent.is_empty() {
+            return Ok(0);
+        }
+        self.core.brakes.verify_environment(&[], None).await?;
+        let mut missing = 0;
+        for connection in &absent {
+            let checked = self.checks.check_absence(connection, &[]).await;
+            missing += usize::from(matches!(checked, Ok(true)));
+            if let Some(error) = recoverable_error(checked)? {
+                tracing::warn!(connection = %connection.id, %error, "could not look up an absent connection, will retry");
+            }
+            self.pause_sweep(Duration::ZERO).await;
+        }
+        Ok(missing)
+    }
+}
+
+impl CredentialChecker {
+    /// Looks up a connection that Nango's list lacks, and records the result. Returns `true` if it became missing. `seen`
+    /// are connections that the list has.
+    ///
+    /// # Errors
+    /// As [`CredentialChecker::is_missing`].
+    pub(crate) async fn check_absence(
+        &self,
+        connection: &Connection,
+        seen: &[String],
+    ) -> Result<bool> {
+        let Some(upstream) = connection.state.upstream() else {
+            return Ok(false);
+        };
+        let is_absent = if connection.absent(self.core.clock.now()).1 {
+            match self.is_missing(connection, seen).await {
+                // Nango has a newer grant of it, which is an orphan.
+                Err(Error::ProviderUnavailable) => false,
+                is_missing => is_missing?,
+            }
+        } else {
+            self.core
+                .is_gone(&upstream.id, &upstream.integration.key)
+                .await?
+        };
+        if !is_absent {
+            self.core.end_absence(connection).await?;
+            return Ok(false);
+        }
+        let noted = self.note_absence(connection).await?;
+        Ok(noted.is_some_and(|it| it.state.reason() == Some(Reason::MissingUpstream)))
+    }
+
+    /// Records that Nango does not have a connection at this moment. It becomes missing if that is confirmed and the brake
+    /// has room for all that are. Returns the connection as it is then.
+    ///
+    /// # Errors
+    /// As the database.
+    pub(crate) async fn note_absence(&self, seen: &Connection) -> Result<Option<Connection>> {
+        // What a restored or copied database lacks at Nango says nothing until an operator has decided.
+        if self.core.is_database_foreign().await {
+            return Ok(Some(seen.clone()));
+        }
+        let now = self.core.clock.now();
+        let mut tx = self.core.begin().await?;
+        let Some(connection) = db::lock_own(&mut tx, &seen.user_id, seen.id).await? else {
+            return Ok(None);
+        };
+        let is_missing = connection.state.reason() == Some(Reason::MissingUpstream);
+        if connection.version != seen.version || is_missing {
+            return Ok(Some(connection));
+        }
+        let Some(upstream) = connection.state.upstream() else {
+            return Ok(Some(connection));
+        };
+        // Another replica may have seen it since: the row says.
+        let (absences, is_confirmed) = connection.absent(now);
+        if connection.absences.is_empty() {
+            tracing::info!(connection = %connection.id, nango_connection = upstream.id, "nango does not have a connection, will look again");
+        }
+        if let Some(transition) = connection
+            .missing(&upstream.id, now)
+            .filter(|_| is_confirmed)
+        {
+            let together = db::count_absent(&mut tx, now - MIN_ABSENCE_SPREAD).await?;
+            if db::has_room(&mut tx, Brake::Missing, together.max(1)).await? {
+                db::count_changes(&mut tx, Brake::Missing, 1).await?;
+                let missing = db::apply(&mut tx, &transition, None).await?;
+                tx.commit().await?;
+                return Ok(Some(missing));
+            }
+        }
+        db::record_absences(&mut tx, &connection, &absences).await?;
+        tx.commit().await?;
+        Ok(Some(Connection {
+            absences,
+            ..connection
+        }))
+    }
+}
+
+impl Core {
+    /// Records that Nango has a connection, if it did not have it before.
+    ///
+    /// # Errors
+    /// As the database.
+    pub(crate) async fn end_absence(&self, connection: &Connection) -> Result<()> {
+        if connection.absences.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.begin_single().await?;
+        db::record_absences(&mut tx, connection, &[]).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+}
