@@ -251,29 +251,21 @@ impl Reconciler {
         };
         // Not locked, for nothing is written yet.
         let found = self.find_attempt(&user, attempt).await?;
-        let seen = self.evaluate_grant(found, summary, None);
-        // Whose account it is decides what becomes of it.
-        let identity = match seen {
-            None => return Ok(GrantOutcome::Unchanged),
-            Some((of, grant, Grant::Applied(_))) => {
-                self.accounts
-                    .identify_grant(&of.connection, &grant, attempt)
-                    .await
-            }
-            Some((of, grant, Grant::AlreadyApplied)) => {
-                self.core.end_absence(&of.connection).await?;
-                let identity = self
-                    .accounts
-                    .identify_grant(&of.connection, &grant, attempt)
-                    .await;
-                if identity.account.is_none() {
-                    self.queue_lookup(&of.connection, attempt).await?;
-                    return Ok(GrantOutcome::Unchanged);
-                }
-                identity
-            }
-            Some((_, _, Grant::Discarded)) => Identity::default(),
+        let Some((of, grant, verdict)) = self.evaluate_grant(found, summary, None) else {
+            return Ok(GrantOutcome::Unchanged);
         };
+        let mut identity = Identity::default();
+        if !matches!(verdict, Grant::Discarded) {
+            let identified = (self.accounts).identify_grant(&of.connection, &grant, attempt);
+            identity = identified.await;
+        }
+        if matches!(verdict, Grant::AlreadyApplied) {
+            self.core.end_absence(&of.connection).await?;
+            if identity.account.is_none() {
+                self.queue_lookup(&of.connection, attempt).await?;
+                return Ok(GrantOutcome::Unchanged);
+            }
+        }
         let account = identity.account.as_ref();
         let mut tx = self.core.begin().await?;
         // Evaluated again under the lock: another signal may have been faster.

@@ -11,7 +11,7 @@ use super::Result;
 use super::credential_check::MIN_CHECK_INTERVAL;
 use super::sweep::Sweeper;
 use crate::db;
-use crate::db::{CreationRange, SweepPass, SweepRow};
+use crate::db::{CreationRange, SweepPass, SweepRow, Transaction};
 use crate::domain::state_machine::is_retry_due;
 use crate::domain::{Reason, Status};
 use crate::nango;
@@ -243,14 +243,7 @@ impl Sweeper {
         let unapplied: HashSet<Uuid> = db::unapplied_attempts(&mut tx, &attempts).await?;
         let known = db::known_attempts(&mut tx, &attempts).await?;
         let to_be_deleted = db::find_queued_deletions(&mut tx, &ids).await?;
-        let returned: Vec<&str> = rows
-            .iter()
-            .filter(|row| !row.absences.is_empty())
-            .map(|row| row.nango_connection_id.as_str())
-            .collect();
-        if !returned.is_empty() {
-            db::end_absences(&mut tx, &returned).await?;
-        }
+        end_absences(&mut tx, &rows).await?;
         let corrected = with_other_times(&rows, found);
         if !corrected.is_empty() {
             db::correct_creation_times(&mut tx, &corrected).await?;
@@ -305,6 +298,19 @@ impl Sweeper {
 /// Returns the attempt that created or reauthorized a connection.
 pub(crate) fn attempt_tag(summary: &ConnectionSummary) -> Option<Uuid> {
     summary.tags.get(ATTEMPT_TAG)?.parse().ok()
+}
+
+/// Records that Nango has the connections of these rows, where it did not have them before.
+async fn end_absences(tx: &mut Transaction, rows: &[SweepRow]) -> Result<()> {
+    let returned: Vec<&str> = rows
+        .iter()
+        .filter(|row| !row.absences.is_empty())
+        .map(|row| row.nango_connection_id.as_str())
+        .collect();
+    if !returned.is_empty() {
+        db::end_absences(tx, &returned).await?;
+    }
+    Ok(())
 }
 
 /// The rows that have another creation time than Nango's connection, with Nango's.
