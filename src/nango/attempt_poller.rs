@@ -215,7 +215,7 @@ impl AttemptPoller {
     async fn poll_shared(&self, attempt: Uuid) -> Result<PollResult, Error> {
         let newest = self
             .newest
-            .get_with((), async { Arc::new(self.fetch_newest().await) })
+            .get_with((), Box::pin(async { Arc::new(self.fetch_newest().await) }))
             .await;
         let id = attempt.to_string();
         let of_attempt = |summary: &&ConnectionSummary| summary.tags.get(ATTEMPT_TAG) == Some(&id);

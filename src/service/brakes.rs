@@ -119,7 +119,8 @@ impl Brakes {
     /// # Errors
     /// As the database.
     pub(crate) async fn database_difference(&self) -> Result<Option<String>> {
-        let compared = self.identity.get_with((), async {
+        // The cache's future contains the given one several times.
+        let compared = Box::pin(async {
             let mut tx = self.database.begin().await?;
             let actual = db::actual_identity(&mut tx, self.public_url.as_str()).await?;
             let recorded = db::recorded_identity(&mut tx).await?;
@@ -131,7 +132,7 @@ impl Brakes {
             }
             Ok(recorded.and_then(|recorded: Identity| actual.differs_from(&recorded)))
         });
-        Ok(compared.await?)
+        Ok(self.identity.get_with((), compared).await?)
     }
 
     /// Fails if the Nango environment is unknown, which is looked up again: a connect there would be lost when the right
@@ -140,7 +141,7 @@ impl Brakes {
         if self.check_environment().is_ok() {
             return Ok(());
         }
-        let verify = self.verify_environment(&[], None);
+        let verify = Box::pin(self.verify_environment(&[], None));
         self.reverified.get_with((), verify).await
     }
 

@@ -96,7 +96,7 @@ impl ConnectFlow {
         connector: &str,
         request: &ConnectRequest,
     ) -> Result<ConnectAnswer> {
-        let started = self.start_connect(user, connector, request);
+        let started = Box::pin(self.start_connect(user, connector, request));
         self.run(user, &("connect", connector), request, started)
             .await
     }
@@ -163,7 +163,7 @@ impl ConnectFlow {
         id: Uuid,
         request: &ConnectRequest,
     ) -> Result<ConnectAnswer> {
-        let started = self.start_reconnect(user, id, request);
+        let started = Box::pin(self.start_reconnect(user, id, request));
         self.run(user, &("reconnect", id), request, started).await
     }
 

@@ -12,7 +12,6 @@ use super::{Error, Result};
 use crate::db;
 use crate::db::KeyState;
 use crate::domain::UserId;
-use crate::encryption;
 use crate::encryption::Encryption;
 use crate::views::ConnectAnswer;
 
@@ -108,7 +107,12 @@ impl IdempotencyKeys {
             }
             answer => serde_json::from_value(answer),
         };
-        Ok(answer.map_err(|_not_an_answer| encryption::Error::RowError)?)
+        answer.map_err(|error| {
+            Error::from(sqlx::Error::ColumnDecode {
+                index: "answer".to_owned(),
+                source: error.into(),
+            })
+        })
     }
 }
 

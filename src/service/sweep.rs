@@ -116,7 +116,7 @@ impl Sweeper {
         }
         let sweep = async {
             tokio::select! {
-                report = Priority::Sweep.scope(self.sweep_all(pace)) => report.map(Some),
+                report = Priority::Sweep.scope(Box::pin(self.sweep_all(pace))) => report.map(Some),
                 lost = self.renew_lease() => Err(lost),
                 // Another replica may take it up at once.
                 () = stop.cancelled() => Ok(None),

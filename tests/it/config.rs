@@ -214,7 +214,7 @@ fn secrets_of_the_example_file_are_refused() {
     for (name, value) in secrets {
         let problems = read(&[(name, Some(value))]).unwrap_err();
         assert_eq!(problems.len(), 1, "{problems:?}");
-        assert!(problems[0].starts_with(&format!("{name} is still the example's")));
+        assert!(problems[0].starts_with(&format!("{name} is still the value of the example file")));
     }
 }
 

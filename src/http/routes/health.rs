@@ -41,7 +41,7 @@ impl Readiness {
                 "this replica's clock differs from the database's by more than a minute: set both by NTP",
             ));
         }
-        let ask = async {
+        let ask = Box::pin(async {
             match tokio::time::timeout(PING_TIMEOUT, services.core.database.check_ready()).await {
                 Ok(answer) => answer.map_err(|error| Problem::from_unusable_database(&error)),
                 Err(_elapsed) => Err(Problem::new(
@@ -49,7 +49,7 @@ impl Readiness {
                     "the database does not answer",
                 )),
             }
-        };
+        });
         self.0.get_with((), ask).await
     }
 }

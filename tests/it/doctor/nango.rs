@@ -88,7 +88,7 @@ async fn connector_check_reports_missing_and_wrong_integrations() {
     let (check, level, found, remediation) = all[1];
     assert_eq!((check, level), ("connector", Level::Warn));
     assert!(found.contains("no integration for 2 of "), "{found}");
-    assert!(found.ends_with("not set up: gmail, notion"), "{found}");
+    assert!(found.ends_with("not configured: gmail, notion"), "{found}");
     assert!(remediation.contains("disable the others"), "{remediation}");
 
     let bare = TestApp::build(&[], |nango| {
