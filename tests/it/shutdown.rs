@@ -66,7 +66,10 @@ async fn readiness_fails_first_and_requests_are_served_while_draining() {
         // A stream continues until the end, and then sends a reconnect delay.
         let events = read_to_end(&mut stream).await;
         let (_, goodbye) = events.split_once("event: ready").unwrap();
-        assert!(goodbye.contains(": this replica stops"), "{goodbye}");
+        assert!(
+            goodbye.contains(": this replica is shutting down"),
+            "{goodbye}"
+        );
         let retry = goodbye.rsplit_once("retry: ").unwrap().1;
         let retry: u64 = retry.lines().next().unwrap().trim().parse().unwrap();
         assert!((500..=2500).contains(&retry), "{retry}");

@@ -311,7 +311,7 @@ async fn serve_refuses_published_and_guessable_secrets_by_name() {
         (
             "NANGO_SECRET_KEY",
             "00000000-0000-4000-8000-000000000000",
-            "still the example's",
+            "still the value of the example file",
         ),
         ("NANGO_WEBHOOK_SIGNING_KEY", "k", "at least 16 characters"),
         (
