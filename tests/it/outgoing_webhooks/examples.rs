@@ -27,7 +27,7 @@ async fn examples_of_webhooks_are_real_messages() {
     let stored = &app.nango_connections().await[0];
     let delete = format!("/connections/{stored}?provider_config_key=gmail");
     app.nango(Method::DELETE, &delete).await;
-    ada.call(Method::POST, &check, None).await;
+    assert_eq!(app.sweep_until_missing().await, 1);
     eventually(async || receiver.count() == 3).await;
     end_attempt(&ada, "gmail").await;
     eventually(async || receiver.count() == 4).await;

@@ -1220,10 +1220,10 @@ export interface components {
          *         "account_unknown_reason": null,
          *         "attempt": {
          *           "created_at": "2027-01-15T08:00:00Z",
-         *           "ended_at": "2027-01-15T08:00:00Z",
+         *           "ended_at": "2027-01-15T08:06:00Z",
          *           "error_code": "authorization_denied",
          *           "error_message": "Access was not granted: The user denied the request",
-         *           "expires_at": "2027-01-15T08:30:00Z",
+         *           "expires_at": "2027-01-15T08:36:00Z",
          *           "id": "019b2d3e-4f50-7a61-8b72-000000000004",
          *           "kind": "connect",
          *           "outcome": "failed",
@@ -1252,11 +1252,11 @@ export interface components {
          *         "scopes": null,
          *         "status": "error",
          *         "status_reason": "authorization_denied",
-         *         "updated_at": "2027-01-15T08:00:00Z",
+         *         "updated_at": "2027-01-15T08:06:00Z",
          *         "user_id": "ada",
          *         "version": 2
          *       },
-         *       "timestamp": "2027-01-15T08:00:00Z",
+         *       "timestamp": "2027-01-15T08:06:00Z",
          *       "type": "connection.attempt_failed"
          *     }
          */
@@ -1351,13 +1351,13 @@ export interface components {
          *         "connector_name": "Gmail",
          *         "connector_slug": "gmail",
          *         "created_at": "2027-01-15T08:00:00Z",
-         *         "disconnected_at": "2027-01-15T08:00:00Z",
+         *         "disconnected_at": "2027-01-15T08:06:00Z",
          *         "error_count": 0,
          *         "failing_since": null,
          *         "id": "019b2d3e-4f50-7a61-8b72-000000000002",
          *         "instance_id": "",
          *         "label": null,
-         *         "last_checked_at": "2027-01-15T08:00:00Z",
+         *         "last_checked_at": "2027-01-15T08:06:00Z",
          *         "last_error": null,
          *         "last_synced_at": "2027-01-15T08:00:00Z",
          *         "missing_scopes": null,
@@ -1368,11 +1368,11 @@ export interface components {
          *         "scopes": null,
          *         "status": "disconnected",
          *         "status_reason": "user_disconnected",
-         *         "updated_at": "2027-01-15T08:00:00Z",
+         *         "updated_at": "2027-01-15T08:06:00Z",
          *         "user_id": "ada",
          *         "version": 6
          *       },
-         *       "timestamp": "2027-01-15T08:00:00Z",
+         *       "timestamp": "2027-01-15T08:06:00Z",
          *       "type": "connection.disconnected"
          *     }
          */
@@ -1544,7 +1544,7 @@ export interface components {
          *         "id": "019b2d3e-4f50-7a61-8b72-000000000002",
          *         "instance_id": "",
          *         "label": null,
-         *         "last_checked_at": "2027-01-15T08:00:00Z",
+         *         "last_checked_at": "2027-01-15T08:06:00Z",
          *         "last_error": "The connection was deleted at Nango: connect again",
          *         "last_synced_at": "2027-01-15T08:00:00Z",
          *         "missing_scopes": null,
@@ -1555,11 +1555,11 @@ export interface components {
          *         "scopes": null,
          *         "status": "error",
          *         "status_reason": "missing_upstream",
-         *         "updated_at": "2027-01-15T08:00:00Z",
+         *         "updated_at": "2027-01-15T08:06:00Z",
          *         "user_id": "ada",
          *         "version": 5
          *       },
-         *       "timestamp": "2027-01-15T08:00:00Z",
+         *       "timestamp": "2027-01-15T08:06:00Z",
          *       "type": "connection.needs_reauthorization"
          *     }
          */
@@ -2162,7 +2162,7 @@ export interface components {
          *       "data": {
          *         "endpoint": "whe_0123456789ab"
          *       },
-         *       "timestamp": "2027-01-15T08:00:00Z",
+         *       "timestamp": "2027-01-15T08:06:00Z",
          *       "type": "patchbay.test"
          *     }
          */
@@ -2385,10 +2385,10 @@ export interface components {
          *       "account_unknown_reason": null,
          *       "attempt": {
          *         "created_at": "2027-01-15T08:00:00Z",
-         *         "ended_at": "2027-01-15T08:00:00Z",
+         *         "ended_at": "2027-01-15T08:06:00Z",
          *         "error_code": "authorization_denied",
          *         "error_message": "Access was not granted: The user denied the request",
-         *         "expires_at": "2027-01-15T08:30:00Z",
+         *         "expires_at": "2027-01-15T08:36:00Z",
          *         "id": "019b2d3e-4f50-7a61-8b72-000000000004",
          *         "kind": "connect",
          *         "outcome": "failed",
@@ -2417,7 +2417,7 @@ export interface components {
          *       "scopes": null,
          *       "status": "error",
          *       "status_reason": "authorization_denied",
-         *       "updated_at": "2027-01-15T08:00:00Z",
+         *       "updated_at": "2027-01-15T08:06:00Z",
          *       "user_id": "ada",
          *       "version": 2
          *     }
@@ -7137,10 +7137,10 @@ export interface operations {
                  *         "account_unknown_reason": null,
                  *         "attempt": {
                  *           "created_at": "2027-01-15T08:00:00Z",
-                 *           "ended_at": "2027-01-15T08:00:00Z",
+                 *           "ended_at": "2027-01-15T08:06:00Z",
                  *           "error_code": "authorization_denied",
                  *           "error_message": "Access was not granted: The user denied the request",
-                 *           "expires_at": "2027-01-15T08:30:00Z",
+                 *           "expires_at": "2027-01-15T08:36:00Z",
                  *           "id": "019b2d3e-4f50-7a61-8b72-000000000004",
                  *           "kind": "connect",
                  *           "outcome": "failed",
@@ -7169,11 +7169,11 @@ export interface operations {
                  *         "scopes": null,
                  *         "status": "error",
                  *         "status_reason": "authorization_denied",
-                 *         "updated_at": "2027-01-15T08:00:00Z",
+                 *         "updated_at": "2027-01-15T08:06:00Z",
                  *         "user_id": "ada",
                  *         "version": 2
                  *       },
-                 *       "timestamp": "2027-01-15T08:00:00Z",
+                 *       "timestamp": "2027-01-15T08:06:00Z",
                  *       "type": "connection.attempt_failed"
                  *     }
                  */
@@ -7346,13 +7346,13 @@ export interface operations {
                  *         "connector_name": "Gmail",
                  *         "connector_slug": "gmail",
                  *         "created_at": "2027-01-15T08:00:00Z",
-                 *         "disconnected_at": "2027-01-15T08:00:00Z",
+                 *         "disconnected_at": "2027-01-15T08:06:00Z",
                  *         "error_count": 0,
                  *         "failing_since": null,
                  *         "id": "019b2d3e-4f50-7a61-8b72-000000000002",
                  *         "instance_id": "",
                  *         "label": null,
-                 *         "last_checked_at": "2027-01-15T08:00:00Z",
+                 *         "last_checked_at": "2027-01-15T08:06:00Z",
                  *         "last_error": null,
                  *         "last_synced_at": "2027-01-15T08:00:00Z",
                  *         "missing_scopes": null,
@@ -7363,11 +7363,11 @@ export interface operations {
                  *         "scopes": null,
                  *         "status": "disconnected",
                  *         "status_reason": "user_disconnected",
-                 *         "updated_at": "2027-01-15T08:00:00Z",
+                 *         "updated_at": "2027-01-15T08:06:00Z",
                  *         "user_id": "ada",
                  *         "version": 6
                  *       },
-                 *       "timestamp": "2027-01-15T08:00:00Z",
+                 *       "timestamp": "2027-01-15T08:06:00Z",
                  *       "type": "connection.disconnected"
                  *     }
                  */
@@ -7449,7 +7449,7 @@ export interface operations {
                  *         "id": "019b2d3e-4f50-7a61-8b72-000000000002",
                  *         "instance_id": "",
                  *         "label": null,
-                 *         "last_checked_at": "2027-01-15T08:00:00Z",
+                 *         "last_checked_at": "2027-01-15T08:06:00Z",
                  *         "last_error": "The connection was deleted at Nango: connect again",
                  *         "last_synced_at": "2027-01-15T08:00:00Z",
                  *         "missing_scopes": null,
@@ -7460,11 +7460,11 @@ export interface operations {
                  *         "scopes": null,
                  *         "status": "error",
                  *         "status_reason": "missing_upstream",
-                 *         "updated_at": "2027-01-15T08:00:00Z",
+                 *         "updated_at": "2027-01-15T08:06:00Z",
                  *         "user_id": "ada",
                  *         "version": 5
                  *       },
-                 *       "timestamp": "2027-01-15T08:00:00Z",
+                 *       "timestamp": "2027-01-15T08:06:00Z",
                  *       "type": "connection.needs_reauthorization"
                  *     }
                  */
@@ -7620,7 +7620,7 @@ export interface operations {
                  *       "data": {
                  *         "endpoint": "whe_0123456789ab"
                  *       },
-                 *       "timestamp": "2027-01-15T08:00:00Z",
+                 *       "timestamp": "2027-01-15T08:06:00Z",
                  *       "type": "patchbay.test"
                  *     }
                  */
