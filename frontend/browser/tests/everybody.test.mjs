@@ -101,7 +101,10 @@ for (const colorScheme of ["light", "dark"]) {
   test(`axe: reports no issues (${colorScheme})`, async ({ visit, browser, sandbox }) => {
     const visitor = await visit({ colorScheme });
     const { context, page } = visitor;
-    const go = (path) => page.goto(`${sandbox.url}/console/${path}`);
+    const go = async (path) => {
+      await page.goto(`${sandbox.url}/console/${path}`);
+      await page.locator("main h1").first().waitFor({ state: "attached" });
+    };
     await page.getByRole("button", { name: "Connect Gmail" }).waitFor();
     await audit(page, "the catalog");
     await page.getByRole("searchbox").fill("nothing of this name");
