@@ -15,8 +15,8 @@ use crate::test_database;
 const ROUNDS: usize = 4;
 
 /// The maximum number of statements of an idle replica in ten seconds, including those that begin and commit
-/// transactions.
-const IDLE: usize = 130;
+/// transactions, and one run of each job that runs once a minute.
+const IDLE: f64 = 140.0;
 
 async fn recorded_app() -> (TestApp, Statements) {
     let database = test_database::database().await;
@@ -103,7 +103,14 @@ async fn idle_replica_runs_bounded_statements() {
     app.user("ada").await.connected("gmail").await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     statements.lock().unwrap().clear();
+    // A busy machine may sleep longer.
+    let started = std::time::Instant::now();
     tokio::time::sleep(Duration::from_secs(10)).await;
     let ran = std::mem::take(&mut *statements.lock().unwrap());
-    assert!(ran.len() <= IDLE, "{} statements: {ran:#?}", ran.len());
+    let limit = IDLE * started.elapsed().as_secs_f64() / 10.0;
+    assert!(
+        f64::from(u32::try_from(ran.len()).unwrap()) <= limit,
+        "{} statements: {ran:#?}",
+        ran.len()
+    );
 }
