@@ -1,0 +1,168 @@
+//! The credentials that Nango returns of a connection.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use chrono::{DateTime, TimeDelta, Utc};
+use secrecy::{ExposeSecret, SecretString};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use super::lenient;
+
+/// How long credentials must have been expired before a difference between clocks cannot explain it.
+const EXPIRY_TOLERANCE: TimeDelta = TimeDelta::minutes(5);
+
+/// The credentials of an account, by Nango's `type`.
+#[derive(Clone, Debug)]
+pub enum Credentials {
+    /// `OAUTH2`.
+    OAuth2 {
+        /// The provider's access token.
+        access_token: SecretString,
+        /// When it expires; `None` if the provider set no expiry.
+        expires_at: Option<DateTime<Utc>>,
+        /// The token's type, as reported by the provider.
+        token_type: Option<String>,
+        /// The granted scopes, as reported by the provider.
+        scope: Option<String>,
+        /// The provider's token response, as JSON text.
+        raw: SecretString,
+    },
+    /// `OAUTH1`.
+    OAuth1 {
+        /// The provider's token.
+        token: SecretString,
+        /// The secret that signs requests.
+        token_secret: SecretString,
+    },
+    /// `API_KEY`.
+    ApiKey {
+        /// The key.
+        api_key: SecretString,
+    },
+    /// `BASIC`.
+    Basic {
+        /// The user's name at the provider.
+        username: SecretString,
+        /// The password; some providers have none.
+        password: SecretString,
+    },
+    /// None, because our key lacks the scope to read credentials.
+    Withheld,
+    /// Any other type, forwarded unchanged.
+    Other {
+        /// Nango's `type`.
+        kind: String,
+        /// The whole of `credentials`, as JSON text.
+        raw: SecretString,
+    },
+}
+
+/// The types of credentials that are parsed.
+#[derive(Deserialize)]
+#[serde(tag = "type")]
+enum KnownCredentials {
+    #[serde(rename = "OAUTH2")]
+    OAuth2 {
+        #[serde(deserialize_with = "lenient::secret")]
+        access_token: SecretString,
+        expires_at: Option<DateTime<Utc>>,
+        #[serde(default)]
+        raw: Value,
+    },
+    #[serde(rename = "OAUTH1")]
+    OAuth1 {
+        oauth_token: SecretString,
+        oauth_token_secret: SecretString,
+    },
+    #[serde(rename = "API_KEY", rename_all = "camelCase")]
+    ApiKey { api_key: SecretString },
+    #[serde(rename = "BASIC")]
+    Basic {
+        username: SecretString,
+        #[serde(default)]
+        password: SecretString,
+    },
+    #[serde(other)]
+    Other,
+}
+
+impl Credentials {
+    /// Returns a digest that identifies the credentials without revealing them; `None` if they are withheld.
+    #[must_use]
+    pub fn fingerprint(&self) -> Option<String> {
+        let secret = match self {
+            Self::OAuth2 { access_token, .. } => access_token,
+            Self::OAuth1 { token, .. } => token,
+            Self::ApiKey { api_key } => api_key,
+            Self::Basic { password, .. } => password,
+            Self::Other { raw, .. } => raw,
+            Self::Withheld => return None,
+        };
+        let digest = digest(&SHA256, secret.expose_secret().as_bytes());
+        Some(hex::encode(&digest.as_ref()[..8]))
+    }
+
+    /// Returns whether the credentials expired longer ago than clocks differ. Nango refreshes credentials before that
+    /// if it can, and otherwise returns them unchanged.
+    #[must_use]
+    pub fn are_expired(&self, now: DateTime<Utc>) -> bool {
+        let Self::OAuth2 {
+            expires_at: Some(at),
+            ..
+        } = self
+        else {
+            return false;
+        };
+        *at < now - EXPIRY_TOLERANCE
+    }
+
+    /// Returns whether the credentials expire in the future, so that they were refreshed. Those without an expiry are
+    /// never refreshed.
+    #[must_use]
+    pub fn are_refreshed(&self, now: DateTime<Utc>) -> bool {
+        matches!(self, Self::OAuth2 { expires_at: Some(at), .. } if *at > now)
+    }
+}
+
+impl<'de> Deserialize<'de> for Credentials {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let fields = serde_json::Map::deserialize(deserializer)?;
+        let Some(kind) = fields.get("type") else {
+            return Ok(Self::Withheld);
+        };
+        let kind = kind.as_str().unwrap_or_default().to_owned();
+        let fields = Value::Object(fields);
+        let known = KnownCredentials::deserialize(&fields).map_err(D::Error::custom)?;
+        Ok(match known {
+            KnownCredentials::OAuth2 {
+                access_token,
+                expires_at,
+                raw,
+            } => Self::OAuth2 {
+                access_token,
+                expires_at,
+                token_type: text(&raw, "token_type"),
+                scope: text(&raw, "scope"),
+                raw: raw.to_string().into(),
+            },
+            KnownCredentials::OAuth1 {
+                oauth_token: token,
+                oauth_token_secret: token_secret,
+            } => Self::OAuth1 {
+                token,
+                token_secret,
+            },
+            KnownCredentials::ApiKey { api_key } => Self::ApiKey { api_key },
+            KnownCredentials::Basic { username, password } => Self::Basic { username, password },
+            KnownCredentials::Other => Self::Other {
+                kind,
+                raw: fields.to_string().into(),
+            },
+        })
+    }
+}
+
+fn text(raw: &Value, name: &str) -> Option<String> {
+    raw.get(name)?.as_str().map(str::to_owned)
+}
