@@ -131,7 +131,7 @@ impl Reconciler {
         self.apply_grants(attempt, found).await
     }
 
-    /// Polls Nango now, whatever was answered a moment ago. Returns whether all that Nango has of the attempt was seen.
+    /// Polls Nango without the cache. Returns whether everything that Nango has of the attempt was read.
     pub(crate) async fn poll_uncached(&self, attempt: Uuid) -> Result<bool> {
         let poller = &self.core.nango_gateway()?.attempt_poller;
         let found = poller.poll_uncached(attempt).await?;

@@ -14,8 +14,8 @@ const CACHE_CAPACITY: u64 = 50_000;
 
 /// Tokens held in memory for a short while. One call to Nango serves all who ask at once.
 ///
-/// A token is held for one version of its connection: whatever changes the
-/// connection, on whichever replica, empties it everywhere.
+/// A token is cached for one version of its connection, so that a change of the connection on any replica invalidates it
+/// in all replicas.
 #[derive(Debug)]
 pub(crate) struct TokenCache {
     pub(crate) held: Cache<(Uuid, i64), Arc<Token>>,

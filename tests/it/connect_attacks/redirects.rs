@@ -1,4 +1,4 @@
-//! The redirect of a return goes to Nango, whatever the query contains.
+//! The redirect of a return goes to Nango for any query.
 
 use reqwest::header::HeaderMap;
 use url::Url;

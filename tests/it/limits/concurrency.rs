@@ -135,7 +135,7 @@ async fn unsigned_webhooks_count_from_their_start() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     from(stranger).await.is_refused("overloaded", "30");
-    // Signed webhooks are refunded, whatever their number.
+    // Any number of signed webhooks is refunded.
     for _ in 0..5 {
         assert_eq!(from(nango).await.status, 204);
     }

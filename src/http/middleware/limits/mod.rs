@@ -138,8 +138,8 @@ impl Limits {
         )
     }
 
-    /// Counts a request towards its caller's limit. An unidentified request counts towards its address, whatever the
-    /// reason, so forged tokens are limited even while keys cannot be fetched or the database is down.
+    /// Counts a request towards its caller's limit. An unidentified request counts towards its
+    /// address, so forged tokens are limited even while keys cannot be fetched or the database is down.
     fn check_caller(
         &self,
         sent: &AuthenticationResult,
