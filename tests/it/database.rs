@@ -347,7 +347,8 @@ async fn connection_and_attempt_are_read_from_one_snapshot() {
     );
     let change = async {
         let waits = "select count(*) > 0 from pg_locks \
-                     where not granted and relation = 'connect_attempt'::regclass";
+                     where not granted and relation = 'connect_attempt'::regclass and database = \
+                     (select oid from pg_database where datname = current_database())";
         while !sqlx::query_scalar::<_, bool>(waits)
             .fetch_one(&mut sql)
             .await

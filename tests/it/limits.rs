@@ -303,7 +303,9 @@ async fn unknown_keys_use_at_most_one_database_connection() {
     let forged = join_all(forged);
     let others = async {
         // More than enough time for all admitted requests to wait for the table.
-        let waiting = "select count(*) from pg_locks where not granted and relation = 'service_key'::regclass";
+        let waiting = "select count(*) from pg_locks where not granted \
+                       and relation = 'service_key'::regclass and database = \
+                       (select oid from pg_database where datname = current_database())";
         let mut most = 0;
         for _ in 0..50 {
             let count: i64 = sqlx::query_scalar(waiting)

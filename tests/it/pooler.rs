@@ -310,11 +310,10 @@ async fn failed_transaction_leaves_no_state_in_pooled_server() {
         test_database::ping(&pooled).await.unwrap();
     }
     let mut tx = pooled.begin().await.unwrap();
-    let locks: i64 =
-        sqlx::query_scalar("select count(*) from pg_locks where locktype = 'advisory'")
-            .fetch_one(&mut tx)
-            .await
-            .unwrap();
+    // `pg_locks` also lists the locks of the databases of other tests.
+    let locks = "select count(*) from pg_locks where locktype = 'advisory' and database = \
+                (select oid from pg_database where datname = current_database())";
+    let locks: i64 = sqlx::query_scalar(locks).fetch_one(&mut tx).await.unwrap();
     assert_eq!(locks, 0);
 }
 
