@@ -1,4 +1,4 @@
-//! Whose account a connection is: what Nango's connection says, and one request to the provider.
+//! Identification of a connection's account, from the data at Nango and at most one request to the provider.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,32 +25,33 @@ use crate::nango::proxy::ProxyCall;
 use crate::nango::{Credentials, Refresh};
 use crate::text::{displayable, displayable_id};
 
-/// The longest id, name or address that is kept, in characters.
+/// The maximum length of a stored id, name or email address, in characters.
 const MAX_TEXT_LENGTH: usize = 255;
 
-/// The longest address of a picture that is kept, in bytes.
+/// The maximum length of a stored picture URL, in bytes. A longer URL is not stored.
 const MAX_URL_LENGTH: usize = 2000;
 
-/// How long a grant waits for what Nango already knows of the account. Afterwards the look-up runs by itself.
+/// The timeout of the account look-up while a grant is applied. After it, the worker looks the account up.
 const GRANT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long Nango's scripts have after a grant, in seconds.
+/// The time after a grant in which Nango's scripts write their values, in seconds.
 const SCRIPT_SECONDS: f64 = 5.0;
 
-/// What is known of the account after a look-up.
+/// The result of an account look-up.
 #[derive(Debug, Default)]
 pub(crate) struct Identity {
     pub(crate) account: Option<Account>,
-    /// The granted scopes, and those of the asked ones that were not; `None` if that is not known.
+    /// The granted scopes; `None` if they are unknown.
     pub(crate) scopes: Option<Vec<String>>,
+    /// The requested scopes that were not granted; `None` if they are unknown.
     pub(crate) missing_scopes: Option<Vec<String>>,
-    /// Why the look-up is not complete.
+    /// The reason for which the look-up is incomplete; `None` if it is complete.
     pub(crate) failure: Option<LookupFailure>,
-    /// In how many seconds a grant's account is looked up; `None` if everything is known.
+    /// The delay of the next look-up, in seconds; `None` if no further look-up is needed.
     pub(crate) next_lookup: Option<f64>,
 }
 
-/// Why a look-up is not complete.
+/// The reason for which a look-up is incomplete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LookupFailure {
     pub(crate) reason: AccountUnknownReason,
@@ -88,7 +89,8 @@ impl LookupFailure {
         }
     }
 
-    /// The failure of a provider's status; `None` for a success. `may_lack_scope` unless all scopes are known to be granted.
+    /// Returns the failure for a provider's status; `None` for a success. `may_lack_scope` is `false` only if all
+    /// scopes of the rule were granted.
     fn of_status(status: StatusCode, may_lack_scope: bool) -> Option<Self> {
         if status.is_success() {
             return None;
@@ -103,7 +105,7 @@ impl LookupFailure {
     }
 }
 
-/// Identifies whose account a connection is.
+/// The identifier of connections' accounts.
 #[derive(Debug)]
 pub(crate) struct AccountIdentifier {
     core: Arc<Core>,
@@ -115,7 +117,7 @@ impl AccountIdentifier {
         Self { core, catalog }
     }
 
-    /// Returns the rule by which a connection's account is looked up.
+    /// Returns the rule by which a connection's account is looked up; `None` if the catalog lacks the connector.
     pub(crate) fn account_rule(&self, connection: &Connection) -> Option<AccountRule> {
         let catalog = self.catalog.current();
         let connector = catalog.get(&connection.connector.slug)?;
@@ -123,20 +125,21 @@ impl AccountIdentifier {
         Some(rule.unwrap_or_else(AccountRule::scopes_only))
     }
 
-    /// Returns whose account a connection is, as far as a refreshed token's answer says.
+    /// Returns the account in the data that Nango stores after a refresh, without a request to the provider; `None` if
+    /// the data does not identify the account reliably.
     pub(crate) fn account_of(
         &self,
         connection: &Connection,
         found: &nango::Connection,
     ) -> Option<Account> {
         let rule = self.account_rule(connection)?;
-        // A refresh replaces the token response: another alternative may count then.
+        // A refresh replaces the token response, so that another alternative of the id may apply.
         let fields = (!rule.ids_differ).then(|| rule.read(&document(found)))?;
         account(fields)
     }
 
-    /// Returns what Nango already knows of a grant's account, within a bounded time. Only where the connection is known to
-    /// be one account's, the provider is asked as well: another account's credentials must not be used meanwhile.
+    /// Returns the account in the data that Nango stores for a grant, within [`GRANT_TIMEOUT`]. If the connection's
+    /// account is known, the provider is queried too: another account's credentials must not be used meanwhile.
     pub(crate) async fn identify_grant(
         &self,
         connection: &Connection,
@@ -145,16 +148,16 @@ impl AccountIdentifier {
     ) -> Identity {
         let is_renewed = connection.account.is_some() && connection.state.upstream().is_some();
         let lookup = self.look_up(connection, grant, Some(attempt), is_renewed);
-        let late = LookupFailure::transient(AccountUnknownReason::ProviderUnavailable);
+        let timed_out = LookupFailure::transient(AccountUnknownReason::ProviderUnavailable);
         let result = tokio::time::timeout(GRANT_TIMEOUT, lookup).await;
         let mut identity = result.unwrap_or_else(|_elapsed| Identity {
-            failure: Some(late),
+            failure: Some(timed_out),
             ..Identity::default()
         });
-        let fails = identity.failure.is_some_and(|failure| failure.is_transient);
-        // Until Nango's scripts have run, a renewed connection has the values of the account before.
+        let is_transient = identity.failure.is_some_and(|failure| failure.is_transient);
+        // Until Nango's scripts have run, a reauthorized connection has the values of the previous account.
         let is_stale = connection.state.upstream().is_some() && self.reads_scripts(connection);
-        identity.next_lookup = match (is_stale, fails) {
+        identity.next_lookup = match (is_stale, is_transient) {
             (true, _) => Some(SCRIPT_SECONDS),
             (false, true) => Some(0.0),
             (false, false) => None,
@@ -162,13 +165,14 @@ impl AccountIdentifier {
         identity
     }
 
-    /// Returns whether Nango may write a connection's id after the grant.
+    /// Returns whether Nango's scripts write the account's id, possibly after the grant.
     fn reads_scripts(&self, connection: &Connection) -> bool {
         let rule = self.account_rule(connection);
         rule.is_some_and(|rule| rule.id_source.as_deref() == Some("connection_config"))
     }
 
-    /// Looks up whose account a connection at Nango is, and what was granted. `attempt` is the granted one.
+    /// Looks up the account and the granted scopes of a connection at Nango. `attempt` is the attempt that was granted.
+    /// `with_request` allows the rule's request to the provider.
     pub(crate) async fn look_up(
         &self,
         connection: &Connection,
@@ -202,10 +206,10 @@ impl AccountIdentifier {
         let granted = rule.granted_scopes(&document);
         let missing_scopes = match &granted {
             Some(granted) => {
-                let asked = self
-                    .asked_scopes(gateway, &connection.user_id, key, attempt)
+                let requested = self
+                    .requested_scopes(gateway, &connection.user_id, key, attempt)
                     .await;
-                asked.map(|asked| scopes::missing(&asked, granted))
+                requested.map(|requested| scopes::missing(&requested, granted))
             }
             None => None,
         };
@@ -232,7 +236,8 @@ impl AccountIdentifier {
         }
     }
 
-    /// Reads the account from a document, and from the answer of the rule's request where that adds something.
+    /// Reads the account from a document. Sends the rule's request if its response may add values. `at` is Nango's id
+    /// and integration key of the connection.
     async fn read_account(
         &self,
         gateway: &NangoGateway,
@@ -243,11 +248,11 @@ impl AccountIdentifier {
     ) -> (AccountFields, Option<LookupFailure>) {
         let fields = rule.read(&document);
         if !rule.needs_request(&fields) {
-            // Nango's scripts write some values a moment after the grant.
-            let waits =
+            // Nango's scripts write some values shortly after the grant.
+            let is_pending =
                 fields.id.is_none() && rule.id_source.as_deref() == Some("connection_config");
             let failure = LookupFailure::transient(AccountUnknownReason::MissingConfig);
-            return (fields, waits.then_some(failure));
+            return (fields, is_pending.then_some(failure));
         }
         if !with_request {
             let failure = LookupFailure::transient(AccountUnknownReason::ProviderUnavailable);
@@ -265,8 +270,8 @@ impl AccountIdentifier {
         }
     }
 
-    /// Returns the scopes that an authorization asked for; `None` if they are not known.
-    async fn asked_scopes(
+    /// Returns the scopes that an attempt or else its integration requested; `None` if they are unknown.
+    async fn requested_scopes(
         &self,
         gateway: &NangoGateway,
         user: &UserId,
@@ -289,7 +294,8 @@ impl AccountIdentifier {
     }
 }
 
-/// Sends a rule's request through Nango's proxy. The answer is neither stored nor logged: it may hold secrets.
+/// Sends a rule's request through Nango's proxy, and returns the JSON response. It may contain secrets, so it is
+/// neither stored nor logged.
 async fn request_account(
     gateway: &NangoGateway,
     (nango_id, key): (&str, &str),
@@ -324,7 +330,7 @@ async fn request_account(
     if let Some(base_url) = &request.base_url {
         call = call.with_base_url(base_url).ok_or(misconfigured)?;
     }
-    let (status, answer) = gateway
+    let (status, response) = gateway
         .nango
         .proxy_json(nango_id, key, call)
         .await
@@ -337,29 +343,32 @@ async fn request_account(
     if let Some(failure) = LookupFailure::of_status(status, may_lack_scope) {
         return Err(failure);
     }
-    // A page of a proxy or of maintenance, or an error with a success status: the next answer may be another.
+    // The page of a proxy or of a maintenance, or an error with a success status. A retry may succeed.
     let failure = LookupFailure::transient(AccountUnknownReason::NotInAnswer);
-    answer.filter(|answer| !is_error(answer)).ok_or(failure)
+    response
+        .filter(|response| !is_error(response))
+        .ok_or(failure)
 }
 
-/// Returns whether an answer with a success status reports an error, as some APIs do.
-fn is_error(answer: &Value) -> bool {
+/// Returns whether a response with a success status reports an error, as some APIs do.
+fn is_error(response: &Value) -> bool {
     let is_set = |value: &Value| match value {
         Value::Null => false,
         Value::Bool(value) => *value,
         Value::Number(number) => number.as_i64() != Some(0),
         Value::String(text) => !text.is_empty(),
         Value::Array(values) => !values.is_empty(),
-        Value::Object(fields) => !fields.is_empty() && answer["error"]["code"] != "ok",
+        Value::Object(fields) => !fields.is_empty() && response["error"]["code"] != "ok",
     };
-    answer["ok"] == false
-        || answer["success"] == false
-        || answer["status"] == "error"
-        || is_set(&answer["error"])
-        || is_set(&answer["errors"])
+    response["ok"] == false
+        || response["success"] == false
+        || response["status"] == "error"
+        || is_set(&response["error"])
+        || is_set(&response["errors"])
 }
 
-/// What a rule reads of a connection at Nango, without the answer of its request.
+/// Returns the document that a rule reads, for a connection at Nango. It does not contain the response to the rule's
+/// request.
 fn document(connection: &nango::Connection) -> Value {
     let parsed = |text: &str| serde_json::from_str(text).unwrap_or(Value::Null);
     let mut credentials = Value::Null;
@@ -381,17 +390,17 @@ fn document(connection: &nango::Connection) -> Value {
     })
 }
 
-/// Returns the claims of an id_token. It comes from the provider's token endpoint over TLS, so its signature says nothing
-/// more (OpenID Connect Core, 3.1.3.7).
+/// Returns the claims of an id_token; `None` if it is malformed. The signature is not verified, because the token comes
+/// from the provider's token endpoint over TLS (OpenID Connect Core, 3.1.3.7).
 fn claims(token: &str) -> Option<Value> {
     let body = token.split('.').nth(1)?.trim_end_matches('=');
     let body = URL_SAFE_NO_PAD.decode(body).ok()?;
     serde_json::from_slice(&body).ok()
 }
 
-/// Returns the account, its texts made fit to be shown; `None` without an id.
+/// Returns the account with sanitized texts; `None` if the id is missing.
 fn account(fields: AccountFields) -> Option<Account> {
-    let shown = |text: Option<String>| {
+    let sanitized = |text: Option<String>| {
         let text: String = displayable(&text?).take(MAX_TEXT_LENGTH).collect();
         Some(text).filter(|text| !text.trim().is_empty())
     };
@@ -402,12 +411,12 @@ fn account(fields: AccountFields) -> Option<Account> {
     };
     Some(Account {
         id: id.chars().take(MAX_TEXT_LENGTH).collect(),
-        name: shown(fields.name),
+        name: sanitized(fields.name),
         details: AccountDetails {
-            email: shown(fields.email),
+            email: sanitized(fields.email),
             avatar_url: fields.avatar.filter(is_picture),
-            workspace_id: shown(fields.workspace_id),
-            workspace_name: shown(fields.workspace),
+            workspace_id: sanitized(fields.workspace_id),
+            workspace_name: sanitized(fields.workspace),
         },
     })
 }

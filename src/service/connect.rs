@@ -1,4 +1,4 @@
-//! Connect and reconnect: what a user authorizes in the popup.
+//! Connect and reconnect: both start an authorization that the user completes in a popup.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -26,53 +26,54 @@ use crate::nango::Priority;
 use crate::telemetry::TRACES;
 use crate::views::ConnectAnswer;
 
-/// How long an attempt is open until Nango has said how long its session lives.
+/// The expiry of a new attempt, until Nango has reported the expiry of its session.
 const SESSION_TTL: TimeDelta = TimeDelta::minutes(30);
 
-/// How often a connection is read that is another whenever it is to be written.
+/// The maximum number of optimistic writes of one connection. Each repeats the read after a concurrent change.
 const MAX_WRITE_RETRIES: usize = 100;
 
-/// How long after it began an attempt may come back from its provider: the session's time, and as long at the provider.
+/// The time after its start during which an attempt may return from the provider: the session's lifetime, and as long
+/// again for the provider's pages.
 pub(crate) const RETURN_WINDOW: TimeDelta = TimeDelta::hours(1);
 
-/// What a user asks for with a connect.
+/// The parameters of a connect or reconnect.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ConnectRequest {
-    /// Distinguishes several accounts of one connector.
+    /// The instance, which distinguishes several accounts of one connector; empty for the first.
     pub instance_id: String,
-    /// What the user calls the connection.
+    /// The user's name for the connection.
     pub label: Option<String>,
-    /// What the product keeps with it.
+    /// The product's own data, stored with the connection.
     pub config: Map<String, Value>,
-    /// Scopes to ask for instead of the integration's own.
+    /// The scopes to request instead of the integration's own.
     pub scopes: Vec<String>,
-    /// The account that the provider should offer.
+    /// The account that the provider should preselect.
     pub login_hint: Option<String>,
-    /// What the provider has to know of the account, by the names of the connector's parameters.
+    /// Values of the connector's parameters by name, such as the account's subdomain.
     pub parameters: BTreeMap<String, String>,
-    /// Who asks for it. The same request by another is the same.
+    /// The caller. Not part of the idempotency fingerprint.
     #[serde(skip)]
     pub actor: Option<Actor>,
     /// The browser that the attempt is bound to; `None` if browsers are not distinguished.
     #[serde(skip)]
     pub browser: Option<BrowserToken>,
-    /// The client's `Idempotency-Key`: a repeated request with it gets the first response.
+    /// The client's `Idempotency-Key`. A repeated request with the same key gets the first response.
     #[serde(skip)]
     pub idempotency_key: Option<String>,
 }
 
-/// An attempt that has been written.
+/// A stored attempt with its connection.
 #[derive(Clone)]
 pub(crate) struct StartedAttempt {
     pub(crate) connection: Connection,
     pub(crate) attempt: Attempt,
     /// The integration of its session.
     pub(crate) integration: Integration,
-    /// All that is known of what the provider has to know of the account.
+    /// All stored parameters of the connection, including those of earlier requests.
     parameters: BTreeMap<String, String>,
 }
 
-/// Starts to connect and to reconnect accounts.
+/// The use cases that start a connect or a reconnect.
 #[derive(Debug)]
 pub struct ConnectFlow {
     pub(crate) core: Arc<Core>,
@@ -84,11 +85,11 @@ pub struct ConnectFlow {
 }
 
 impl ConnectFlow {
-    /// Begins to connect an account, unless it is connected already.
+    /// Starts to connect an account, unless it is already connected.
     ///
     /// # Errors
-    /// When the connector cannot be connected, the user has too many connections, or Nango does
-    /// not begin a session: then the connection says so, and the same may be tried again.
+    /// If the connector cannot be connected, the user has too many connections, or Nango does not create a session. In
+    /// the last case the connection stores the failure, and the request can be retried.
     #[tracing::instrument(target = TRACES, skip_all)]
     pub async fn connect(
         &self,
@@ -111,7 +112,7 @@ impl ConnectFlow {
         self.core.brakes.require_environment().await?;
         let connector = &self.catalog.connector(connector).await?;
         check_parameters(connector, request)?;
-        available(connector)?;
+        check_available(connector)?;
         let instance = &request.instance_id;
         for tries in 0..MAX_WRITE_RETRIES {
             let (mut connection, open) = match self
@@ -121,7 +122,7 @@ impl ConnectFlow {
             {
                 Some((connection, newest)) => (connection, open_attempt(newest)),
                 None => {
-                    // A new connection is refused if another request has created it meanwhile, or the user has too
+                    // The last insert failed because another request has created the connection, or the user has too
                     // many.
                     if tries > 0 {
                         self.check_connection_limit(user).await?;
@@ -129,7 +130,7 @@ impl ConnectFlow {
                     (self.new_connection(user, connector, instance).await?, None)
                 }
             };
-            // What Nango does not have at the moment may be gone: its user decides.
+            // If Nango did not have the connection at the last check, the user may authorize it again.
             let is_present = connection.absences.is_empty();
             if is_present && matches!(connection.state, State::Connected { .. }) {
                 return Ok(ConnectAnswer::new(&connection, None));
@@ -152,10 +153,10 @@ impl ConnectFlow {
         Err(too_many_conflicts())
     }
 
-    /// Begins to authorize a connection again, whether or not it works.
+    /// Starts to reauthorize a connection, in any state.
     ///
     /// # Errors
-    /// As [`Self::connect`], and when there is no such connection.
+    /// As [`Self::connect`], or if the user has no such connection.
     #[tracing::instrument(target = TRACES, skip_all, fields(connection = %id))]
     pub async fn reconnect(
         &self,
@@ -179,7 +180,7 @@ impl ConnectFlow {
             let (connection, newest) = self.reader.find_with_attempt(user, id).await?;
             let connector = &self.catalog.connector_of(&connection).await?;
             check_parameters(connector, request)?;
-            available(connector)?;
+            check_available(connector)?;
             let session = upstream.plan(connector, &connection).await?;
             let open = open_attempt(newest);
             let request = &*self.with_earlier_scopes(&connection, request).await?;
@@ -195,7 +196,8 @@ impl ConnectFlow {
         Err(too_many_conflicts())
     }
 
-    /// Returns the request with the scopes of the authorization that it renews, unless it names others.
+    /// Returns the request. If it names no scopes and Nango has the connection, adds those that the last granted
+    /// attempt requested.
     async fn with_earlier_scopes<'a>(
         &self,
         connection: &Connection,
@@ -213,7 +215,7 @@ impl ConnectFlow {
         Ok(request)
     }
 
-    /// A connection that its first attempt makes.
+    /// Returns a new connection. Its first attempt stores it.
     async fn new_connection(
         &self,
         user: &UserId,
@@ -232,22 +234,22 @@ impl ConnectFlow {
         ))
     }
 
-    /// Refuses a user who has as many connections as one may have.
+    /// Returns an error if the user already has the maximum number of connections.
     async fn check_connection_limit(&self, user: &UserId) -> Result<()> {
         let mut tx = self.core.begin_single().await?;
         let count = db::count(&mut tx, user).await?;
         tx.commit().await?;
-        let most = db::MAX_CONNECTIONS_PER_USER;
-        if count < most {
+        let max = db::MAX_CONNECTIONS_PER_USER;
+        if count < max {
             return Ok(());
         }
         Err(Error::Invalid(format!(
-            "a user may have {most} connections, those that have ended included: connect one of them again"
+            "a user may have at most {max} connections, including disconnected ones: reconnect or remove one"
         )))
     }
 
-    /// Writes the start of an attempt for a connection, which may be new, and supersedes the open attempt. Returns
-    /// `None` if the connection has changed since it was read: then the caller reads it again.
+    /// Stores a new attempt of a connection, which may be new as well, and supersedes the open attempt. Returns `None`
+    /// if the connection has changed since it was read. The caller then reads it again.
     async fn start_attempt(
         &self,
         connector: &Connector,
@@ -294,10 +296,10 @@ impl ConnectFlow {
         }
         let mut parameters = BTreeMap::new();
         if has_parameters {
-            // After a disconnect, the next account may be another.
-            let keep = !matches!(connection.state, State::Disconnected { .. });
-            let given = &request.parameters;
-            parameters = db::write_parameters(&mut tx, &written, given, keep).await?;
+            // After a disconnect, the user may connect another account, so earlier parameters are dropped.
+            let keep_stored = !matches!(connection.state, State::Disconnected { .. });
+            let requested = &request.parameters;
+            parameters = db::write_parameters(&mut tx, &written, requested, keep_stored).await?;
             connector.retain_parameters(&mut parameters);
         }
         tx.commit().await?;
@@ -309,7 +311,7 @@ impl ConnectFlow {
         }))
     }
 
-    /// Asks Nango for a session, and writes down what came of it.
+    /// Creates a session at Nango and returns its URL. If that fails, the failure is stored with the attempt.
     async fn open_session(
         &self,
         upstream: &NangoGateway,
@@ -318,7 +320,7 @@ impl ConnectFlow {
         request: &ConnectRequest,
     ) -> Result<ConnectAnswer> {
         self.core.counts.attempt_started(started.attempt.kind);
-        // Without a required parameter, Nango's own page asks the user for it.
+        // If a required parameter is missing, the user enters it on Nango's own page.
         let popup =
             uses_oauth_popup(connector) && connector.has_required_parameters(&started.parameters);
         let defaults = integration_defaults(request, started.parameters.clone());
@@ -370,7 +372,7 @@ impl ConnectFlow {
         }
     }
 
-    /// Runs `work` once for each idempotency key, and binds its attempt to the request's browser.
+    /// Runs `work`, once for each idempotency key, and binds the started attempt to the request's browser.
     async fn run(
         &self,
         user: &UserId,
@@ -394,11 +396,11 @@ impl ConnectFlow {
         Ok(answer)
     }
 
-    /// Binds an attempt to the browser that receives its URL, if its provider returns through this service. An attempt
-    /// on Nango's own page, where the user enters a key, is not bound.
+    /// Binds an attempt to the browser that receives its URL, if the provider's redirect passes through this service.
+    /// An attempt on Nango's own page, where the user enters a key, is not bound.
     ///
     /// # Errors
-    /// If the user has no such attempt, and as the database.
+    /// If the user has no such attempt, or the database fails.
     async fn bind_browser(
         &self,
         user: &UserId,
@@ -416,24 +418,24 @@ impl ConnectFlow {
         Ok(())
     }
 
-    /// Records that a browser returns from a provider. Returns whether it has started an attempt that this may be the
-    /// return of.
+    /// Records that a browser has returned from a provider. Returns `true` if the browser has started an attempt that
+    /// can still be granted.
     ///
     /// # Errors
-    /// As the database.
+    /// If the database fails.
     #[tracing::instrument(target = TRACES, skip_all)]
     pub async fn on_provider_return(&self, browser: &BrowserToken) -> Result<bool> {
         let now = self.core.clock.now();
         let mut tx = self.core.begin_single().await?;
         let attempts = db::attempts_of_browser(&mut tx, browser, now).await?;
         tx.commit().await?;
-        let mut of_user: HashMap<UserId, Vec<(Uuid, Uuid)>> = HashMap::new();
-        for one in attempts {
-            let own = of_user.entry(one.user).or_default();
-            own.push((one.attempt_id, one.connection_id));
+        let mut attempts_by_user: HashMap<UserId, Vec<(Uuid, Uuid)>> = HashMap::new();
+        for attempt in attempts {
+            let own = attempts_by_user.entry(attempt.user).or_default();
+            own.push((attempt.attempt_id, attempt.connection_id));
         }
         let mut started = false;
-        for (user, attempts) in of_user {
+        for (user, attempts) in attempts_by_user {
             let mut tx = self.core.begin_single().await?;
             started |= db::record_browser_return(&mut tx, &user, &attempts, now).await?;
             tx.commit().await?;
@@ -442,16 +444,16 @@ impl ConnectFlow {
     }
 }
 
-/// The connection changed before each write, because of concurrent requests. So many conflicts are not expected.
+/// Returns the error for a connection that concurrent requests changed before each of the [`MAX_WRITE_RETRIES`] writes.
 fn too_many_conflicts() -> Error {
     sqlx::Error::InvalidArgument(format!(
-        "a connection was another in each of the {MAX_WRITE_RETRIES} times between being read and written"
+        "a connection changed between read and write in each of {MAX_WRITE_RETRIES} tries"
     ))
     .into()
 }
 
-/// Refuses a connector that cannot be connected.
-fn available(connector: &Connector) -> Result<()> {
+/// Returns an error if the connector cannot be connected.
+fn check_available(connector: &Connector) -> Result<()> {
     match connector.availability() {
         Availability::Available => Ok(()),
         Availability::Disabled => Err(Error::ConnectorUnavailable(format!(
@@ -462,19 +464,20 @@ fn available(connector: &Connector) -> Result<()> {
     }
 }
 
-/// The newest attempt, if it is open.
+/// Returns the id of the newest attempt if it is open.
 fn open_attempt(newest: Option<Attempt>) -> Option<Uuid> {
     let open = newest.filter(|attempt| attempt.outcome.is_none());
     open.map(|attempt| attempt.id)
 }
 
-/// Refuses parameters that the connector does not have, or that have not the right form.
+/// Returns an error if the connector does not have one of the parameters, or its value is not valid.
 fn check_parameters(connector: &Connector, request: &ConnectRequest) -> Result<()> {
     let checked = connector.check_parameters(&request.parameters);
     checked.map_err(Error::Invalid)
 }
 
-/// Whether Nango has an `/oauth/connect` for it; the others ask for a key or a password on Nango's page.
+/// Returns whether the connector uses Nango's `/oauth/connect`. With other connectors, the user enters a key or a
+/// password on Nango's page.
 fn uses_oauth_popup(connector: &Connector) -> bool {
     matches!(
         connector.auth_mode,

@@ -1,4 +1,4 @@
-//! A user's own connections: read, waited for, checked and described.
+//! Operations on a user's own connections: list, get, wait, update, check and history.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,19 +24,19 @@ use crate::nango::Priority;
 use crate::telemetry::TRACES;
 use crate::views::ConnectionView;
 
-/// For how long after a change of its label or config another one is part of the same event.
-const MERGED: TimeDelta = TimeDelta::minutes(1);
+/// The time during which further changes of the label or config are merged into one event.
+const UPDATE_MERGE_WINDOW: TimeDelta = TimeDelta::minutes(1);
 
-/// What a user changes of a connection.
+/// A change of a connection by its user.
 #[derive(Clone, Debug, Default)]
 pub struct Update {
-    /// A new label, or none at all.
+    /// The new label; `Some(None)` removes it, `None` leaves it unchanged.
     pub label: Option<Option<String>>,
-    /// Merged into the config by key (RFC 7396): null removes one.
+    /// A JSON merge patch of the config (RFC 7396): null removes a key. `None` leaves the config unchanged.
     pub config: Option<Map<String, Value>>,
 }
 
-/// Reads and changes users' own connections.
+/// The use cases for a user's own connections.
 #[derive(Debug)]
 pub struct Connections {
     pub(crate) core: Arc<Core>,
@@ -49,10 +49,10 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// A page of a user's connections. Those that wait for a grant are looked up at Nango first.
+    /// Returns a page of a user's connections, after polling Nango for their open attempts.
     ///
     /// # Errors
-    /// As the database. That Nango does not answer only means that nothing new is known.
+    /// If the database fails. If Nango fails, the page shows the stored state.
     #[tracing::instrument(target = TRACES, name = "list_connections", skip_all)]
     pub async fn list(&self, user: &UserId, query: &Query) -> Result<Page> {
         let page = self.lists.page(user, query).await?;
@@ -63,10 +63,10 @@ impl Connections {
         Ok(page)
     }
 
-    /// One connection of a user, looked up at Nango first if it waits for a grant.
+    /// Returns a connection of a user, after polling Nango for its open attempt.
     ///
     /// # Errors
-    /// When there is no such connection, and as the database.
+    /// If the user has no such connection, or the database fails.
     #[tracing::instrument(target = TRACES, name = "get_connection", skip_all, fields(connection = %id))]
     pub async fn get(&self, user: &UserId, id: Uuid) -> Result<ConnectionView> {
         let details = self.reader.view(user, id).await?;
@@ -77,15 +77,15 @@ impl Connections {
         Ok(details)
     }
 
-    /// Returns a connection that came back from the popup, by our id or Nango's, after polling Nango for its attempt.
-    /// Nango is not queried for ids that are unknown here.
+    /// Returns the connection with which the popup returned, by our id or Nango's, after polling Nango for its attempt.
+    /// Nango is not queried for ids that the database does not have.
     ///
-    /// Without a `user`, finds a connection of any user, and by our own id only, which is random. Nango's id may name
-    /// the user and the connector, as the ids of imported connections do. The caller returns only whether it
-    /// succeeded.
+    /// Without a `user`, finds a connection of any user, but only by our own id, which is random. Nango's id may
+    /// contain the user and the connector, as the ids of imported connections do. The caller reveals only whether a
+    /// connection was found.
     ///
     /// # Errors
-    /// If there is no such connection here.
+    /// If the database has no such connection, or it fails.
     #[tracing::instrument(target = TRACES, skip_all)]
     pub async fn find_returned(&self, user: Option<&UserId>, id: &str) -> Result<ConnectionView> {
         self.core.nango_gateway()?;
@@ -100,17 +100,17 @@ impl Connections {
         let details = self.reader.view(&user, connection).await?;
         let open = details.attempt.filter(|attempt| attempt.outcome.is_none());
         if let Some(attempt) = open {
-            // Something has just happened: what was found a moment before says nothing.
+            // The user has just returned from the provider, so a cached poll is stale.
             self.polls.poll_uncached(attempt.id).await;
         }
         self.reader.view(&user, connection).await
     }
 
-    /// A connection that came back from the popup by an id that is not known here: Nango is asked,
-    /// each time, whether it has one of it that is this user's.
+    /// Returns the connection with which the popup returned, by an id of Nango that the database does not have. Each
+    /// call queries Nango for a connection with this id and user.
     ///
     /// # Errors
-    /// When it has not, and as Nango and the database.
+    /// If Nango has no such connection, or Nango or the database fails.
     #[tracing::instrument(target = TRACES, skip_all)]
     pub async fn find_returned_at_nango(&self, user: &UserId, id: &str) -> Result<ConnectionView> {
         let find = Priority::Connect.scope(self.reconciler.find_at_nango(user, id));
@@ -119,13 +119,13 @@ impl Connections {
         self.reader.view(user, connection.id).await
     }
 
-    /// Finds a user's own connection. Another user's takes the same path as one that does not exist, so that the
-    /// response time reveals nothing.
+    /// Finds a user's own connection by our id or Nango's. Another user's connection takes the same path as a missing
+    /// one, so that the response time reveals nothing.
     async fn find_returned_to(&self, user: &UserId, id: &str) -> Result<Option<Connection>> {
         let mut tx = self.core.begin().await?;
         let mut own = match id.parse() {
-            Ok(ours) => db::find_own(&mut tx, user, ours).await?,
-            Err(_not_ours) => None,
+            Ok(connection_id) => db::find_own(&mut tx, user, connection_id).await?,
+            Err(_not_a_uuid) => None,
         };
         if own.is_none() {
             own = db::find_own_by_nango_id(&mut tx, user, id).await?;
@@ -134,21 +134,21 @@ impl Connections {
         Ok(own)
     }
 
-    /// Any user's connection, by our id, for as long as something may come of an attempt of it.
+    /// Finds a connection of any user by our id, while an attempt of it can still be granted.
     async fn find_returned_anywhere(&self, id: &str) -> Result<Option<(UserId, Uuid)>> {
-        let Ok(ours) = id.parse() else {
+        let Ok(connection_id) = id.parse() else {
             return Ok(None);
         };
         let mut tx = self.core.begin_single().await?;
-        let owned = db::owner_of_connection(&mut tx, ours).await?;
+        let owned = db::owner_of_connection(&mut tx, connection_id).await?;
         tx.commit().await?;
         Ok(owned.map(|owned| (owned.user, owned.connection_id)))
     }
 
-    /// Takes the other account that a reconnect came back as. May be repeated.
+    /// Adopts the different account that a reconnect authorized. Idempotent.
     ///
     /// # Errors
-    /// When there is no such connection, or it is not that account which waits to be taken.
+    /// If the user has no such connection, or this account is neither pending nor the connection's.
     #[tracing::instrument(target = TRACES, skip_all, fields(connection = %id))]
     pub async fn accept_account(
         &self,
@@ -172,7 +172,7 @@ impl Connections {
             None if is(&connection.account) => {}
             _ => {
                 return Err(Error::Invalid(
-                    "no such account waits to be taken for this connection".to_owned(),
+                    "no pending account change matches `account_id`".to_owned(),
                 ));
             }
         }
@@ -180,10 +180,11 @@ impl Connections {
         self.reader.view(user, id).await
     }
 
-    /// Changes a connection's label or config. Changes that follow each other within a minute are one event.
+    /// Changes a connection's label or config. Changes within a minute share one event, unless a
+    /// webhook is sent for it.
     ///
     /// # Errors
-    /// When there is no such connection, or the config would become too large.
+    /// If the user has no such connection, or the config would exceed its limits.
     #[tracing::instrument(target = TRACES, name = "update_connection", skip_all, fields(connection = %id))]
     pub async fn update(
         &self,
@@ -205,7 +206,7 @@ impl Connections {
         if connection != before {
             let now = self.core.clock.now();
             let updated = connection.updated(&before, now).by(actor);
-            if !db::merge_update(&mut tx, &updated, now - MERGED).await? {
+            if !db::merge_update(&mut tx, &updated, now - UPDATE_MERGE_WINDOW).await? {
                 db::apply(&mut tx, &updated, None).await?;
             }
         }
@@ -213,11 +214,11 @@ impl Connections {
         self.reader.view(user, id).await
     }
 
-    /// Returns a connection as soon as no attempt of it is open, or as it is when `patience` ends. Meanwhile it is read
+    /// Waits until no attempt of a connection is open, or `timeout` has passed. Returns the connection. It is read
     /// again only when it may have changed.
     ///
     /// # Errors
-    /// When there is no such connection, and as the database.
+    /// If the user has no such connection, or the database fails.
     pub async fn wait(&self, user: &UserId, id: Uuid, timeout: Duration) -> Result<ConnectionView> {
         let deadline = Instant::now() + timeout;
         let mut subscription = self.feed.subscribe(user);
@@ -230,7 +231,8 @@ impl Connections {
             }
             let may_have_changed = tokio::select! {
                 () = subscription.changed() => true,
-                // Not cancelled by a notification, which may be of the change that it is applying.
+                // A poll runs to its end in this branch: a notification may report the change that the poll is
+                // applying.
                 () = self.polls.pause(&open, polls) => {
                     polls += 1;
                     Box::pin(self.polls.poll_all(&open)).await
@@ -243,11 +245,11 @@ impl Connections {
         }
     }
 
-    /// Asks Nango now how a connection is, by a forced refresh. Returns what it found; `None` while the connection waits for
-    /// its user.
+    /// Checks a connection's credentials by a forced refresh at Nango. Returns the connection and the result; `None`
+    /// while the connection is pending.
     ///
     /// # Errors
-    /// When there is no such connection, it has nothing at Nango to be asked about, or Nango does not answer.
+    /// If the user has no such connection, the connection has no credentials, or Nango or the database fails.
     #[tracing::instrument(target = TRACES, name = "check_connection", skip_all, fields(connection = %id))]
     pub async fn check(&self, user: &UserId, id: Uuid) -> Result<(ConnectionView, Option<Health>)> {
         self.core.nango_gateway()?;
@@ -256,12 +258,14 @@ impl Connections {
             State::Pending { .. } => None,
             State::Disconnected { .. } => {
                 return Err(Error::Invalid(
-                    "a disconnected connection has nothing to check".to_owned(),
+                    "the connection is disconnected: connect it again before you check it"
+                        .to_owned(),
                 ));
             }
             state if state.upstream().is_none() => {
                 return Err(Error::Invalid(
-                    "nothing was ever authorized that could be checked".to_owned(),
+                    "the connection was never authorized: connect it again before you check it"
+                        .to_owned(),
                 ));
             }
             _ => {
@@ -272,11 +276,11 @@ impl Connections {
         Ok((self.get(user, id).await?, health))
     }
 
-    /// A page of what has happened to a connection, the newest first, before this version of it; and before
-    /// which version the next page is, if anything is left on it.
+    /// Returns a page of a connection's events before version `before`, newest first, and the `before` of the next
+    /// page; `None` if this page is the last.
     ///
     /// # Errors
-    /// When there is no such connection, and as the database.
+    /// If the user has no such connection, or the database fails.
     #[tracing::instrument(target = TRACES, skip_all, fields(connection = %id))]
     pub async fn history(
         &self,
@@ -289,18 +293,18 @@ impl Connections {
         let mut tx = self.core.begin_single().await?;
         let mut events = db::history(&mut tx, user, id, before, limit + 1).await?;
         tx.commit().await?;
-        let more = i64::try_from(events.len()).is_ok_and(|found| found > limit);
-        if more {
+        let has_more = i64::try_from(events.len()).is_ok_and(|found| found > limit);
+        if has_more {
             events.pop();
         }
         let last = events.last().map(|event| event.version);
-        Ok((events, last.filter(|_| more)))
+        Ok((events, last.filter(|_| has_more)))
     }
 
-    /// A page of who has used a connection's credentials, the newest first.
+    /// Returns a page of a connection's token accesses before the id `before`, newest first.
     ///
     /// # Errors
-    /// When there is no such connection, and as the database.
+    /// If the user has no such connection, or the database fails.
     #[tracing::instrument(target = TRACES, skip_all, fields(connection = %id))]
     pub async fn token_accesses(
         &self,
@@ -311,8 +315,8 @@ impl Connections {
     ) -> Result<Vec<RecordedAccess>> {
         self.reader.find_own(user, id).await?;
         let mut tx = self.core.begin_single().await?;
-        let uses = db::token_accesses(&mut tx, user, id, before, limit).await?;
+        let accesses = db::token_accesses(&mut tx, user, id, before, limit).await?;
         tx.commit().await?;
-        Ok(uses)
+        Ok(accesses)
     }
 }

@@ -1,4 +1,4 @@
-//! Health: whether what Nango holds still works.
+//! Checks of the credentials that Nango stores.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,59 +20,60 @@ use crate::nango;
 use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG};
 use crate::nango::{Credentials, ListConnections, Nango, Refresh};
 
-/// How many other connections are asked whether their provider is out of order.
+/// The maximum number of other connections that are refreshed to detect a provider's outage.
 const MAX_SIBLING_CHECKS: i64 = 3;
 
-/// How long credentials have to fail that nothing else speaks for or against: Nango's
-/// answer to a revoked grant is the same as to a provider's outage.
+/// The time for which credentials must fail before they count as dead, if no other connection can be compared. Nango
+/// returns the same error for a revoked grant and for a provider's outage.
 const FAILURE_GRACE: TimeDelta = TimeDelta::hours(1);
 
-/// How long credentials have to fail if others' fail too: a provider that refreshes no credentials for so long has
-/// revoked them all.
+/// The time for which credentials must fail before they count as dead, if other connections fail too. After it, the
+/// provider is assumed to have revoked all of them.
 const MAX_OUTAGE: TimeDelta = TimeDelta::hours(24);
 
 /// The minimum time between a check and the next automatic one.
 pub(crate) const MIN_CHECK_INTERVAL: TimeDelta = TimeDelta::minutes(1);
 
-/// How long a provider's outage is cached. Meanwhile no other connections are checked.
+/// The TTL of a provider's outage. Until it expires, no other connections are refreshed for comparison.
 const OUTAGE_CACHE_TTL: Duration = Duration::from_secs(60);
 
-/// What a check found.
+/// The result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum CredentialHealth {
-    /// The credentials were refreshed, or need no refresh; they are this account's, if the provider reports it.
+    /// The credentials were refreshed or need no refresh. Contains their account, if the provider reports it.
     Working(Option<Account>),
-    /// They were not, and neither were others': the provider is out of order.
+    /// The refresh failed for this and for other connections: the provider has an outage.
     ProviderOutage,
-    /// They were not, and there are no other connections to compare with.
+    /// The refresh failed, and no other connection can be compared.
     Unknown,
-    /// They were not, though the provider refreshes others'.
+    /// The provider rejected the credentials: it refreshes those of other connections, or no comparison was needed.
     Refused,
-    /// There is nothing to refresh, and a workflow reported the credentials a while ago.
+    /// The credentials cannot be refreshed, and a workflow reported them within [`FAILURE_GRACE`].
     Reported,
-    /// Nango does not hold the connection.
+    /// Nango does not have the connection.
     Missing,
 }
 
-/// What a check found at this moment, whatever the connection's status is.
+/// The result of a check. It does not depend on the connection's status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     /// The credentials were refreshed, or need no refresh.
     Working,
-    /// The provider refused to refresh them. After three refusals over five minutes, the user has to authorize again.
+    /// The provider refused to refresh the credentials. After three refusals over five minutes, the user has to
+    /// authorize again.
     Refused,
-    /// The provider refuses to refresh others' credentials as well.
+    /// The provider refuses to refresh the credentials of other connections, too.
     ProviderOutage,
-    /// They were not refreshed, and nothing says why.
+    /// The credentials were not refreshed, for an unknown reason.
     Unknown,
-    /// Nango does not have the connection. After five such look-ups over five minutes, the user has to connect again.
+    /// Nango does not have the connection. After five such results over five minutes, the user has to connect again.
     Missing,
 }
 
 impl From<CredentialHealth> for Health {
-    fn from(found: CredentialHealth) -> Self {
-        match found {
+    fn from(health: CredentialHealth) -> Self {
+        match health {
             CredentialHealth::Working(_) => Self::Working,
             CredentialHealth::Refused => Self::Refused,
             CredentialHealth::ProviderOutage => Self::ProviderOutage,
@@ -82,37 +83,39 @@ impl From<CredentialHealth> for Health {
     }
 }
 
-/// What was found of each connector whose provider, a moment ago, refreshed no credentials of those that were checked; and
-/// the turns of the checks that webhooks ask for.
+/// The connectors whose provider refreshed no credentials in the last check, and the locks of checks that webhooks
+/// cause.
 #[derive(Debug)]
 pub(crate) struct SuspectCredentials {
-    found: Cache<Uuid, CredentialHealth>,
-    turns: Cache<Uuid, Arc<Mutex<()>>>,
+    /// The results of checks, by connector.
+    results: Cache<Uuid, CredentialHealth>,
+    /// The locks, by connector.
+    locks: Cache<Uuid, Arc<Mutex<()>>>,
 }
 
 impl Default for SuspectCredentials {
     fn default() -> Self {
         Self {
-            found: Cache::builder().time_to_live(OUTAGE_CACHE_TTL).build(),
-            turns: Cache::builder().time_to_idle(OUTAGE_CACHE_TTL).build(),
+            results: Cache::builder().time_to_live(OUTAGE_CACHE_TTL).build(),
+            locks: Cache::builder().time_to_idle(OUTAGE_CACHE_TTL).build(),
         }
     }
 }
 
 impl SuspectCredentials {
-    /// Whether a check within the last minute found that a connector's provider refreshes no credentials.
+    /// Returns whether a check within the last minute found that a connector's provider refreshes no credentials.
     pub(crate) fn is_provider_out_of_order(&self, connector: Uuid) -> bool {
-        self.found.contains_key(&connector)
+        self.results.contains_key(&connector)
     }
 
-    /// The turn of a check of a connector that a webhook asks for; `None` while another one has it.
+    /// Locks a connector for a check that a webhook causes. Returns `None` while another check has the lock.
     pub(crate) async fn take_turn(&self, connector: Uuid) -> Option<OwnedMutexGuard<()>> {
-        let turn = self.turns.get_with(connector, async { Arc::default() });
-        turn.await.try_lock_owned().ok()
+        let lock = self.locks.get_with(connector, async { Arc::default() });
+        lock.await.try_lock_owned().ok()
     }
 }
 
-/// Checks whether connections' credentials work.
+/// The checker of connections' credentials.
 #[derive(Debug)]
 pub(crate) struct CredentialChecker {
     pub(super) core: Arc<Core>,
@@ -129,7 +132,7 @@ impl CredentialChecker {
         }
     }
 
-    /// Finds out how a connection is, and writes it down. Returns what was found, and the connection as it is now.
+    /// Checks a connection's credentials and applies the result. Returns the result and the current connection.
     pub(crate) async fn check_connection(
         &self,
         connection: &Connection,
@@ -151,7 +154,7 @@ impl CredentialChecker {
         };
         let refusals = match &health {
             CredentialHealth::Refused => Some(connection.refused(now).0),
-            // While the provider refuses others' as well, its answer says nothing about this one.
+            // During a provider's outage, a refusal is no evidence against these credentials.
             CredentialHealth::ProviderOutage => Some(Vec::new()),
             _ => None,
         };
@@ -169,7 +172,7 @@ impl CredentialChecker {
         Ok((health, changed))
     }
 
-    /// Notes when a check began, so that the webhooks which it causes cause no other.
+    /// Records the start of a check, so that the webhooks of its refresh do not cause another check.
     pub(crate) async fn record_check(
         &self,
         connection: &Connection,
@@ -186,8 +189,8 @@ impl CredentialChecker {
         let now = self.core.clock.now();
         let before = self.rejected_credentials(connection).await?;
         match refresh(nango, connection).await {
-            // Nango also answers if it has nothing to refresh with. Then it has not called the provider, and dead
-            // credentials stay dead.
+            // Nango returns credentials that it cannot refresh, without a call to the provider. Dead credentials stay
+            // dead.
             Ok(found) if found.credentials.are_expired(now) => Ok(CredentialHealth::Refused),
             Ok(found) if before.is_some() && before == found.credentials.fingerprint() => {
                 Ok(if connection.failing_since.is_none() {
@@ -195,7 +198,7 @@ impl CredentialChecker {
                 } else if found.credentials.are_refreshed(now)
                     || has_failed_for(connection, FAILURE_GRACE, now)
                 {
-                    // No workflow has reported them again since.
+                    // No workflow has reported them again.
                     CredentialHealth::Working(self.accounts.account_of(connection, &found))
                 } else {
                     CredentialHealth::Reported
@@ -205,13 +208,13 @@ impl CredentialChecker {
                 self.accounts.account_of(connection, &found),
             )),
             Err(nango::Error::NotFound) => self.not_found(connection).await,
-            // The connection does not work anyway, so the failure needs no comparison with other connections.
+            // The connection is not connected, so no comparison with other connections is needed.
             Err(nango::Error::InvalidCredentials { .. })
                 if !matches!(connection.state, State::Connected { .. }) =>
             {
                 Ok(CredentialHealth::Refused)
             }
-            // Others' are refreshed once a minute at most, however often one is checked.
+            // The comparison refreshes other connections, so a connection causes at most one a minute.
             Err(nango::Error::InvalidCredentials { .. })
                 if connection
                     .refusals
@@ -225,7 +228,8 @@ impl CredentialChecker {
         }
     }
 
-    /// Ends the outage of a connection whose credentials Nango has refreshed since. Returns whether it has.
+    /// Applies the recovery of a connection, if Nango has refreshed its credentials since they failed. Returns whether
+    /// it has.
     pub(crate) async fn has_recovered(
         &self,
         connection: &Connection,
@@ -244,10 +248,11 @@ impl CredentialChecker {
         Ok(true)
     }
 
-    /// Returns the fingerprint of credentials that are known to be dead or were refused, if Nango still returns them.
+    /// Returns the fingerprint of the stored credentials, if they are dead or were refused; otherwise `None`. A refresh
+    /// that returns the same fingerprint has changed nothing.
     ///
     /// # Errors
-    /// As Nango: without the fingerprint, a refresh could not be verified.
+    /// If Nango fails: without the fingerprint, the refresh could not be verified.
     async fn rejected_credentials(&self, connection: &Connection) -> Result<Option<String>> {
         let is_dead = matches!(
             connection.state,
@@ -256,7 +261,7 @@ impl CredentialChecker {
                 ..
             }
         );
-        // One that was taken over dead and never looked at may work for all that is known here.
+        // A connection that was imported as dead and was never checked may work.
         let is_doubted = is_dead || !connection.refusals.is_empty();
         if !is_doubted || connection.last_checked_at.is_none() {
             return Ok(None);
@@ -268,10 +273,11 @@ impl CredentialChecker {
         }
     }
 
-    /// Nango does not hold a connection, or under another integration, of which it says the same.
+    /// Handles Nango's 404, which it also returns if the connection belongs to another integration.
     ///
     /// # Errors
-    /// When it is under another than the one that is stored, as may be of one that was imported.
+    /// [`Error::IntegrationChanged`] if Nango has the connection under another integration than the stored one, as can
+    /// happen after an import.
     async fn not_found(&self, connection: &Connection) -> Result<CredentialHealth> {
         match connection.state.upstream() {
             Some(stored) if !self.is_missing(connection, &[]).await? => {
@@ -287,68 +293,68 @@ impl CredentialChecker {
     /// Checks whether the provider refreshes other connections' credentials. If it does, the refused credentials are
     /// dead. If it does not, concurrent checks share the result.
     async fn check_suspect(&self, connection: &Connection) -> Result<CredentialHealth> {
-        let mut asked = None;
-        let known = self
+        let mut computed = None;
+        let cached = self
             .doubts
-            .found
+            .results
             .optionally_get_with(connection.connector.id, async {
                 let found = self.check_siblings(connection).await;
-                // `Refused` is not cached: that another connection was refreshed earlier does not prove that
-                // credentials are dead now.
-                let lasting = found
+                // `Refused` is not cached: an earlier refresh of another connection does not prove that credentials
+                // are dead now.
+                let cacheable = found
                     .as_ref()
                     .ok()
                     .filter(|found| **found != CredentialHealth::Refused);
-                let lasting = lasting.cloned();
-                asked = Some(found);
-                lasting
+                let cacheable = cacheable.cloned();
+                computed = Some(found);
+                cacheable
             });
-        let known = Box::pin(known).await;
-        match (asked, known) {
+        let cached = Box::pin(cached).await;
+        match (computed, cached) {
             (Some(found), _) => found,
-            (None, Some(known)) => Ok(known),
+            (None, Some(cached)) => Ok(cached),
             (None, None) => self.check_siblings(connection).await,
         }
     }
 
-    /// Has some others' credentials of the same connector refreshed, until one's are.
+    /// Refreshes the credentials of some other connections of the same connector, until one refresh succeeds.
     async fn check_siblings(&self, connection: &Connection) -> Result<CredentialHealth> {
         let mut tx = self.core.begin_single().await?;
         let siblings = db::siblings(&mut tx, connection, MAX_SIBLING_CHECKS).await?;
         tx.commit().await?;
         let nango = &self.core.nango_gateway()?.nango;
-        let mut asked = false;
+        let mut is_any_refused = false;
         for sibling in &siblings {
             self.record_check(sibling, Some(self.core.clock.now()))
                 .await?;
             match refresh(nango, sibling).await.map(|found| found.credentials) {
-                // Without an expiry there was nothing to refresh, so the provider was not asked.
+                // Credentials without an expiry are not refreshed, so Nango did not call the provider.
                 Ok(Credentials::OAuth2 {
                     expires_at: Some(_),
                     ..
                 }) => return Ok(CredentialHealth::Refused),
-                Err(nango::Error::InvalidCredentials { .. }) => asked = true,
+                Err(nango::Error::InvalidCredentials { .. }) => is_any_refused = true,
                 Ok(_) | Err(nango::Error::NotFound) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(if asked {
+        Ok(if is_any_refused {
             CredentialHealth::ProviderOutage
         } else {
             CredentialHealth::Unknown
         })
     }
 
-    /// Whether Nango says of a connection, asked for by its id, that it does not exist; and, between two such answers,
-    /// has another one that it had before: those in `seen`, or else those that became connected last.
+    /// Returns whether Nango does not have a connection. Queries Nango twice by id. In between, verifies that Nango
+    /// still has another connection: one of `listed_ids`, or if there are none, one of those that were connected last.
     ///
     /// # Errors
-    /// [`Error::UnknownEnvironment`] if it has none of them; [`Error::ProviderUnavailable`] while an orphan is the
-    /// connection's newer grant.
+    /// [`Error::UnknownEnvironment`] if Nango has none of the others; [`Error::ProviderUnavailable`] while Nango has a
+    /// newer grant of the connection, which is an orphan.
     pub(crate) async fn is_missing(
         &self,
         connection: &Connection,
-        seen: &[String],
+        listed_ids: &[String],
     ) -> Result<bool> {
         let Some(stored) = connection.state.upstream() else {
             return Ok(false);
@@ -357,15 +363,18 @@ impl CredentialChecker {
         if !self.core.is_gone(id, key).await? {
             return Ok(false);
         }
-        self.core.brakes.verify_environment(seen, Some(id)).await?;
+        self.core
+            .brakes
+            .verify_environment(listed_ids, Some(id))
+            .await?;
         if self.has_newer_grant(connection).await? {
             return Err(Error::ProviderUnavailable);
         }
         self.core.is_gone(id, key).await
     }
 
-    /// Whether Nango has a grant with the tags of this connection that waits for no deletion: the database is older than
-    /// it, as after a restore. An operator or the sweep brings it back.
+    /// Returns whether Nango has a grant with this connection's tags and without a pending deletion. Then the database
+    /// is older than the grant, as after a restore. The sweep or an operator restores it.
     async fn has_newer_grant(&self, connection: &Connection) -> Result<bool> {
         let tags = [
             (INSTALLATION_TAG, self.core.installation.to_string()),
@@ -391,19 +400,19 @@ impl CredentialChecker {
         Ok(ids.iter().any(|id| !queued.contains(*id)))
     }
 
-    /// Writes down what was found out about a connection, unless it has changed since it was looked at, or a brake stops
-    /// the change. Returns the connection as it is then.
+    /// Applies a change to a connection, unless the row has another version than `snapshot` or a brake stops the
+    /// change. Returns the current connection; `None` if it no longer exists.
     pub(crate) async fn apply_if_unchanged(
         &self,
-        seen: &Connection,
+        snapshot: &Connection,
         refusals: Option<Vec<DateTime<Utc>>>,
         change: impl FnOnce(&Connection) -> Option<Transition>,
     ) -> Result<Option<Connection>> {
         let mut tx = self.core.begin().await?;
-        let Some(connection) = db::lock_own(&mut tx, &seen.user_id, seen.id).await? else {
+        let Some(connection) = db::lock_own(&mut tx, &snapshot.user_id, snapshot.id).await? else {
             return Ok(None);
         };
-        if connection.version != seen.version {
+        if connection.version != snapshot.version {
             return Ok(Some(connection));
         }
         let transition = change(&connection);
@@ -434,7 +443,7 @@ impl CredentialChecker {
     }
 }
 
-/// The brake that counts a change.
+/// Returns the brake that limits a kind of change; `None` if there is none.
 fn brake_of(event: EventKind) -> Option<Brake> {
     match event {
         EventKind::MissingUpstream => Some(Brake::Missing),

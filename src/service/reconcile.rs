@@ -27,32 +27,32 @@ use crate::nango::attempt_poller::{ATTEMPT_TAG, CONNECTION_TAG, USER_TAG};
 
 use crate::nango::{ConnectionSummary, ListConnections};
 
-/// How long the turns of an attempt are remembered after the last use, longer than a turn takes.
-const TURN_TTL: Duration = Duration::from_secs(60);
+/// The idle time after which an attempt's lock is dropped: longer than a task holds the lock.
+const LOCK_TTL: Duration = Duration::from_secs(60);
 
-/// The turns of those that apply what Nango holds for an attempt. One at a time takes a connection of the pool: where another
-/// transaction has the row's lock, the others would wait for it too, with all connections there are.
+/// The locks of attempts whose grants are being applied. Only the task with an attempt's lock takes a connection from
+/// the pool. Otherwise, tasks that wait for the row's lock could occupy the whole pool.
 #[derive(Debug)]
-pub(crate) struct AttemptTurns(Cache<Uuid, Arc<Mutex<()>>>);
+pub(crate) struct AttemptLocks(Cache<Uuid, Arc<Mutex<()>>>);
 
-impl Default for AttemptTurns {
+impl Default for AttemptLocks {
     fn default() -> Self {
-        Self(Cache::builder().time_to_idle(TURN_TTL).build())
+        Self(Cache::builder().time_to_idle(LOCK_TTL).build())
     }
 }
 
-impl AttemptTurns {
-    async fn wait(&self, attempt: Uuid) -> OwnedMutexGuard<()> {
-        let turn = self.0.get_with(attempt, async { Arc::default() });
-        turn.await.lock_owned().await
+impl AttemptLocks {
+    async fn lock(&self, attempt: Uuid) -> OwnedMutexGuard<()> {
+        let lock = self.0.get_with(attempt, async { Arc::default() });
+        lock.await.lock_owned().await
     }
 }
 
-/// How long a grant that changes nothing is not compared with the database again.
-const UNCHANGED_FOR: Duration = Duration::from_secs(30);
+/// The TTL of a grant that changed nothing. Until it expires, the grant is not compared with the database again.
+const UNCHANGED_TTL: Duration = Duration::from_secs(30);
 
-/// Grants that changed nothing when they were last compared with the database, by attempt. While a client waits for the attempt,
-/// Nango returns them with every poll.
+/// A cache of grants that changed nothing when they were last compared with the database, by attempt. Nango returns
+/// them with every poll while a client waits for the attempt.
 #[derive(Debug)]
 pub(crate) struct UnchangedGrants {
     hasher: RandomState,
@@ -63,7 +63,7 @@ impl Default for UnchangedGrants {
     fn default() -> Self {
         Self {
             hasher: RandomState::new(),
-            grants: Cache::builder().time_to_live(UNCHANGED_FOR).build(),
+            grants: Cache::builder().time_to_live(UNCHANGED_TTL).build(),
         }
     }
 }
@@ -83,30 +83,30 @@ impl UnchangedGrants {
             .hash_one(found.iter().map(identity).collect::<Vec<_>>())
     }
 
-    /// Whether exactly these grants of an attempt are known to change nothing.
+    /// Returns whether exactly these grants of an attempt changed nothing last time. No grants change nothing.
     async fn contains(&self, attempt: Uuid, found: &[ConnectionSummary]) -> bool {
         found.is_empty() || self.grants.get(&attempt).await == Some(self.hash(found))
     }
 }
 
-/// What became of a grant that Nango reported.
+/// The outcome of a grant that Nango reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum GrantOutcome {
-    /// It changed the connection, or is deleted at Nango.
+    /// The grant changed the connection, or its deletion at Nango was queued.
     Applied,
-    /// It changes nothing, however often it is reported.
+    /// The grant changes nothing, even if it is reported again.
     Unchanged,
-    /// It changed nothing this time.
+    /// The grant changed nothing this time.
     Deferred,
 }
 
-/// Applies to connections what Nango holds of their attempts.
+/// The reconciler of connections with the grants that Nango stores.
 #[derive(Debug)]
 pub(crate) struct Reconciler {
     core: Arc<Core>,
     accounts: Arc<AccountIdentifier>,
     attempts: BatchLoader<db::AttemptById>,
-    turns: AttemptTurns,
+    locks: AttemptLocks,
     unchanged: UnchangedGrants,
 }
 
@@ -114,14 +114,15 @@ impl Reconciler {
     pub(crate) fn new(core: Arc<Core>, accounts: Arc<AccountIdentifier>) -> Self {
         Self {
             attempts: BatchLoader::new(&core.database),
-            turns: AttemptTurns::default(),
+            locks: AttemptLocks::default(),
             unchanged: UnchangedGrants::default(),
             core,
             accounts,
         }
     }
 
-    /// Polls Nango for what an attempt has brought about, at most once a second. Returns whether anything changed.
+    /// Polls Nango for the grants of an attempt, at most once a second, and applies them. Returns whether anything
+    /// changed.
     pub(crate) async fn poll(&self, attempt: Uuid) -> Result<bool> {
         let poller = &self.core.nango_gateway()?.attempt_poller;
         let found = poller.poll(attempt).await?.connections;
@@ -131,7 +132,7 @@ impl Reconciler {
         self.apply_grants(attempt, found).await
     }
 
-    /// Polls Nango without the cache. Returns whether everything that Nango has of the attempt was read.
+    /// As [`Self::poll`], without the cache. Returns whether the result was complete.
     pub(crate) async fn poll_uncached(&self, attempt: Uuid) -> Result<bool> {
         let poller = &self.core.nango_gateway()?.attempt_poller;
         let found = poller.poll_uncached(attempt).await?;
@@ -159,8 +160,8 @@ impl Reconciler {
         Ok(owner)
     }
 
-    /// Deletes at Nango what an attempt brought about whose user was erased meanwhile. Says whether it is such a one. What
-    /// an unknown attempt brought about is kept: the database may not be the one that it was started in.
+    /// Queues the deletion of an attempt's connection at Nango, if the user was erased meanwhile. Returns whether it
+    /// was queued. The connection of an unknown attempt is kept, because the attempt may belong to another database.
     pub(crate) async fn delete_erased(
         &self,
         attempt: Uuid,
@@ -181,7 +182,7 @@ impl Reconciler {
         Ok(is_queued)
     }
 
-    /// Asks Nango for a connection of its own id, and takes it if it is this user's.
+    /// Queries Nango for a connection by Nango's id, and applies it if its tags name this user. Returns the connection.
     pub(crate) async fn find_at_nango(
         &self,
         user: &UserId,
@@ -211,7 +212,8 @@ impl Reconciler {
         Ok(connection)
     }
 
-    /// Takes what Nango holds for an attempt, the newest first: the others are then older and go.
+    /// Applies the grants that Nango stores for an attempt. The newest is first, so that older ones are discarded.
+    /// Returns whether anything changed.
     pub(super) async fn apply_grants(
         &self,
         attempt: Uuid,
@@ -219,7 +221,7 @@ impl Reconciler {
     ) -> Result<bool> {
         let identity = self.unchanged.hash(&found);
         found.sort_by_key(|summary| std::cmp::Reverse((summary.serial, summary.created_at)));
-        let _turn = self.turns.wait(attempt).await;
+        let _lock = self.locks.lock(attempt).await;
         let mut outcomes = Vec::with_capacity(found.len());
         for summary in &found {
             outcomes.push(self.reconcile_grant(attempt, summary).await?);
@@ -245,39 +247,40 @@ impl Reconciler {
         attempt: Uuid,
         summary: &ConnectionSummary,
     ) -> Result<GrantOutcome> {
-        // What Nango confirms names its user.
+        // The tags in Nango's response name the user.
         let Some(user) = tagged_user(&summary.tags) else {
             return Ok(GrantOutcome::Unchanged);
         };
-        // Not locked, for nothing is written yet.
+        // Not locked, because nothing is written yet.
         let found = self.find_attempt(&user, attempt).await?;
-        let Some((of, grant, verdict)) = self.evaluate_grant(found, summary, None) else {
+        let Some((target, grant, verdict)) = self.evaluate_grant(found, summary, None) else {
             return Ok(GrantOutcome::Unchanged);
         };
         let mut identity = Identity::default();
         if !matches!(verdict, Grant::Discarded) {
-            let identified = (self.accounts).identify_grant(&of.connection, &grant, attempt);
-            identity = identified.await;
+            let lookup = (self.accounts).identify_grant(&target.connection, &grant, attempt);
+            identity = lookup.await;
         }
         if matches!(verdict, Grant::AlreadyApplied) {
-            self.core.end_absence(&of.connection).await?;
+            self.core.end_absence(&target.connection).await?;
             if identity.account.is_none() {
-                self.queue_lookup(&of.connection, attempt).await?;
+                self.queue_lookup(&target.connection, attempt).await?;
                 return Ok(GrantOutcome::Unchanged);
             }
         }
         let account = identity.account.as_ref();
         let mut tx = self.core.begin().await?;
-        // Evaluated again under the lock: another signal may have been faster.
+        // Evaluated again under the lock, because another signal may have been faster.
         let found = db::lock_attempt(&mut tx, &user, attempt).await?;
-        let Some((of, grant, mut verdict)) = self.evaluate_grant(found, summary, account) else {
+        let Some((target, grant, mut verdict)) = self.evaluate_grant(found, summary, account)
+        else {
             return Ok(GrantOutcome::Deferred);
         };
         match &mut verdict {
             Grant::AlreadyApplied => return Ok(GrantOutcome::Unchanged),
             Grant::Applied(transition) => {
-                // The grant may belong to a connection that was queued for deletion and reauthorized since. During the
-                // deletion the result is unknown; the next poll shows it.
+                // The grant's connection at Nango may have been queued for deletion before it was reauthorized. While
+                // the deletion runs, its outcome is unknown; a later poll shows it.
                 if !db::cancel_deletion(&mut tx, &grant.id).await? {
                     return Ok(GrantOutcome::Deferred);
                 }
@@ -288,8 +291,8 @@ impl Reconciler {
                 }
             }
             Grant::Discarded => {
-                // Read under the row's lock, in this transaction.
-                let (reason, id) = (discard_reason(&of), Some(of.connection.id));
+                // The reason is read in this transaction, under the row's lock.
+                let (reason, id) = (discard_reason(&target), Some(target.connection.id));
                 let now = self.core.clock.now();
                 if !db::queue_deletion(&mut tx, &grant, reason, Some(&user), id, now).await? {
                     return Ok(GrantOutcome::Deferred);
@@ -298,14 +301,14 @@ impl Reconciler {
         }
         tx.commit().await?;
         if let Grant::Applied(transition) = &verdict {
-            self.core.counts.attempt_ended(&of.attempt, transition);
+            self.core.counts.attempt_ended(&target.attempt, transition);
         }
         self.core.deletions.notify_one();
         self.core.lookups.notify_one();
         Ok(GrantOutcome::Applied)
     }
 
-    /// Writes what a grant says of the account and the scopes to its connection.
+    /// Writes a grant's scopes to the connection, and the reason if the account cannot be identified.
     fn record_identity(identity: &Identity, connection: &mut Connection) {
         identity.write_scopes(connection);
         if let Some(failure) = identity.failure.filter(|failure| !failure.is_transient)
@@ -315,7 +318,7 @@ impl Reconciler {
         }
     }
 
-    /// Queues the look-up of a grant that may have been repeated as another account.
+    /// Queues an account look-up, because a repeated grant may be another account's.
     async fn queue_lookup(&self, connection: &Connection, attempt: Uuid) -> Result<()> {
         let rule = self.accounts.account_rule(connection);
         if !rule.is_some_and(|rule| rule.identifies_account()) {
@@ -328,30 +331,33 @@ impl Reconciler {
         Ok(())
     }
 
-    /// What Nango holds by a grant, and what it does to the connection that it is for. `None` if it is none of ours.
+    /// Returns the attempt with its connection, the grant, and its effect on the connection. Returns `None` if the
+    /// attempt is unknown, or Nango's connection does not match it.
     fn evaluate_grant(
         &self,
         found: Option<AttemptWithConnection>,
         summary: &ConnectionSummary,
         account: Option<&Account>,
     ) -> Option<(AttemptWithConnection, NangoConnectionRef, Grant)> {
-        let of = found?;
-        if !self.core.is_ours(summary) || !matches_attempt(summary, &of) {
+        let target = found?;
+        if !self.core.is_ours(summary) || !matches_attempt(summary, &target) {
             tracing::warn!(
-                connection = %of.connection.id, attempt = %of.attempt.id, nango_connection = %summary.connection_id,
-                "a Nango connection carries our attempt's tag but not its other marks: left alone"
+                connection = %target.connection.id, attempt = %target.attempt.id,
+                nango_connection = %summary.connection_id,
+                "ignored a nango connection that has an attempt's tag, but not its other tags and integration"
             );
             return None;
         }
         let grant = NangoConnectionRef {
-            integration: of.integration.clone(),
+            integration: target.integration.clone(),
             ..listed(summary)
         };
-        let verdict = (of.connection).granted(&of.attempt, &grant, account, self.core.clock.now());
-        Some((of, grant, verdict))
+        let now = self.core.clock.now();
+        let verdict = (target.connection).granted(&target.attempt, &grant, account, now);
+        Some((target, grant, verdict))
     }
 
-    /// Writes down that an attempt has failed. `false` if it had ended before.
+    /// Records that an attempt has failed. Returns `false` if the attempt had already ended or does not exist.
     pub(crate) async fn attempt_failed(
         &self,
         user: &UserId,
@@ -359,37 +365,38 @@ impl Reconciler {
         failure: &Failure,
     ) -> Result<bool> {
         let mut tx = self.core.begin().await?;
-        let Some(of) = db::lock_attempt(&mut tx, user, id).await? else {
+        let Some(target) = db::lock_attempt(&mut tx, user, id).await? else {
             return Ok(false);
         };
         let now = self.core.clock.now();
-        let Some(transition) = of.connection.attempt_failed(&of.attempt, failure, now) else {
+        let transition = (target.connection).attempt_failed(&target.attempt, failure, now);
+        let Some(transition) = transition else {
             return Ok(false);
         };
         db::apply(&mut tx, &transition, Some(id)).await?;
         tx.commit().await?;
-        self.core.counts.attempt_ended(&of.attempt, &transition);
+        self.core.counts.attempt_ended(&target.attempt, &transition);
         Ok(true)
     }
 }
 
-/// Why a discarded grant of an attempt is deleted at Nango.
-fn discard_reason(of: &AttemptWithConnection) -> DeletionReason {
-    let is_ended = matches!(of.connection.state, State::Disconnected { .. });
-    if of.attempt.invalidated || is_ended {
+/// Returns the reason for which a discarded grant of an attempt is deleted at Nango.
+fn discard_reason(target: &AttemptWithConnection) -> DeletionReason {
+    let is_disconnected = matches!(target.connection.state, State::Disconnected { .. });
+    if target.attempt.invalidated || is_disconnected {
         DeletionReason::Invalidated
     } else {
         DeletionReason::Replaced
     }
 }
 
-/// The user in the tags of a connection at Nango.
+/// Returns the user in the tags of a connection at Nango; `None` if there is no valid one.
 pub(crate) fn tagged_user(tags: &BTreeMap<String, String>) -> Option<UserId> {
     let user = tags.get(USER_TAG)?.clone();
     UserId::try_from(user).ok()
 }
 
-/// What Nango holds, of which no attempt of ours says with which provider it was made.
+/// Returns the reference to a listed connection. Its provider is `None`, because it is not read from Nango's list.
 pub(crate) fn listed(summary: &ConnectionSummary) -> NangoConnectionRef {
     NangoConnectionRef {
         id: summary.connection_id.clone(),
@@ -402,7 +409,7 @@ pub(crate) fn listed(summary: &ConnectionSummary) -> NangoConnectionRef {
     }
 }
 
-/// Whether a Nango connection is what this attempt was to bring about.
+/// Returns whether a Nango connection has the tags and the integration of this attempt.
 fn matches_attempt(
     summary: &ConnectionSummary,
     AttemptWithConnection {

@@ -1,4 +1,4 @@
-//! The cache of tokens, and of what was reported of them.
+//! The cache of tokens and of reports about them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,17 +9,18 @@ use uuid::Uuid;
 
 use super::tokens::Token;
 
-/// How many tokens are held in memory at the most.
+/// The maximum number of cached tokens, and of cached reports.
 const CACHE_CAPACITY: u64 = 50_000;
 
-/// Tokens held in memory for a short while. One call to Nango serves all who ask at once.
+/// A cache of tokens with a short TTL. Concurrent requests share one call to Nango.
 ///
-/// A token is cached for one version of its connection, so that a change of the connection on any replica invalidates it
-/// in all replicas.
+/// A token is cached for one version of its connection. A change of the connection therefore invalidates it in all
+/// replicas.
 #[derive(Debug)]
 pub(crate) struct TokenCache {
+    /// The tokens, by connection and version.
     pub(crate) held: Cache<(Uuid, i64), Arc<Token>>,
-    /// What was reported of a connection and has been looked at: a refused token, or a failed call through the proxy.
+    /// The reports of a connection that were handled: a rejected token, or a failed call through the proxy.
     pub(crate) reports: Cache<(Uuid, String), ()>,
 }
 
@@ -43,7 +44,7 @@ impl TokenCache {
                 .max_capacity(CACHE_CAPACITY)
                 .expire_after(TokenExpiry)
                 .build(),
-            // A report is one report, however many workers of a workflow send it.
+            // Deduplicates reports, because many workers of a workflow may report the same token.
             reports: Cache::builder()
                 .max_capacity(CACHE_CAPACITY)
                 .time_to_live(Duration::from_secs(60))

@@ -1,4 +1,4 @@
-//! Why a connection has no token to issue.
+//! The selection of the connection for a token, and the reasons for which no token can be issued.
 
 use super::tokens::Token;
 use super::{Error, Result};
@@ -6,7 +6,7 @@ use crate::catalog::scopes;
 use crate::domain::{Connection, Reason, State};
 use crate::nango::Credentials;
 
-/// Refuses a connection that has no token to give, and says why.
+/// Returns an error with the reason if no token of the connection can be issued.
 pub(crate) fn check_usable(connection: &Connection) -> Result<()> {
     let not_connected = |detail: String| {
         Err(Error::NotConnected {
@@ -21,13 +21,13 @@ pub(crate) fn check_usable(connection: &Connection) -> Result<()> {
             reason: Reason::AccountMismatch,
             ..
         } => Err(Error::AccountMismatch),
-        // Credentials that had failed before an attempt still do after it, however it ended.
+        // Nango may still store credentials, but they have failed, and no attempt has replaced them.
         State::Pending { previous: Some(_) }
         | State::Error {
             upstream: Some(_), ..
         } => Err(needs_reauthorization(connection)),
         State::Pending { previous: None } => {
-            not_connected(format!("{name} still waits for the user's authorization"))
+            not_connected(format!("the user has not yet authorized {name}"))
         }
         State::Disconnected { .. } => not_connected(format!("the user has disconnected {name}")),
         State::Error { reason, .. } => {
@@ -36,7 +36,8 @@ pub(crate) fn check_usable(connection: &Connection) -> Result<()> {
     }
 }
 
-/// The connection that is meant: never a guess among several.
+/// Returns the connection with `instance_id`. Without it, returns the only usable connection; an error if there are
+/// several.
 pub(crate) fn select_connection(
     mut all: Vec<Connection>,
     instance_id: Option<&str>,
@@ -47,7 +48,7 @@ pub(crate) fn select_connection(
             .find(|connection| connection.instance_id == instance_id));
     }
     all.retain(|connection| !matches!(connection.state, State::Disconnected { .. }));
-    // One that was never connected is not in the way of one that is.
+    // A connection that was never authorized does not make the choice ambiguous.
     if all
         .iter()
         .any(|connection| connection.state.upstream().is_some())
@@ -62,7 +63,7 @@ pub(crate) fn select_connection(
     }
 }
 
-/// Why a connection whose credentials were just refused has no token: it is dead, or that is not certain yet.
+/// Returns the error for a connection whose credentials were just rejected: they are dead, or it is not certain yet.
 pub(crate) fn refusal(checked: Option<&Connection>) -> Error {
     match checked {
         Some(connection) => check_usable(connection)
@@ -72,8 +73,7 @@ pub(crate) fn refusal(checked: Option<&Connection>) -> Error {
     }
 }
 
-/// Refuses a token that lacks scopes which a workflow requires. Where the provider does not say what was granted, nothing is
-/// known to be missing.
+/// Returns an error if a token lacks required scopes. If the granted scopes are unknown, no scope counts as missing.
 pub(crate) fn check_scopes(token: &Token, required: &[String]) -> Result<()> {
     let of_token = match &token.credentials {
         Credentials::OAuth2 { scope, .. } => scope.as_deref().map(scopes::split),

@@ -1,4 +1,4 @@
-//! Tokens for workflows: one upstream call however many ask, and a precise reason why not.
+//! Tokens for services and workflows. Concurrent requests share one call to Nango, and each error has a precise reason.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,23 +24,23 @@ use crate::nango::proxy::ProxyCall;
 use crate::nango::{Credentials, Priority, Refresh};
 use crate::telemetry::TRACES;
 
-/// A cached token is not returned if it expires within this time.
+/// The time before its expiry at which a token is evicted from the cache.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(5 * 60);
 
-/// What a workflow is given.
+/// A token that is issued to a service.
 #[derive(Debug)]
 pub struct Token {
     /// The token's connection, in the version that the token is cached for.
     pub connection: Connection,
-    /// The credentials; for OAuth the access token and when it ends.
+    /// The credentials; for OAuth, the access token and its expiry.
     pub credentials: Credentials,
-    /// A digest that names the token without telling it: to be sent back should the provider refuse it.
+    /// A digest that identifies the token without revealing it. Services report a rejected token by it.
     pub id: String,
-    /// How long it may be cached.
+    /// The TTL in the cache.
     pub(super) good_for: Duration,
 }
 
-/// Issues tokens to services, and calls providers for them.
+/// The use cases for tokens, and for calls to providers on behalf of services.
 #[derive(Debug)]
 pub struct TokenIssuer {
     core: Arc<Core>,
@@ -48,7 +48,7 @@ pub struct TokenIssuer {
     reader: Arc<ConnectionReader>,
     checks: Arc<CredentialChecker>,
     versions: BatchLoader<db::ConnectionVersion>,
-    uses: BatchLoader<db::Used>,
+    accesses: BatchLoader<db::Used>,
     cache: TokenCache,
     /// The TTL of the cache; zero disables it.
     ttl: Duration,
@@ -64,7 +64,7 @@ impl TokenIssuer {
     ) -> Self {
         Self {
             versions: BatchLoader::new(&core.database),
-            uses: BatchLoader::new(&core.database),
+            accesses: BatchLoader::new(&core.database),
             cache: TokenCache::new(),
             core,
             catalog,
@@ -74,10 +74,10 @@ impl TokenIssuer {
         }
     }
 
-    /// A live token of a user's connection, for the service named.
+    /// Returns a valid token of a user's connection, and records that `service` accessed it.
     ///
     /// # Errors
-    /// Why there is none: see [`Error`].
+    /// The reason for which no token can be issued: see [`Error`].
     #[tracing::instrument(target = TRACES, name = "issue_token", skip_all, fields(connection = %id))]
     pub async fn token(
         &self,
@@ -86,11 +86,11 @@ impl TokenIssuer {
         required_scopes: &[String],
         service: &str,
     ) -> Result<Arc<Token>> {
-        let asked = self
+        let version = self
             .versions
             .load(db::ConnectionVersion(user.clone(), id))
             .await?;
-        let version = asked.ok_or(Error::ConnectionNotFound)?;
+        let version = version.ok_or(Error::ConnectionNotFound)?;
         let token = if let Some(token) = self.cache.held.get(&(id, version)).await {
             self.core.counts.token_served(false);
             token
@@ -101,10 +101,10 @@ impl TokenIssuer {
         self.issue(token, required_scopes, service).await
     }
 
-    /// The same of the user's connection of a connector: of the instance named, or of the only one.
+    /// As [`Self::token`], for the user's connection of a connector: the one with `instance_id`, or else the only one.
     ///
     /// # Errors
-    /// [`Error::AmbiguousConnection`] rather than a guess.
+    /// As [`Self::token`]; [`Error::AmbiguousConnection`] if several connections match.
     #[tracing::instrument(target = TRACES, name = "issue_token_of_connector", skip_all)]
     pub async fn token_of_connector(
         &self,
@@ -125,7 +125,7 @@ impl TokenIssuer {
         self.issue(token, required_scopes, service).await
     }
 
-    /// Checks a token's scopes and records that it is issued.
+    /// Checks a token's scopes and records the access.
     async fn issue(
         &self,
         token: Arc<Token>,
@@ -138,19 +138,18 @@ impl TokenIssuer {
         Ok(token)
     }
 
-    /// Returns a token of a connection, whose dead credentials are tried again first if that is due.
+    /// Returns a token of a connection. Dead credentials are retried first if that is due.
     async fn usable_token(&self, connection: Connection) -> Result<Arc<Token>> {
         let token = Priority::Token.scope(async {
-            let connection = self.retried(connection).await;
+            let connection = self.retry_dead_credentials(connection).await;
             self.cached_token(&connection).await
         });
-        // Boxed, because it is large, and rare: a request's future is moved before it runs.
+        // Boxed, because this future is large and rarely runs, and a request's future is moved before it runs.
         Box::pin(token).await
     }
 
-    /// Tries dead credentials again if that is due, while Nango's rate limit leaves room for it. Returns the connection as
-    /// it is then.
-    async fn retried(&self, connection: Connection) -> Connection {
+    /// Retries dead credentials if that is due and Nango's rate limit leaves room. Returns the current connection.
+    async fn retry_dead_credentials(&self, connection: Connection) -> Connection {
         if !connection.is_retry_due(self.core.clock.now()) || !self.core.has_room(Priority::Check) {
             return connection;
         }
@@ -163,23 +162,23 @@ impl TokenIssuer {
     async fn cached_token(&self, connection: &Connection) -> Result<Arc<Token>> {
         self.check_usable(connection).await?;
         let key = (connection.id, connection.version);
-        let mut asked_nango = false;
-        let asked = self.cache.held.try_get_with(key, async {
-            asked_nango = true;
+        let mut is_fetched = false;
+        let token = self.cache.held.try_get_with(key, async {
+            is_fetched = true;
             self.fetch_token(connection).await
         });
-        // Apart, for it is large, and rare: a request's future is moved about before it is run.
-        let token = Box::pin(asked)
+        // Boxed for the same reason as in `usable_token`.
+        let token = Box::pin(token)
             .await
             .map_err(|error| Error::clone(&error))?;
-        self.core.counts.token_served(asked_nango);
+        self.core.counts.token_served(is_fetched);
         Ok(token)
     }
 
-    /// Asks Nango for a token, for all who wait for it; finds out why there is none.
+    /// Fetches a token from Nango. If there is none, checks the connection to find the reason.
     async fn fetch_token(&self, connection: &Connection) -> Result<Arc<Token>> {
         let credentials = match self.core.at_nango(connection, Refresh::WhenDue).await {
-            // Nango gives what it cannot refresh as it is, however long it has been over.
+            // Nango returns credentials that it cannot refresh unchanged, even long after their expiry.
             Ok(found) if found.credentials.are_expired(self.core.clock.now()) => {
                 self.token_error(connection, None).await?;
                 self.core.credentials(connection, Refresh::WhenDue).await?
@@ -188,7 +187,7 @@ impl TokenIssuer {
                 if connection.failing_since.is_some()
                     && self.checks.has_recovered(connection, &found).await?
                 {
-                    // They may have become another account's.
+                    // The refreshed credentials may belong to another account.
                     check_usable(
                         &self
                             .reader
@@ -200,11 +199,11 @@ impl TokenIssuer {
             }
             Err(error) => {
                 self.token_error(connection, Some(error)).await?;
-                // It was refreshed after all.
+                // The check found that the connection works, so its credentials were refreshed.
                 self.core.credentials(connection, Refresh::WhenDue).await?
             }
         };
-        let good_for = match &credentials {
+        let ttl = match &credentials {
             Credentials::OAuth2 {
                 expires_at: Some(at),
                 ..
@@ -215,18 +214,19 @@ impl TokenIssuer {
             connection: connection.clone(),
             id: credentials.fingerprint().unwrap_or_default(),
             credentials,
-            good_for,
+            good_for: ttl,
         }))
     }
 
-    /// Refuses a connection that has no token to give, and says why.
+    /// Returns an error with the reason if no token of the connection can be issued.
     async fn check_usable(&self, connection: &Connection) -> Result<()> {
         let upstream = self.core.nango_gateway()?;
         let refused = check_usable(connection);
         let Err(Error::NeedsReauthorization { .. }) = &refused else {
             return refused;
         };
-        // An integration that was deleted at Nango has taken its connections with it: none can be authorized again.
+        // When an integration is deleted at Nango, its connections are deleted too. Without it, the user cannot
+        // reauthorize, so its error takes precedence.
         let connector = &self.catalog.connector_of(connection).await?;
         match upstream.plan(connector, connection).await {
             Err(not_configured) => Err(not_configured),
@@ -234,11 +234,11 @@ impl TokenIssuer {
         }
     }
 
-    /// Why Nango gave no token, or one that is over: finds out whether the connection is dead or its provider is out
-    /// of order.
+    /// Finds the reason for which Nango returned no token (`error`) or an expired one (`None`): dead credentials or a
+    /// provider's outage.
     ///
     /// # Errors
-    /// Always the reason, but when a check has found that the connection works.
+    /// The reason, unless a check finds that the connection works.
     async fn token_error(
         &self,
         connection: &Connection,
@@ -254,7 +254,7 @@ impl TokenIssuer {
             .is_some_and(|checked| checked >= recently);
         let is_in_doubt = connection.failing_since.is_some() || !connection.absences.is_empty();
         if is_in_doubt && checked {
-            // An outage is not asked about by every workflow that meets it.
+            // During an outage, not every request causes a check.
             return Err(Error::ProviderUnavailable);
         }
         match self.checks.check_connection(connection).await? {
@@ -263,8 +263,9 @@ impl TokenIssuer {
         }
     }
 
-    /// A provider refused a token: has it refreshed, unless that was done since. Says whether it was. What cannot be
-    /// refreshed, as an API key, has to be authorized again.
+    /// Handles a service's report that the provider rejected a token: refreshes the token, unless it was refreshed
+    /// since it was issued. Returns `true` if this call refreshed it. Credentials that cannot be refreshed, such as an
+    /// API key, have to be authorized again.
     ///
     /// # Errors
     /// As [`Self::token`].
@@ -277,7 +278,7 @@ impl TokenIssuer {
     async fn handle_refused_token(&self, user: &UserId, id: Uuid, token_id: &str) -> Result<bool> {
         let connection = self.reader.find_own(user, id).await?;
         self.check_usable(&connection).await?;
-        // What the first of several reports has done; the others have nothing to do.
+        // Set by the first of several equal reports. The others return `false`.
         let mut refreshed = false;
         let report = (id, token_id.to_owned());
         let reported = self.cache.reports.try_get_with(report, async {
@@ -311,7 +312,7 @@ impl TokenIssuer {
         }
         match self.core.credentials(connection, Refresh::Force).await {
             Ok(new) if new.fingerprint().as_deref() == Some(token_id) => {
-                // There was nothing to refresh it by, and the provider does not take it: no other will come.
+                // Nango cannot refresh the rejected credentials, so there will be no other token.
                 let now = self.core.clock.now();
                 let (refusals, is_dead) = connection.refused(now);
                 let refused = |connection: &Connection| {
@@ -334,11 +335,11 @@ impl TokenIssuer {
         }
     }
 
-    /// Calls the provider's API with a connection's credentials, which Nango adds. If Nango has none, finds out why, as
-    /// for a token.
+    /// Calls the provider's API with a connection's credentials, which Nango adds. If Nango has none, checks the
+    /// connection to find the reason.
     ///
     /// # Errors
-    /// As [`Self::token`]; what the provider answers is no error.
+    /// As [`Self::token`]. A response of the provider with an error status is not an error.
     #[tracing::instrument(target = TRACES, name = "call_provider", skip_all, fields(connection = %id))]
     pub async fn proxy(
         &self,
@@ -347,8 +348,8 @@ impl TokenIssuer {
         service: &str,
         call: ProxyCall,
     ) -> Result<ProxyAnswer> {
-        let answer = self.call_provider(user, id, service, call);
-        Priority::Token.scope(answer).await
+        let response = self.call_provider(user, id, service, call);
+        Priority::Token.scope(response).await
     }
 
     async fn call_provider(
@@ -371,43 +372,44 @@ impl TokenIssuer {
             .await?;
         match upstream.nango.proxy(&stored.id, key, call).await {
             Err(error @ (nango::Error::InvalidCredentials { .. } | nango::Error::NotFound)) => {
-                // One check for all calls that fail at once, and none for a minute after it has refreshed the credentials.
+                // Calls that fail concurrently share one check. After it has refreshed the credentials, there is no
+                // other check for a minute.
                 let failed = (id, format!("proxy of version {}", connection.version));
-                let explained = self.token_error(&connection, Some(error));
-                let explained = self.cache.reports.try_get_with(failed, explained);
-                Box::pin(explained)
+                let check = self.token_error(&connection, Some(error));
+                let check = self.cache.reports.try_get_with(failed, check);
+                Box::pin(check)
                     .await
                     .map_err(|error| Error::clone(&error))?;
-                // The call cannot be repeated here, for its body is gone.
+                // The call cannot be retried, because its body was consumed.
                 Err(Error::ProviderUnavailable)
             }
-            answer => {
-                let answer = answer?;
+            response => {
+                let response = response?;
                 self.core.end_absence(&connection).await?;
-                Ok(answer)
+                Ok(response)
             }
         }
     }
 
-    /// Writes down that a service is given a token, or uses one, together with all other uses that wait: what could not
-    /// be written is not given.
+    /// Records a service's token access, in one batch with concurrent ones. If this fails, no token is issued and no
+    /// call is sent.
     ///
     /// # Errors
-    /// When the connection is gone, and as the database.
+    /// If the connection no longer exists, or the database fails.
     async fn record_access(
         &self,
         connection: &Connection,
         service: &str,
         purpose: Purpose,
     ) -> Result<()> {
-        let used = db::Used {
+        let access = db::Used {
             user: connection.user_id.clone(),
             connection: connection.id,
             service: service.to_owned(),
             purpose,
             at: self.core.clock.now(),
         };
-        if self.uses.load(used).await? {
+        if self.accesses.load(access).await? {
             Ok(())
         } else {
             Err(Error::ConnectionNotFound)
@@ -415,7 +417,7 @@ impl TokenIssuer {
     }
 }
 
-/// How long a token is good for out of memory, that ends at `at`.
+/// Returns how long a token that expires at `at` may be cached.
 fn remaining(at: DateTime<Utc>, now: DateTime<Utc>) -> Duration {
     (at - now)
         .to_std()

@@ -1929,7 +1929,7 @@ export interface components {
             /** @description Scopes of the provider that the user must have granted. Ignored if the provider does not report the granted scopes. */
             required_scopes?: string[];
         };
-        /** @description What a check found at this moment, whatever the connection's status is. An open set: accept unknown values. */
+        /** @description The result of a check. It does not depend on the connection's status. An open set: accept unknown values. */
         Health: components["schemas"]["KnownHealth"] | string;
         /**
          * @description Why the account of a connection is not known.
@@ -1952,7 +1952,7 @@ export interface components {
          */
         KnownEventKind: "attempt_started" | "attempt_failed" | "attempt_canceled" | "connected" | "reauthorized" | "disconnected" | "removed" | "updated" | "credentials_failing" | "needs_reauthorization" | "missing_upstream" | "recovered" | "account_mismatched" | "account_accepted" | "account_identified" | "token_refreshed" | "adopted" | "restored";
         /**
-         * @description What a check found at this moment, whatever the connection's status is.
+         * @description The result of a check. It does not depend on the connection's status.
          * @enum {string}
          */
         KnownHealth: "working" | "refused" | "provider_outage" | "unknown" | "missing";
