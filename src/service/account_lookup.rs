@@ -1,5 +1,5 @@
-//! The worker of account look-ups: each runs after its grant, is repeated with backoff, and never changes whether the
-//! connection works.
+//! The worker of account look-ups. A look-up runs after its grant and is retried with backoff. Its failure never makes
+//! a connection unusable.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,22 +18,22 @@ use crate::domain::{AccountUnknownReason, Connection, Reason, State};
 use crate::nango::Priority;
 use crate::telemetry::TRACES;
 
-/// How many look-ups run concurrently.
+/// The maximum number of concurrent look-ups.
 const MAX_CONCURRENT: usize = 8;
 
-/// How long a run claims look-ups, and how often it looks for due ones.
+/// The time for which a run claims look-ups, and the interval between its claims.
 const RUN_TIME: Duration = Duration::from_secs(20);
 const CLAIM_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long one look-up may take, and how long it is leased, in seconds.
+/// The timeout of a look-up, and its lease in seconds.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(15);
 const LEASE_SECONDS: f64 = 90.0;
 
-/// How many times a look-up is repeated. The pauses are 2 s, 8 s, 32 s, … and 6 h at the most: about 19 h together.
+/// The maximum number of retries of a look-up. The pauses are 2 s, 8 s, 32 s, … and at most 6 h: about 21 h in total.
 const MAX_RETRIES: i32 = 10;
 const MAX_PAUSE_SECONDS: f64 = 6.0 * 3600.0;
 
-/// How many connections without an account are queued by one sweep.
+/// The maximum number of connections without an account that one sweep queues.
 const MAX_QUEUED_BY_SWEEP: i64 = 1000;
 
 /// The queue of account look-ups, and its worker.
@@ -48,11 +48,11 @@ impl AccountLookups {
         Self { core, accounts }
     }
 
-    /// Looks up the accounts that are due, until none is due or [`RUN_TIME`] has passed. Each look-up starts as soon as a
-    /// place is free, so that a slow provider delays only its own. Returns how many look-ups ran.
+    /// Runs the due look-ups, until none is left or [`RUN_TIME`] has passed. Each look-up starts as soon as one of the
+    /// concurrent ones has ended, so that a slow provider delays only its own look-ups. Returns the number of look-ups.
     ///
     /// # Errors
-    /// As the database. A look-up that fails is retried later.
+    /// If the database fails. A look-up that fails is retried later.
     #[tracing::instrument(target = TRACES, name = "look_up_accounts", skip_all)]
     pub async fn run_due(&self, stop: &CancellationToken) -> Result<usize> {
         Priority::AccountLookup.scope(self.run_lookups(stop)).await
@@ -63,9 +63,9 @@ impl AccountLookups {
         let mut running = FuturesUnordered::new();
         let mut count = 0;
         loop {
-            let ends = stop.is_cancelled() || started.elapsed() > RUN_TIME;
+            let is_ending = stop.is_cancelled() || started.elapsed() > RUN_TIME;
             let free = MAX_CONCURRENT - running.len();
-            if !ends && free > 0 && self.core.has_room(Priority::AccountLookup) {
+            if !is_ending && free > 0 && self.core.has_room(Priority::AccountLookup) {
                 let claimed = self.claim_lookups(free).await?;
                 count += claimed.len();
                 running.extend(claimed.into_iter().map(|lookup| self.try_lookup(lookup)));
@@ -74,7 +74,7 @@ impl AccountLookups {
                 finished = running.next() => if finished.is_none() {
                     return Ok(count);
                 },
-                () = self.core.lookups.notified(), if !ends => {}
+                () = self.core.lookups.notified(), if !is_ending => {}
                 () = tokio::time::sleep(CLAIM_INTERVAL) => {}
             }
         }
@@ -88,11 +88,11 @@ impl AccountLookups {
         Ok(claimed)
     }
 
-    /// Runs a look-up. One that the database fails is due again when its lease ends.
+    /// Runs a look-up. If the database fails, the look-up is due again when its lease expires.
     async fn try_lookup(&self, lookup: AccountLookup) {
         if let Err(error) = self.run_lookup(&lookup).await {
             let connection = lookup.connection_id;
-            tracing::warn!(%connection, %error, "account look-up could not be written, will retry");
+            tracing::warn!(%connection, %error, "could not store an account look-up, will retry");
         }
     }
 
@@ -101,7 +101,7 @@ impl AccountLookups {
         self.core.lookups.notified().await;
     }
 
-    /// Queues look-ups of connections that were connected without one.
+    /// Queues look-ups of connections whose account was never looked up.
     pub(crate) async fn queue_unidentified(&self) -> Result<()> {
         let mut tx = self.core.begin_single().await?;
         let queued = db::queue_unidentified(&mut tx, MAX_QUEUED_BY_SWEEP).await?;
@@ -122,10 +122,10 @@ impl AccountLookups {
         };
         let attempt = lookup.attempt_id;
         let found = self.accounts.look_up(&connection, upstream, attempt, true);
-        let late = LookupFailure::transient(AccountUnknownReason::ProviderUnavailable);
+        let timed_out = LookupFailure::transient(AccountUnknownReason::ProviderUnavailable);
         let found = tokio::time::timeout(LOOKUP_TIMEOUT, found).await;
         let found = found.unwrap_or_else(|_elapsed| Identity {
-            failure: Some(late),
+            failure: Some(timed_out),
             ..Identity::default()
         });
         let retries = found.failure.is_some_and(|failure| failure.is_transient)
@@ -144,7 +144,7 @@ impl AccountLookups {
         Ok(tx.commit().await?)
     }
 
-    /// Returns the connection of a look-up, if there is an account to look up.
+    /// Returns the connection of a look-up, if it still has an account to look up.
     async fn connection_to_look_up(&self, lookup: &AccountLookup) -> Result<Option<Connection>> {
         let Some(user) = lookup.user() else {
             return Ok(None);
@@ -161,17 +161,22 @@ impl AccountLookups {
         Ok(tx.commit().await?)
     }
 
-    /// Writes what a look-up found, unless the connection was authorized again since.
-    async fn apply_lookup(&self, seen: &Connection, found: &Identity, retries: bool) -> Result<()> {
+    /// Stores the result of a look-up, unless the connection was authorized again since `snapshot` was read.
+    async fn apply_lookup(
+        &self,
+        snapshot: &Connection,
+        found: &Identity,
+        retries: bool,
+    ) -> Result<()> {
         let mut tx = self.core.begin().await?;
-        let Some(mut connection) = db::lock_own(&mut tx, &seen.user_id, seen.id)
+        let Some(mut connection) = db::lock_own(&mut tx, &snapshot.user_id, snapshot.id)
             .await?
             .filter(has_account)
         else {
             return Ok(());
         };
-        let is_same = connection.state.upstream() == seen.state.upstream()
-            && connection.connected_at == seen.connected_at;
+        let is_same = connection.state.upstream() == snapshot.state.upstream()
+            && connection.connected_at == snapshot.connected_at;
         if !is_same {
             return Ok(());
         }
@@ -190,7 +195,7 @@ impl AccountLookups {
             connection.account_unknown_reason = None;
         } else if connection.account.is_none()
             && let Some(failure) = found.failure
-            // A value that Nango has not written yet is no failure.
+            // While retries are left, a value that Nango has not written yet is not a failure.
             && !(retries && failure.reason == AccountUnknownReason::MissingConfig)
         {
             connection.account_unknown_reason = Some(failure.reason);
@@ -203,7 +208,7 @@ impl AccountLookups {
 }
 
 impl Identity {
-    /// Writes the scopes that were read. Where none were, the connection keeps what is known.
+    /// Writes the scopes to a connection. If the look-up found none, the connection keeps its previous scopes.
     pub(crate) fn write_scopes(&self, connection: &mut Connection) {
         if self.scopes.is_some() {
             connection.scopes.clone_from(&self.scopes);

@@ -1,20 +1,23 @@
-//! The bounds of what a product stores with a connection.
+//! The limits of the config that a product stores with a connection.
 
 use serde_json::{Map, Value};
 
 use super::{Error, Result};
 
-/// How deep a config may be nested: readers of JSON give up somewhere beyond a hundred levels, and
-/// what is deeper would make a whole list unreadable to them.
+/// The maximum nesting depth of a config. JSON parsers commonly reject documents beyond a hundred levels, so a deeper
+/// config would make a whole list unreadable.
 const MAX_DEPTH: usize = 32;
 
-/// How large a connection's config may become, in bytes of JSON.
+/// The maximum size of a connection's config, in bytes of JSON.
 const MAX_CONFIG_BYTES: usize = 4 * 1024;
 
-/// How many values a config may have, those in others included: in memory each takes many times its bytes of JSON.
+/// The maximum number of values in a config, including nested ones. In memory, each takes many times its bytes of JSON.
 const MAX_VALUES: usize = 500;
 
-/// Merges into a config by key, where null removes one; refuses what would become too large, too deep or too many.
+/// Merges changes into a config by key; null removes a key.
+///
+/// # Errors
+/// [`Error::Invalid`] if the config would be too large, be nested too deeply or have too many values.
 pub(crate) fn merge(config: &mut Map<String, Value>, changes: &Map<String, Value>) -> Result<()> {
     if changes.is_empty() {
         return Ok(());
@@ -24,7 +27,7 @@ pub(crate) fn merge(config: &mut Map<String, Value>, changes: &Map<String, Value
         .any(|value| exceeds_depth(value, MAX_DEPTH - 1))
     {
         return Err(Error::Invalid(format!(
-            "config: at most {MAX_DEPTH} levels deep"
+            "`config` must be nested at most {MAX_DEPTH} levels deep"
         )));
     }
     for (key, value) in changes {
@@ -35,35 +38,37 @@ pub(crate) fn merge(config: &mut Map<String, Value>, changes: &Map<String, Value
         }
     }
     let json = serde_json::to_vec(config).map_or(usize::MAX, |json| json.len());
-    let size = json.saturating_add(config.values().map(unfolded).sum());
+    let size = json.saturating_add(config.values().map(extra_digits).sum());
     if size > MAX_CONFIG_BYTES {
         return Err(Error::Invalid(format!(
-            "`config` must have at most {MAX_CONFIG_BYTES} bytes of JSON, and would have {size}. Numbers count with all their digits."
+            "`config` must have at most {MAX_CONFIG_BYTES} bytes of JSON, and would have {size}. Numbers count with all \
+             their digits."
         )));
     }
     let values: usize = config.values().map(count_values).sum();
     if values > MAX_VALUES {
         return Err(Error::Invalid(format!(
-            "config: at most {MAX_VALUES} values, and it would have {values}"
+            "`config` must have at most {MAX_VALUES} values, and would have {values}"
         )));
     }
     Ok(())
 }
 
-/// Returns how many bytes more than JSON PostgreSQL needs for the numbers in a value: it writes 1e300 with all its digits.
-fn unfolded(value: &Value) -> usize {
+/// Returns the number of bytes by which PostgreSQL's text of the numbers in a value exceeds their JSON: it writes 1e300
+/// with all its digits.
+fn extra_digits(value: &Value) -> usize {
     match value {
         Value::Number(number) if number.is_f64() => {
             let digits = number.as_f64().map_or(0, |float| float.to_string().len());
             digits.saturating_sub(number.to_string().len())
         }
-        Value::Array(items) => items.iter().map(unfolded).sum(),
-        Value::Object(fields) => fields.values().map(unfolded).sum(),
+        Value::Array(items) => items.iter().map(extra_digits).sum(),
+        Value::Object(fields) => fields.values().map(extra_digits).sum(),
         _ => 0,
     }
 }
 
-/// How many values a value is, with those in it.
+/// Returns the number of values in a value, including itself.
 fn count_values(value: &Value) -> usize {
     let inner: usize = match value {
         Value::Array(items) => items.iter().map(count_values).sum(),
@@ -73,7 +78,7 @@ fn count_values(value: &Value) -> usize {
     1 + inner
 }
 
-/// Whether a value has more levels of arrays and objects than this.
+/// Returns whether a value has more than `levels` levels of arrays and objects.
 fn exceeds_depth(value: &Value, levels: usize) -> bool {
     let deeper = |inner: &Value| exceeds_depth(inner, levels - 1);
     match value {

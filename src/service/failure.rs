@@ -1,4 +1,4 @@
-//! What went wrong at Nango or the provider, in words for the person who waits.
+//! Failures at Nango or the provider, with messages for users.
 
 use serde_json::Value;
 
@@ -9,14 +9,14 @@ use crate::nango::webhook::AuthError;
 impl Failure {
     /// Reads the error of a failed authorization from Nango's webhook.
     ///
-    /// Nango passes a provider's error on as `error: …; error_description: …` in a sentence, and a failed code
+    /// Nango reports a provider's error as `error: …; error_description: …` within a sentence, and a failed code
     /// exchange as JSON text.
     #[must_use]
     pub fn from_authorization_error(error: Option<&AuthError>) -> Self {
         let description = error
             .map(|error| error.description.as_str())
             .unwrap_or_default();
-        let (code, words) = match serde_json::from_str::<Value>(description) {
+        let (code, text) = match serde_json::from_str::<Value>(description) {
             _ if is_statement(description) => (None, None),
             Ok(json) => parse_exchange_error(&json),
             Err(_not_json) => parse_redirect_error(description),
@@ -27,24 +27,24 @@ impl Failure {
         } else {
             Reason::AuthorizationFailed
         };
-        let what = if denied {
+        let summary = if denied {
             "Access was not granted"
         } else {
             "The authorization could not be completed"
         };
-        let detail = match (words, code) {
-            (Some(words), Some(code)) if !denied => format!(": {words} ({code})"),
-            (Some(words), _) => format!(": {words}"),
+        let detail = match (text, code) {
+            (Some(text), Some(code)) if !denied => format!(": {text} ({code})"),
+            (Some(text), _) => format!(": {text}"),
             (None, Some(code)) => format!(": {code}"),
             (None, None) => String::new(),
         };
         Self {
             reason,
-            message: nango::shorten(&format!("{what}{detail}")),
+            message: nango::shorten(&format!("{summary}{detail}")),
         }
     }
 
-    /// The authorization was not completed in time.
+    /// Returns the failure of an authorization that was not completed in time.
     #[must_use]
     pub fn expired() -> Self {
         Self {
@@ -53,7 +53,7 @@ impl Failure {
         }
     }
 
-    /// Nango did not begin an authorization.
+    /// Returns the failure of an authorization for which Nango created no session.
     #[must_use]
     pub fn from_session_error(error: &nango::Error) -> Self {
         let reason = if error.is_transient() {
@@ -63,7 +63,7 @@ impl Failure {
         };
         let message = match reason {
             Reason::NangoUnavailable => "The authorization service is not available at the moment",
-            _ => "The authorization service refused to begin",
+            _ => "The authorization service rejected the request",
         };
         Self {
             reason,
@@ -72,7 +72,8 @@ impl Failure {
     }
 }
 
-/// Whether a description is an SQL statement of Nango's that failed, as when a provider's `expires_in` is no number.
+/// Returns whether a description is a failed SQL statement of Nango, for example because a provider's `expires_in` is
+/// not a number.
 fn is_statement(description: &str) -> bool {
     [
         "insert into \"",
@@ -85,26 +86,27 @@ fn is_statement(description: &str) -> bool {
     .any(|start| description.trim_start().starts_with(start))
 }
 
-/// The code and words of `{"provider_error_payload": {"error", "error_description"}}`.
+/// Returns the code and text of `{"provider_error_payload": {"error", "error_description"}}`.
 fn parse_exchange_error(json: &Value) -> (Option<String>, Option<String>) {
     let text = |pointer: &str| {
         json.pointer(pointer)
             .and_then(Value::as_str)
             .map(str::to_owned)
     };
-    let words = text("/provider_error_payload/error_description").or_else(|| text("/message"));
-    (text("/provider_error_payload/error"), words)
+    let description =
+        text("/provider_error_payload/error_description").or_else(|| text("/message"));
+    (text("/provider_error_payload/error"), description)
 }
 
-/// The code and words of `… error: access_denied; error_description: The user denied the request`.
+/// Returns the code and text of `… error: access_denied; error_description: The user denied the request`.
 fn parse_redirect_error(description: &str) -> (Option<String>, Option<String>) {
     let text = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
-    let (head, words) = match description.split_once("; error_description: ") {
-        Some((head, words)) => (head, text(words)),
+    let (head, detail) = match description.split_once("; error_description: ") {
+        Some((head, detail)) => (head, text(detail)),
         None => (description, None),
     };
     match head.rsplit_once("error: ") {
-        Some((_, code)) => (text(code), words),
+        Some((_, code)) => (text(code), detail),
         None => (None, text(description)),
     }
 }

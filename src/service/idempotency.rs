@@ -1,4 +1,4 @@
-//! Requests that a client may send again without doing their work again.
+//! Idempotency keys: a client can retry a request without running it twice.
 
 use std::sync::Arc;
 
@@ -15,17 +15,17 @@ use crate::domain::UserId;
 use crate::encryption::Encryption;
 use crate::views::ConnectAnswer;
 
-/// How long an unanswered request counts as in progress, in seconds: longer than any request may take.
+/// The lease of a key whose request is in progress, in seconds: longer than the timeout of any request.
 const LEASE_SECONDS: f64 = 90.0;
 
-/// How long answers without a session are kept, in seconds.
+/// The TTL of keys whose response has no session, in seconds.
 pub(crate) const TTL_SECONDS: f64 = 24.0 * 3600.0;
 
-/// The idempotency keys of connects, with their answers.
+/// The idempotency keys of connects and reconnects, with their stored responses.
 #[derive(Debug)]
 pub(crate) struct IdempotencyKeys {
     core: Arc<Core>,
-    /// Encrypts the answers, which have a session's link.
+    /// Encrypts the responses, because they contain a session's link.
     encryption: Encryption,
 }
 
@@ -34,12 +34,12 @@ impl IdempotencyKeys {
         Self { core, encryption }
     }
 
-    /// Runs `work` once per key; a repeated request with the key gets the first answer. The fingerprint identifies all
-    /// that the request asks for.
+    /// Runs `work` once per key. A repeated request with the key gets the first response. The fingerprint identifies
+    /// the request's content.
     ///
     /// # Errors
-    /// As the work, which may then be retried with the same key; if the key came with another request before, or the
-    /// first is still in progress.
+    /// As `work`; the request can then be retried with the same key. [`Error::KeyReused`] if the key was used for
+    /// another request; [`Error::KeyInProgress`] while the first request is running.
     pub(crate) async fn run(
         &self,
         user: &UserId,
@@ -61,12 +61,12 @@ impl IdempotencyKeys {
     async fn claim(&self, user: &UserId, key: &str, fingerprint: &[u8]) -> Result<KeyState> {
         let now = self.core.clock.now();
         let mut tx = self.core.begin().await?;
-        let used = db::claim_key(&mut tx, user, key, fingerprint, LEASE_SECONDS, now).await?;
+        let state = db::claim_key(&mut tx, user, key, fingerprint, LEASE_SECONDS, now).await?;
         tx.commit().await?;
-        Ok(used)
+        Ok(state)
     }
 
-    /// Stores an answer until its link expires: from then on the link opens nothing. Without an answer, releases the key.
+    /// Stores a response until its link expires. Without a response, releases the key.
     async fn complete(
         &self,
         user: &UserId,
@@ -86,7 +86,8 @@ impl IdempotencyKeys {
         Ok(())
     }
 
-    /// An answer as it is stored: encrypted as a text, if there is a key for it.
+    /// Returns the stored form of a response: encrypted, as a JSON string, if an encryption key is configured;
+    /// otherwise as a JSON object.
     fn stored_answer(&self, user: &UserId, key: &str, answer: &ConnectAnswer) -> Result<Value> {
         let answer = json!(answer);
         if !self.encryption.is_enabled() {
@@ -98,7 +99,10 @@ impl IdempotencyKeys {
         Ok(Value::String(encrypted?))
     }
 
-    /// The answer that was stored.
+    /// Returns a stored response.
+    ///
+    /// # Errors
+    /// If it cannot be decrypted or decoded.
     fn answer(&self, user: &UserId, key: &str, stored: Value) -> Result<ConnectAnswer> {
         let answer = match stored {
             Value::String(encrypted) => {
@@ -116,13 +120,13 @@ impl IdempotencyKeys {
     }
 }
 
-/// Returns a digest of all that a request asks for.
+/// Returns the SHA-256 digest of a request's content.
 pub(crate) fn fingerprint(request: &impl Serialize) -> Vec<u8> {
     let request = serde_json::to_vec(request).unwrap_or_default();
     digest(&SHA256, &request).as_ref().to_vec()
 }
 
-/// The row of an answer, to which it is bound; as JSON, so that no other user and key are written the same.
+/// Returns the name of a key's row, to which the encryption binds the response. It is JSON, so that it is unambiguous.
 fn row(user: &UserId, key: &str) -> String {
     json!(["idempotency_key", user.as_str(), key]).to_string()
 }

@@ -1,4 +1,5 @@
-//! Nango's webhooks: hints of where to look, which [`super::reconcile`] and the credential check confirm.
+//! Handlers of Nango's webhooks. A webhook is a hint: [`super::reconcile`] or the credential check verifies it at
+//! Nango.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,19 +23,19 @@ use crate::nango::webhook::{AuthEvent, Event, Operation};
 use crate::nango::{Priority, Refresh};
 use crate::telemetry::TRACES;
 
-/// How often a replica writes that webhooks of one operation arrive.
+/// The minimum time between two records of received webhooks of one operation, per replica.
 const RECORD_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What became of a webhook.
+/// The outcome of a webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WebhookOutcome {
-    /// The webhook concerned a connection or attempt of this installation, and Nango confirmed it.
+    /// The webhook belongs to a connection or attempt of this installation, and was applied or verified at Nango.
     Applied,
-    /// The webhook concerned nothing of this installation.
+    /// The webhook belongs to nothing of this installation, or changes nothing.
     Ignored,
 }
 
-/// Handles Nango's webhooks.
+/// The handler of Nango's webhooks.
 #[derive(Debug)]
 pub struct NangoWebhooks {
     core: Arc<Core>,
@@ -57,21 +58,21 @@ impl NangoWebhooks {
         }
     }
 
-    /// Takes a verified webhook of Nango's as a hint of where to look.
+    /// Handles a webhook whose signature was verified. `attempt` is the id in the webhook's URL.
     ///
-    /// A signed webhook may be an old one that is sent again, to any address and any number of times. So one whose attempt
-    /// or connection the database does not have causes no call to Nango, and neither does the failure of an attempt that
-    /// has ended.
+    /// A signed webhook may be a replay, to any address and any number of times. A webhook therefore causes no call to
+    /// Nango if the database does not have its attempt or connection. The same applies to the failure of an attempt
+    /// that has ended.
     ///
     /// # Errors
-    /// When Nango or the database cannot be asked: then Nango should send it again.
+    /// If Nango or the database fails, or the webhook is rate limited. Nango then retries the webhook.
     #[tracing::instrument(target = TRACES, name = "handle_nango_webhook", skip_all)]
     pub async fn handle(&self, attempt: Option<Uuid>, event: &Event) -> Result<WebhookOutcome> {
         let Event::Auth(event) = event else {
             return Ok(WebhookOutcome::Ignored);
         };
         self.received.record(&self.core, &event.operation).await;
-        // The original service's connections have no tags: their ids identify them.
+        // Connections of the FastAPI service have no tags. Nango's id identifies them.
         let check = async {
             match event.operation {
                 Operation::Refresh if event.success => {
@@ -95,7 +96,7 @@ impl NangoWebhooks {
         attempt: Option<Uuid>,
         event: &AuthEvent,
     ) -> Result<WebhookOutcome> {
-        // The tags are signed, the address is not.
+        // The signature covers the tags but not the URL, so the tags take precedence.
         let tagged = event.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok());
         let (user, id) = match tagged.or(attempt) {
             Some(id) => match self.reconciler.owner_of(id).await? {
@@ -105,7 +106,7 @@ impl NangoWebhooks {
                     return self.handle_grant_webhook(event).await;
                 }
                 Some(AttemptOwner::Erased) => return Ok(WebhookOutcome::Ignored),
-                // Nothing should come of it any more. What comes all the same names its user.
+                // The attempt should no longer be granted. If it is granted nevertheless, its tags name the user.
                 None => (tagged_user(&event.tags), id),
             },
             None if event.success => return Ok(WebhookOutcome::Ignored),
@@ -118,10 +119,10 @@ impl NangoWebhooks {
         let Some(user) = user else {
             return Ok(WebhookOutcome::Ignored);
         };
-        let Some(known) = self.reconciler.find_attempt(&user, id).await? else {
+        let Some(found) = self.reconciler.find_attempt(&user, id).await? else {
             return Ok(WebhookOutcome::Ignored);
         };
-        let is_open = known.attempt.outcome.is_none();
+        let is_open = found.attempt.outcome.is_none();
         if event.success {
             self.check_webhook_budget(id, is_open).await?;
             self.handle_grant_webhook(event).await
@@ -133,7 +134,8 @@ impl NangoWebhooks {
         }
     }
 
-    /// Returns the newest attempt to reconnect the connection that an event names.
+    /// Returns the newest attempt of the event's connection with its user, if it was not granted and its return window
+    /// is open.
     async fn reconnect_of(&self, event: &AuthEvent) -> Result<Option<(UserId, Uuid)>> {
         let Some(connection) = self.connection_of(event).await? else {
             return Ok(None);
@@ -146,8 +148,8 @@ impl NangoWebhooks {
         Ok(attempt.map(|attempt| (user, attempt)))
     }
 
-    /// Refuses a webhook of an attempt that has caused too many calls in the last minute, and one that no user waits for
-    /// while Nango's rate limit leaves little.
+    /// Returns an error if webhooks of the attempt have caused too many calls in the last minute. If the attempt has
+    /// ended, also returns an error if little of Nango's rate limit is left.
     async fn check_webhook_budget(&self, attempt: Uuid, is_open: bool) -> Result<()> {
         let upstream = self.core.nango_gateway()?;
         if !is_open {
@@ -159,7 +161,8 @@ impl NangoWebhooks {
         Err(nango::Error::RateLimited { retry_after: None }.into())
     }
 
-    /// Refuses a webhook that no user waits for while Nango's rate limit leaves little: Nango sends it again.
+    /// Returns an error if little of Nango's rate limit is left, for a webhook that no user waits for. Nango retries
+    /// it.
     fn require_room(&self) -> Result<()> {
         if self.core.has_room(Priority::Check) {
             return Ok(());
@@ -167,16 +170,17 @@ impl NangoWebhooks {
         Err(nango::Error::RateLimited { retry_after: None }.into())
     }
 
-    /// Handles the webhook of a refresh that failed. A connection that was just checked is left alone: checks cause such
-    /// webhooks as well.
+    /// Handles the webhook of a failed refresh. A connection that was just checked is ignored, because checks cause
+    /// such webhooks, too.
     ///
-    /// An outage of a provider sends one webhook for each of its connections, and one check finds it. So one connection of
-    /// a connector is checked at a time, and none while its provider is known to refresh no credentials.
+    /// During a provider's outage, Nango sends one webhook for each of its connections, but one check detects the
+    /// outage. Therefore one connection of a connector is checked at a time, and none while an outage of its provider
+    /// is cached.
     async fn handle_refresh_webhook(&self, event: &AuthEvent) -> Result<WebhookOutcome> {
         let recently = self.core.clock.now() - MIN_CHECK_INTERVAL;
         let is_recent = |checked: DateTime<Utc>| checked >= recently;
         let connection = match self.connection_of(event).await? {
-            // What Nango refreshes, it has.
+            // Nango has the connection that it refreshes, so an absent one is checked again.
             Some(connection)
                 if !connection.absences.is_empty()
                     || !connection.last_checked_at.is_some_and(is_recent) =>
@@ -190,11 +194,11 @@ impl NangoWebhooks {
             return Ok(WebhookOutcome::Ignored);
         }
         self.require_room()?;
-        let Some(_turn) = self.checks.doubts.take_turn(connector).await else {
+        let Some(_lock) = self.checks.doubts.take_turn(connector).await else {
             return Err(nango::Error::RateLimited { retry_after: None }.into());
         };
         if let Err(error) = self.checks.check_connection(&connection).await {
-            // A check that failed must not prevent the check that the repeated webhook causes.
+            // A failed check must not prevent the check that the retried webhook causes.
             let before = connection.last_checked_at;
             self.checks.record_check(&connection, before).await?;
             return Err(error);
@@ -202,8 +206,8 @@ impl NangoWebhooks {
         Ok(WebhookOutcome::Applied)
     }
 
-    /// Handles the webhook of a refresh that succeeded after one that failed. Nango's own word is enough: it has just
-    /// refreshed the credentials, so nothing is refreshed again.
+    /// Handles the webhook of a refresh that succeeded after a failed one. Nango has just refreshed the credentials, so
+    /// they are read without a forced refresh.
     async fn handle_recovery_webhook(&self, event: &AuthEvent) -> Result<WebhookOutcome> {
         let Some(connection) = self.connection_of(event).await? else {
             return Ok(WebhookOutcome::Ignored);
@@ -223,7 +227,7 @@ impl NangoWebhooks {
             .await
         {
             Ok(found) => found,
-            // It has failed again since.
+            // The refresh has failed again since.
             Err(nango::Error::InvalidCredentials { .. } | nango::Error::NotFound) => {
                 return Ok(WebhookOutcome::Ignored);
             }
@@ -237,7 +241,7 @@ impl NangoWebhooks {
         }
     }
 
-    /// Handles the webhook of a deletion: Nango is asked for the connection by its id before anything changes.
+    /// Handles the webhook of a deletion. Queries Nango for the connection before anything changes.
     async fn handle_deletion_webhook(&self, event: &AuthEvent) -> Result<WebhookOutcome> {
         let id = &event.connection_id;
         let Some(connection) = self.connection_of(event).await? else {
@@ -254,8 +258,8 @@ impl NangoWebhooks {
         Ok(WebhookOutcome::Applied)
     }
 
-    /// Returns the connection that uses the connection of Nango's that an event names. Imported connections have no tags:
-    /// they are found by Nango's id alone.
+    /// Returns the connection that uses the event's connection at Nango. Imported connections have no tags, so they are
+    /// found by Nango's id alone.
     async fn connection_of(&self, event: &AuthEvent) -> Result<Option<Connection>> {
         let nango_id = &event.connection_id;
         let mut tx = self.core.begin_single().await?;
@@ -275,7 +279,7 @@ impl NangoWebhooks {
             .await?;
         let mut outcome = WebhookOutcome::Ignored;
         for summary in &found {
-            // The tags that Nango confirms say which attempt it was, not those of the webhook.
+            // The attempt is read from the tags in Nango's response, not from those of the webhook.
             if let Some(attempt) = summary.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok())
                 && (self.reconciler.apply_grant(attempt, summary).await?
                     || self.reconciler.delete_erased(attempt, summary).await?)
@@ -309,8 +313,8 @@ impl NangoWebhooks {
     }
 }
 
-/// When webhooks of each operation were last recorded by this replica: `patchbay doctor` finds out from the record which
-/// webhooks are switched off.
+/// The times at which this replica last recorded webhooks of each operation. `patchbay doctor` detects disabled
+/// webhooks from the records.
 #[derive(Debug, Default)]
 struct ReceivedWebhooks(Mutex<HashMap<&'static str, Instant>>);
 
@@ -325,7 +329,7 @@ impl ReceivedWebhooks {
         is_due
     }
 
-    /// Records that a webhook arrived. A failure is logged: the webhook itself matters more.
+    /// Records that a webhook arrived. A failure is only logged, because the webhook itself is handled anyway.
     async fn record(&self, core: &Core, operation: &Operation) {
         let name = match operation {
             Operation::Creation => "creation",
@@ -342,7 +346,7 @@ impl ReceivedWebhooks {
             tx.commit().await
         };
         if let Err(error) = record.await {
-            tracing::warn!(%error, name, "could not record that a webhook of nango arrived");
+            tracing::warn!(%error, name, "could not record a webhook of nango");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Polls of open attempts while a caller waits.
 //!
-//! A poll belongs to its attempt and not to the callers who wait for it: it ends by itself, and its result is applied
-//! also when all of them have gone.
+//! A poll belongs to its attempt, not to the callers that wait for it. Its result is applied even if all callers have
+//! disconnected.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -18,21 +18,21 @@ use crate::domain::Attempt;
 use crate::nango::Priority;
 use crate::views::ConnectionView;
 
-/// How many of a user's newest attempts are polled while a client waits. The sweep covers the others: users do not
-/// have so many popups open.
+/// The maximum number of a user's attempts that are polled while a client waits, newest first. Users rarely have more
+/// popups open; the sweep covers other attempts.
 pub(crate) const MAX_POLLED_ATTEMPTS: u8 = 20;
 
-/// How long an answer waits for a poll.
+/// The time for which a response waits for polls.
 const POLL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long after the start of a wait Nango is polled. The pause doubles with each poll, up to the maximum: polls are for
-/// lost webhooks, and each counts towards Nango's rate limit.
+/// The pause before the first poll of a waiting client, and the maximum. The pause doubles with each poll, because
+/// polls only replace lost webhooks, and each counts toward Nango's rate limit.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 type Poll = Shared<BoxFuture<'static, bool>>;
 
-/// Polls Nango for open attempts.
+/// The polls of open attempts, shared by waiting callers.
 #[derive(Debug)]
 pub(crate) struct AttemptPolls {
     core: Arc<Core>,
@@ -40,7 +40,7 @@ pub(crate) struct AttemptPolls {
     in_progress: Arc<PollsInProgress>,
 }
 
-/// The polls in progress, by attempt, each with whether it changed anything.
+/// The polls in progress, by attempt. Each returns whether it changed anything.
 #[derive(Debug, Default)]
 struct PollsInProgress(Mutex<HashMap<Uuid, Poll>>);
 
@@ -50,7 +50,7 @@ impl PollsInProgress {
     }
 }
 
-/// Removes a poll when it ends, however it ends.
+/// A guard that removes a poll when it ends, even by a panic.
 struct PollInProgress {
     polls: Arc<PollsInProgress>,
     attempt: Uuid,
@@ -71,9 +71,10 @@ impl AttemptPolls {
         }
     }
 
-    /// Polls Nango for each of these attempts, for as long as an answer may wait. Says whether anything may have changed.
+    /// Polls Nango for each of these attempts, for at most [`POLL_TIMEOUT`]. Returns whether anything may have changed.
     ///
-    /// Where Nango's rate limit leaves little, others' requests come first: a webhook reports the attempt as well.
+    /// If little of Nango's rate limit is left, does not poll: other calls take precedence, and a webhook also reports
+    /// the attempt.
     pub(crate) async fn poll_all(&self, attempts: &[Attempt]) -> bool {
         if !self.core.has_room(Priority::Poll) {
             return false;
@@ -81,13 +82,12 @@ impl AttemptPolls {
         let polls = join_all(attempts.iter().map(|attempt| self.poll_shared(attempt.id)));
         match tokio::time::timeout(POLL_TIMEOUT, polls).await {
             Ok(changed) => changed.contains(&true),
-            // What the polls have changed by now is read again.
+            // Some of the polls may have changed something before the timeout.
             Err(_elapsed) => true,
         }
     }
 
-    /// Polls an attempt now, whatever was answered a moment ago, for as long as an answer may wait. Says whether all that
-    /// Nango has of it was seen.
+    /// Polls an attempt without the cache, for at most [`POLL_TIMEOUT`]. Returns `true` if the result was complete.
     pub(crate) async fn poll_uncached(&self, attempt: Uuid) -> bool {
         let reconciler = self.reconciler.clone();
         let poll = async move { reconciler.poll_uncached(attempt).await };
@@ -102,7 +102,7 @@ impl AttemptPolls {
         }
     }
 
-    /// The poll in progress of an attempt, or else a new one.
+    /// Returns the poll of an attempt that is in progress, or starts one.
     fn poll_shared(&self, attempt: Uuid) -> Poll {
         let mut polls = self.in_progress.lock();
         if let Some(poll) = polls.get(&attempt) {
@@ -121,12 +121,13 @@ impl AttemptPolls {
                 false
             })
         });
-        let poll = task.map(|ended| ended.unwrap_or(false)).boxed().shared();
+        let poll = task.map(|result| result.unwrap_or(false)).boxed().shared();
         polls.insert(attempt, poll.clone());
         poll
     }
 
-    /// Returns when it is time to poll Nango for these attempts, after so many polls; never where there are none.
+    /// Waits until the next poll of these attempts is due, after `polls` previous ones. Never returns if there is no
+    /// attempt or Nango is disabled.
     pub(crate) async fn pause(&self, open: &[Attempt], polls: u32) {
         if self.core.upstream.is_none() || open.is_empty() {
             return std::future::pending().await;
@@ -136,7 +137,7 @@ impl AttemptPolls {
     }
 }
 
-/// Returns the newest open attempts of these connections, for which a reader may be waiting.
+/// Returns the open attempts of these connections, newest first, at most [`MAX_POLLED_ATTEMPTS`].
 pub(crate) fn open_attempts(details: &[ConnectionView]) -> Vec<Attempt> {
     let mut open: Vec<&Attempt> = details
         .iter()

@@ -1,4 +1,4 @@
-//! Nango's sessions, in which users authorize.
+//! Connect sessions at Nango, in which users authorize.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,22 +20,23 @@ use crate::nango::attempt_poller::{
 };
 use crate::nango::{IntegrationDefaults, Session, SessionRequest};
 
-/// How long a refusal is remembered. After that one session tries the address again.
+/// The TTL of a refusal. After it, the next session is requested with the webhook URL again.
 const REFUSAL_TTL: Duration = Duration::from_secs(10 * 60);
 
-/// The last answer of Nango to an address in `webhook_url_override`.
+/// The time at which Nango last refused a session's `webhook_url_override`; `None` if it accepted the last one.
 #[derive(Debug, Default)]
 pub(crate) struct WebhookUrls(Mutex<Option<Instant>>);
 
 impl WebhookUrls {
-    /// Returns whether Nango refused the address a short while ago. A session with it would be a call in vain.
+    /// Returns whether Nango refused the webhook URL within [`REFUSAL_TTL`], so that a session with it would fail
+    /// again.
     pub(crate) fn are_refused(&self) -> bool {
         let refused = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         refused.is_some_and(|at| at.elapsed() < REFUSAL_TTL)
     }
 
-    /// Remembers how a session was accepted: with the address, or without it after a refusal. A refusal is logged
-    /// when it begins.
+    /// Records whether a session was accepted with the webhook URL, or without it after a refusal. Logs the first
+    /// refusal.
     pub(crate) fn note(&self, accepted: &SessionRequest, refusal: Option<&nango::Error>) {
         let mut refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if accepted.webhook_url_override.is_some() {
@@ -45,9 +46,9 @@ impl WebhookUrls {
         {
             tracing::warn!(
                 %error,
-                "nango refuses the webhook url of a session: authorizations are found by polling, denials only when \
-                 their session expires. Give PUBLIC_URL an address that Nango may call, admit private networks with \
-                 NANGO_OUTBOUND_URL_POLICY of a self-hosted Nango, or update a Nango that does not know \
+                "nango refuses the webhook url of a session: grants are detected by polling, denials only when the \
+                 session expires. Set PUBLIC_URL to an address that Nango may call, allow private networks with \
+                 NANGO_OUTBOUND_URL_POLICY of a self-hosted Nango, or update a Nango that does not support \
                  webhook_url_override"
             );
         }
@@ -55,8 +56,12 @@ impl WebhookUrls {
 }
 
 impl NangoGateway {
-    /// What the next attempt of a connection authorizes. What Nango holds is authorized again under the integration that
-    /// it was made with, for as long as Nango has that; the catalog's integration is for new connects.
+    /// Returns the kind and the integration of a connection's next attempt. A connection at Nango is reauthorized under
+    /// its own integration while Nango has that. Otherwise, the attempt is a new connect with the catalog's
+    /// integration.
+    ///
+    /// # Errors
+    /// [`Error::ConnectorNotConfigured`] if Nango has neither integration.
     pub(crate) async fn plan(
         &self,
         connector: &Connector,
@@ -76,17 +81,17 @@ impl NangoGateway {
         }
     }
 
-    /// Returns whether Nango has this integration. If that is not known, the call that starts the session shows it.
+    /// Returns whether Nango has this integration. Returns `true` if it is unknown: creating the session then shows it.
     async fn has_integration(&self, key: &str) -> bool {
-        let known = self.integrations.contains(key).await;
-        known.unwrap_or_else(|error| {
-            tracing::warn!(%error, "Nango's integrations are not known");
+        let contains = self.integrations.contains(key).await;
+        contains.unwrap_or_else(|error| {
+            tracing::warn!(%error, "could not list the integrations of nango");
             true
         })
     }
 }
 
-/// Creates sessions at Nango.
+/// The factory of connect sessions at Nango.
 #[derive(Debug)]
 pub(crate) struct ConnectSessions {
     core: Arc<Core>,
@@ -102,9 +107,12 @@ impl ConnectSessions {
         }
     }
 
-    /// Creates a session for an attempt: of a new connection if Nango no longer has the one to renew, and without an
-    /// address for its webhooks if Nango refuses that. Without webhooks a denial is only found by its expiry; a grant is
-    /// found all the same.
+    /// Creates a session for an attempt. If Nango no longer has the connection to reauthorize, the session creates a
+    /// new one, and `started` is changed accordingly. If Nango refuses the webhook URL, the session has none: a grant
+    /// is then detected by polling, but a denial only when the session expires.
+    ///
+    /// # Errors
+    /// As the call to Nango.
     pub(crate) async fn create(
         &self,
         upstream: &NangoGateway,
@@ -112,10 +120,10 @@ impl ConnectSessions {
         started: &mut StartedAttempt,
         defaults: IntegrationDefaults,
     ) -> Result<Session, nango::Error> {
-        let renewed = started.connection.state.upstream();
-        let renewed = renewed.filter(|_| started.attempt.kind == AttemptKind::Reconnect);
-        let mut asked = SessionRequest {
-            reconnects: renewed.map(|existing| existing.id.clone()),
+        let current = started.connection.state.upstream();
+        let current = current.filter(|_| started.attempt.kind == AttemptKind::Reconnect);
+        let mut request = SessionRequest {
+            reconnects: current.map(|existing| existing.id.clone()),
             integration: started.integration.key.clone(),
             tags: self.tags(&started.connection, &started.attempt),
             webhook_url_override: (!upstream.webhook_urls.are_refused())
@@ -124,21 +132,21 @@ impl ConnectSessions {
         };
         let mut refusal = None;
         loop {
-            match upstream.nango.session(&asked).await {
-                Err(nango::Error::UnknownConnection) if asked.reconnects.is_some() => {
+            match upstream.nango.session(&request).await {
+                Err(nango::Error::UnknownConnection) if request.reconnects.is_some() => {
                     started.attempt.kind = AttemptKind::Connect;
                     started.integration = integration_of(connector);
-                    asked.reconnects = None;
-                    asked.integration.clone_from(&started.integration.key);
+                    request.reconnects = None;
+                    request.integration.clone_from(&started.integration.key);
                 }
-                // Nango has many reasons to refuse the address: an unknown field, a policy, a list of allowed hosts.
-                // That it was the address is certain when the same session is accepted without it.
-                Err(error) if asked.webhook_url_override.is_some() && error.is_refusal() => {
-                    asked.webhook_url_override = None;
+                // Nango may refuse the URL for several reasons: an unknown field, a policy, a list of allowed hosts.
+                // The URL is known to be the cause if the same session is accepted without it.
+                Err(error) if request.webhook_url_override.is_some() && error.is_refusal() => {
+                    request.webhook_url_override = None;
                     refusal = Some(error);
                 }
                 Ok(session) => {
-                    upstream.webhook_urls.note(&asked, refusal.as_ref());
+                    upstream.webhook_urls.note(&request, refusal.as_ref());
                     return Ok(session);
                 }
                 error => return error,
@@ -146,7 +154,7 @@ impl ConnectSessions {
         }
     }
 
-    /// What Nango keeps with a connection for us to know it again.
+    /// Returns the tags by which a connection at Nango is recognized later.
     fn tags(&self, connection: &Connection, attempt: &Attempt) -> BTreeMap<String, String> {
         [
             (INSTALLATION_TAG, self.core.installation.to_string()),
@@ -162,8 +170,8 @@ impl ConnectSessions {
         .collect()
     }
 
-    /// Returns the URL for Nango's webhooks of an attempt. Failures come without tags, so the URL contains the
-    /// attempt's id.
+    /// Returns the URL for Nango's webhooks of an attempt. It contains the attempt's id, because webhooks of failures
+    /// have no tags.
     fn webhook_url(&self, attempt: Uuid) -> Url {
         let mut url = self.webhook_base_url.clone();
         if let Ok(mut path) = url.path_segments_mut() {
@@ -174,11 +182,11 @@ impl ConnectSessions {
     }
 }
 
-/// Whether a session ends when its attempt was written down to end, or so little later that it is
-/// not worth writing down again.
+/// Returns whether a session expires at the stored expiry of its attempt, or less than five seconds later. Then the
+/// stored expiry is not updated.
 pub(crate) fn expiry_matches(attempt: &Attempt, session: &Session) -> bool {
-    let later = session.expires_at - attempt.expires_at;
-    (TimeDelta::zero()..TimeDelta::seconds(5)).contains(&later)
+    let difference = session.expires_at - attempt.expires_at;
+    (TimeDelta::zero()..TimeDelta::seconds(5)).contains(&difference)
 }
 
 pub(crate) fn integration_defaults(
@@ -196,7 +204,7 @@ pub(crate) fn integration_defaults(
     }
 }
 
-/// The integration of a connector's new connects.
+/// Returns the integration for new connects of a connector.
 pub(crate) fn integration_of(connector: &Connector) -> Integration {
     Integration {
         key: connector.integration_key.clone(),

@@ -62,7 +62,7 @@ fn unavailable() -> (String, String) {
 fn refused() -> (String, String) {
     (
         "nango_refused".to_owned(),
-        "The authorization service refused to begin".to_owned(),
+        "The authorization service rejected the request".to_owned(),
     )
 }
 
