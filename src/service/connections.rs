@@ -264,7 +264,7 @@ impl Connections {
             }
             state if state.upstream().is_none() => {
                 return Err(Error::Invalid(
-                    "the connection was never authorized: connect it again before you check it"
+                    "the connection was never authorized: connect it before you check it"
                         .to_owned(),
                 ));
             }
