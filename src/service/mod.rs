@@ -214,7 +214,9 @@ pub enum Error {
         missing: Vec<String>,
     },
     /// A reconnect authorized another account.
-    #[error("the connection was authorized as another account: the user must choose one of the two")]
+    #[error(
+        "the connection was authorized as another account: the user must choose one of the two"
+    )]
     AccountMismatch,
     /// The provider does not refresh credentials at the moment.
     #[error("the provider does not refresh the credentials at the moment")]

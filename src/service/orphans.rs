@@ -33,7 +33,7 @@ pub struct Orphan {
     pub connection: Option<Uuid>,
     /// The slug of the connector in its tags; `None` without a tag.
     pub connector: Option<String>,
-    /// The instance in its tags; empty for the default instance.
+    /// The instance in its tags; empty for the connector's first instance.
     pub instance_id: String,
 }
 

@@ -127,7 +127,8 @@ impl ServiceKeys {
         Ok(keys)
     }
 
-    /// Creates a key with the same name and scopes, and returns it. The old key expires after `grace`.
+    /// Creates a key with the name and scopes of the key `which` (a prefix or name), and returns it. The old key
+    /// expires after `grace`.
     ///
     /// # Errors
     /// [`Error::NotFound`] or [`Error::Ambiguous`] if not exactly one active key matches; as the database.
@@ -142,7 +143,7 @@ impl ServiceKeys {
         Ok(key.text)
     }
 
-    /// Revokes a key. Replicas reject it when their caches expire, within a second.
+    /// Revokes the key `which` (a prefix or name). Replicas reject it when their caches expire, within a second.
     ///
     /// # Errors
     /// [`Error::NotFound`] or [`Error::Ambiguous`] if not exactly one active key matches; as the database.

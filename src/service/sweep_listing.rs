@@ -24,7 +24,7 @@ const PAGE_SIZE: u32 = 1000;
 /// The number of pages of a segment: 50,000 connections.
 pub(crate) const SEGMENT_PAGES: i32 = 50;
 
-/// The number of a segment's connections that are kept to recognize the Nango environment.
+/// The maximum number of a segment's connections that are kept to recognize the Nango environment.
 const MAX_CONFIRMED: usize = 5;
 
 /// The maximum number of findings of each kind in a segment.
@@ -341,8 +341,7 @@ fn with_other_times<'r>(
         .collect()
 }
 
-/// Returns whether a row's status contradicts Nango's list, or a retry of failed credentials is
-/// due.
+/// Returns whether a row's status contradicts Nango's list, or a retry of failed credentials is due.
 fn needs_check(row: &SweepRow, summary: &ConnectionSummary, now: DateTime<Utc>) -> bool {
     let failed = summary.errors.iter().any(|error| error.kind == "auth");
     let reason = row.status_reason.as_deref();
