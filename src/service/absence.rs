@@ -1,4 +1,4 @@
-//! Absence: a connection is missing only if Nango did not have it repeatedly, over time. One look-up proves nothing.
+//! Absence: a connection is missing only if repeated look-ups over time confirm it. A single look-up proves nothing.
 
 use std::time::Duration;
 
@@ -13,15 +13,15 @@ use crate::domain::state_machine::MIN_ABSENCE_SPREAD;
 use crate::domain::{Brake, Connection, Reason};
 use crate::nango::Priority;
 
-/// How many absent connections one run looks up. The sweep looks up the others.
+/// The maximum number of absent connections that one run looks up. The sweep looks up the others.
 const MAX_CHECKS: i64 = 20;
 
-/// For how long after the first absence a connection is looked up between the sweeps.
+/// How long after its first absence a connection is looked up between sweeps.
 const FREQUENT_CHECKS: TimeDelta = TimeDelta::hours(1);
 
 impl Sweeper {
-    /// Looks up connections that Nango did not have, so that their absence is confirmed or ends between two sweeps. Every
-    /// replica does it: what one of them does not see, another may. Returns how many connections became missing.
+    /// Looks up absent connections, so that their absence is confirmed or ends between two sweeps. Every replica runs
+    /// it, without a lease. Returns the number of connections that became missing.
     ///
     /// # Errors
     /// As Nango and the database.
@@ -29,10 +29,10 @@ impl Sweeper {
         if !self.core.has_room(Priority::Sweep) || self.core.is_database_foreign().await {
             return Ok(0);
         }
-        Priority::Sweep.scope(self.check_absent_ones()).await
+        Priority::Sweep.scope(self.check_absent_connections()).await
     }
 
-    async fn check_absent_ones(&self) -> Result<usize> {
+    async fn check_absent_connections(&self) -> Result<usize> {
         let since = self.core.clock.now() - FREQUENT_CHECKS;
         let mut tx = self.core.begin_single().await?;
         let absent = db::absent_connections(&mut tx, since, MAX_CHECKS).await?;
@@ -46,7 +46,10 @@ impl Sweeper {
             let checked = self.checks.check_absence(connection, &[]).await;
             missing += usize::from(matches!(checked, Ok(true)));
             if let Some(error) = recoverable_error(checked)? {
-                tracing::warn!(connection = %connection.id, %error, "could not look up an absent connection, will retry");
+                tracing::warn!(
+                    connection = %connection.id, %error,
+                    "could not look up an absent connection, will retry"
+                );
             }
             self.pause_sweep(Duration::ZERO).await;
         }
@@ -55,22 +58,22 @@ impl Sweeper {
 }
 
 impl CredentialChecker {
-    /// Looks up a connection that Nango's list lacks, and records the result. Returns `true` if it became missing. `seen`
-    /// are connections that the list has.
+    /// Looks up a connection that Nango's list lacks, and records the result. Returns `true` if it is missing. `listed`
+    /// are Nango's ids of connections that the list contains.
     ///
     /// # Errors
     /// As [`CredentialChecker::is_missing`].
     pub(crate) async fn check_absence(
         &self,
         connection: &Connection,
-        seen: &[String],
+        listed: &[String],
     ) -> Result<bool> {
         let Some(upstream) = connection.state.upstream() else {
             return Ok(false);
         };
         let is_absent = if connection.absent(self.core.clock.now()).1 {
-            match self.is_missing(connection, seen).await {
-                // Nango has a newer grant of it, which is an orphan.
+            match self.is_missing(connection, listed).await {
+                // An orphan is a newer grant of the connection.
                 Err(Error::ProviderUnavailable) => false,
                 is_missing => is_missing?,
             }
@@ -83,17 +86,18 @@ impl CredentialChecker {
             self.core.end_absence(connection).await?;
             return Ok(false);
         }
-        let noted = self.note_absence(connection).await?;
-        Ok(noted.is_some_and(|it| it.state.reason() == Some(Reason::MissingUpstream)))
+        let current = self.note_absence(connection).await?;
+        Ok(current.is_some_and(|it| it.state.reason() == Some(Reason::MissingUpstream)))
     }
 
-    /// Records that Nango does not have a connection at this moment. It becomes missing if that is confirmed and the brake
-    /// has room for all that are. Returns the connection as it is then.
+    /// Records that Nango does not have a connection. Sets it to missing if the absence is confirmed and the brake
+    /// permits this for all connections that are absent for as long. Returns the current connection; `None` if it does
+    /// not exist.
     ///
     /// # Errors
     /// As the database.
     pub(crate) async fn note_absence(&self, seen: &Connection) -> Result<Option<Connection>> {
-        // What a restored or copied database lacks at Nango says nothing until an operator has decided.
+        // With a restored or copied database, absences prove nothing until an operator releases the brake.
         if self.core.is_database_foreign().await {
             return Ok(Some(seen.clone()));
         }
@@ -109,10 +113,13 @@ impl CredentialChecker {
         let Some(upstream) = connection.state.upstream() else {
             return Ok(Some(connection));
         };
-        // Another replica may have seen it since: the row says.
+        // Another replica may have recorded an absence since. The locked row is current.
         let (absences, is_confirmed) = connection.absent(now);
         if connection.absences.is_empty() {
-            tracing::info!(connection = %connection.id, nango_connection = upstream.id, "nango does not have a connection, will look again");
+            tracing::info!(
+                connection = %connection.id, nango_connection = upstream.id,
+                "nango does not have a connection, will check again"
+            );
         }
         if let Some(transition) = connection
             .missing(&upstream.id, now)
@@ -136,7 +143,7 @@ impl CredentialChecker {
 }
 
 impl Core {
-    /// Records that Nango has a connection, if it did not have it before.
+    /// Clears a connection's absences, because Nango has it.
     ///
     /// # Errors
     /// As the database.

@@ -1,7 +1,8 @@
-//! Brakes stop what could harm many users by mistake: until an operator confirms it, or Nango proves that it is right.
+//! Brakes stop operations that could harm many users by mistake, until an operator confirms them or Nango is
+//! recognized.
 //!
-//! `database` and `nango` compare this process's database and Nango environment with those that the installation had. The
-//! others count changes that no user asked for.
+//! The brakes `database` and `nango` compare the current database and Nango environment with those of the installation.
+//! The other brakes count changes that no user requested.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,56 +21,56 @@ use crate::db::{Database, Identity};
 use crate::domain::Brake;
 use crate::nango::{ListConnections, Nango};
 
-/// How many connections are looked up to recognize a Nango environment.
+/// The maximum number of connections that are looked up to recognize a Nango environment.
 const SAMPLE: i64 = 5;
 
-/// How many connections have to be absent, and none present, for an environment to be unknown. Fewer may be gone each for
-/// a reason of its own, as in a new product: then the integrations identify the environment.
+/// The number of absent connections, without a present one, that make an environment unknown. Fewer absences may be
+/// unrelated, as in a new product. Then the integrations identify the environment.
 const MIN_ABSENT: usize = 3;
 
-/// How long the database's identity is cached.
+/// The TTL of the cached identity of the database, and of the cached result of a verification.
 const IDENTITY_TTL: Duration = Duration::from_secs(2);
 
 /// An engaged brake.
 #[derive(Clone, Debug)]
 pub struct EngagedBrake {
-    /// Which brake.
+    /// The brake.
     pub brake: Brake,
-    /// When it was engaged; `None` if it follows from how things are now.
+    /// When the brake was engaged; `None` if it depends on the current state only.
     pub since: Option<DateTime<Utc>>,
-    /// What was found.
+    /// Human-readable reason.
     pub reason: String,
 }
 
-/// What the look-up of an environment showed.
+/// The result of a verification of the Nango environment.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Evidence {
     /// Nango has a connection or an integration of the installation.
     Proven,
-    /// The installation has no connection that could be absent.
+    /// The installation has no connection to look up.
     NotNeeded,
-    /// Nango has none, or nothing was recorded that it could have.
+    /// Nango has neither, or too few connections and no integrations are recorded.
     Insufficient,
 }
 
-/// All brakes of an installation, as this process sees them.
+/// All brakes of an installation, as seen by this process.
 #[derive(Debug)]
 pub struct Brakes {
     database: Database,
     nango: Option<Nango>,
     public_url: Url,
     clock: Clock,
-    /// The installation's id at the start; unset in a process that never started the service.
+    /// The installation's id at startup; unset in a process that does not start the service.
     installation: OnceLock<Uuid>,
     identity: Cache<(), Result<Option<String>, Arc<sqlx::Error>>>,
-    /// The secret key opens another Nango environment, as far as is known.
+    /// `true` if the last conclusive verification did not recognize the Nango environment.
     is_environment_unknown: AtomicBool,
-    /// What requests found that looked it up again.
-    reverified: Cache<(), Result<()>>,
+    /// The cached result of the verification by requests.
+    verified: Cache<(), Result<()>>,
 }
 
 impl Brakes {
-    /// The brakes of this database, Nango environment and address.
+    /// Returns the brakes of this database, Nango environment and public address.
     #[must_use]
     pub fn new(database: Database, nango: Option<Nango>, public_url: Url, clock: Clock) -> Self {
         Self {
@@ -83,15 +84,15 @@ impl Brakes {
                 .time_to_live(IDENTITY_TTL)
                 .build(),
             is_environment_unknown: AtomicBool::new(false),
-            reverified: Cache::builder()
+            verified: Cache::builder()
                 .max_capacity(1)
                 .time_to_live(IDENTITY_TTL)
                 .build(),
         }
     }
 
-    /// Records the database's identity at the first start, and logs what differs from it at a later one. `installation` is
-    /// the id with which this process recognizes its connections at Nango.
+    /// Records the database's identity at the first start. At later starts, logs a difference from it. `installation`
+    /// is the id in the tags of this installation's connections at Nango.
     ///
     /// # Errors
     /// As the database.
@@ -107,19 +108,20 @@ impl Brakes {
         if let Some(difference) = recorded.and_then(|recorded| actual.differs_from(&recorded)) {
             tracing::error!(
                 brake = Brake::Database.as_str(), %difference,
-                "the database is not the one that this installation had: sweeps, deletions and webhooks are paused. \
-                 Run `patchbay brake`"
+                "the database differs from this installation's recorded one: sweeps, deletions and webhooks are \
+                 paused. Run `patchbay brake`"
             );
         }
         Ok(())
     }
 
-    /// Returns what differs from the database that the installation had; `None` if nothing does.
+    /// Returns a description of the difference from the installation's recorded database; `None` if there is none.
+    /// Cached.
     ///
     /// # Errors
     /// As the database.
     pub(crate) async fn database_difference(&self) -> Result<Option<String>> {
-        // The cache's future contains the given one several times.
+        // Boxed, because the cache's future contains this future several times.
         let compared = Box::pin(async {
             let mut tx = self.database.begin().await?;
             let actual = db::actual_identity(&mut tx, self.public_url.as_str()).await?;
@@ -127,7 +129,8 @@ impl Brakes {
             let (installation, _is_copy) = db::installation(&mut tx).await?;
             tx.commit().await?;
             if (self.installation.get()).is_some_and(|started| *started != installation) {
-                let difference = "the database became another installation: restart this replica";
+                let difference =
+                    "the installation's id in the database has changed: restart this replica";
                 return Ok(Some(difference.to_owned()));
             }
             Ok(recorded.and_then(|recorded: Identity| actual.differs_from(&recorded)))
@@ -135,17 +138,17 @@ impl Brakes {
         Ok(self.identity.get_with((), compared).await?)
     }
 
-    /// Fails if the Nango environment is unknown, which is looked up again: a connect there would be lost when the right
-    /// one is back.
+    /// Fails if the Nango environment is unknown, after verifying it again. A connection that is created there would be
+    /// lost when the secret key is corrected.
     pub(crate) async fn require_environment(&self) -> Result<()> {
         if self.check_environment().is_ok() {
             return Ok(());
         }
         let verify = Box::pin(self.verify_environment(&[], None));
-        self.reverified.get_with((), verify).await
+        self.verified.get_with((), verify).await
     }
 
-    /// Fails if the Nango environment was unknown when it was last looked up.
+    /// Fails if the last verification did not recognize the Nango environment. Does not call Nango.
     pub(crate) fn check_environment(&self) -> Result<()> {
         if self.is_environment_unknown.load(Ordering::Relaxed) {
             return Err(Error::UnknownEnvironment);
@@ -153,24 +156,25 @@ impl Brakes {
         Ok(())
     }
 
-    /// Looks up connections that were confirmed lately, until Nango has one of them: those in `seen`, or else those that
-    /// became connected last, without the one that is in doubt.
+    /// Verifies the Nango environment. Looks up the connections in `listed` or, if it is empty, the most recently
+    /// connected ones except `doubted`, until Nango has one of them.
     ///
-    /// Where one or two are absent, the integrations decide. Without a record of those, the environment counts as before.
+    /// If fewer than [`MIN_ABSENT`] are absent, the recorded integrations decide. If none are recorded, the previous
+    /// result stays.
     ///
     /// # Errors
-    /// [`Error::UnknownEnvironment`] if Nango has none; as Nango and the database.
+    /// [`Error::UnknownEnvironment`] if Nango has none of them; as Nango and the database.
     pub(crate) async fn verify_environment(
         &self,
-        seen: &[String],
+        listed: &[String],
         doubted: Option<&str>,
     ) -> Result<()> {
-        self.recognize(seen, doubted).await?;
+        self.recognize(listed, doubted).await?;
         self.check_environment()
     }
 
-    /// Verifies the environment, and records its integrations if it is proven to be the installation's. `is_recognized`:
-    /// Nango has just listed a connection of the installation.
+    /// Verifies the environment, and records its integrations unless the evidence is insufficient. `is_recognized` is
+    /// `true` if Nango has just listed a connection of the installation.
     ///
     /// # Errors
     /// As [`Brakes::verify_environment`].
@@ -189,7 +193,7 @@ impl Brakes {
         self.check_environment()
     }
 
-    /// Records the integrations. Without a proof, those that were recorded before stay.
+    /// Records the environment's integrations. Replaces earlier records only if the environment `is_proven`.
     async fn record_integrations(&self, is_proven: bool) -> Result<()> {
         let integrations = self.integrations().await?;
         if integrations.is_empty() {
@@ -201,7 +205,7 @@ impl Brakes {
         Ok(())
     }
 
-    /// The integrations of the environment that the key opens, with when each was created.
+    /// Returns the integrations of the current environment, by key, with their creation times.
     async fn integrations(&self) -> Result<BTreeMap<String, String>> {
         let Some(nango) = &self.nango else {
             return Ok(BTreeMap::new());
@@ -213,7 +217,8 @@ impl Brakes {
             .collect())
     }
 
-    /// Whether the environment has an integration that the installation's had; `None` if none were recorded.
+    /// Returns whether the environment has a recorded integration with the same creation time; `None` if none are
+    /// recorded.
     async fn has_known_integrations(&self) -> Result<Option<bool>> {
         let mut tx = self.database.begin_single().await?;
         let recorded = db::nango_integrations(&mut tx).await?;
@@ -228,8 +233,8 @@ impl Brakes {
         Ok(Some(is_known))
     }
 
-    /// Fails unless this is the installation's environment, whose lack of a connection means that it was deleted. No
-    /// connection may be left to tell by: then the integrations do.
+    /// Fails unless this is the installation's environment. Only there does an absent connection count as deleted. The
+    /// recorded integrations are compared as well, because no other connection may be left to identify the environment.
     ///
     /// # Errors
     /// As [`Brakes::verify_environment`].
@@ -241,18 +246,18 @@ impl Brakes {
         }
     }
 
-    /// Looks up the environment, and notes whether it is known.
-    async fn recognize(&self, seen: &[String], doubted: Option<&str>) -> Result<Evidence> {
+    /// Verifies the environment, and records whether it is known.
+    async fn recognize(&self, listed: &[String], doubted: Option<&str>) -> Result<Evidence> {
         let Some(nango) = &self.nango else {
             return Ok(Evidence::Insufficient);
         };
-        let sample = if seen.is_empty() {
+        let sample = if listed.is_empty() {
             let mut tx = self.database.begin_single().await?;
             let sample = db::confirmed_lately(&mut tx, doubted, SAMPLE).await?;
             tx.commit().await?;
             sample
         } else {
-            seen.to_vec()
+            listed.to_vec()
         };
         for id in &sample {
             let filter = ListConnections {
@@ -281,7 +286,7 @@ impl Brakes {
         })
     }
 
-    /// Looks up whether Nango has this installation's connections.
+    /// Verifies the environment for [`Brakes::engaged`]. An unknown environment is no error.
     ///
     /// # Errors
     /// As Nango and the database.
@@ -292,7 +297,7 @@ impl Brakes {
         }
     }
 
-    /// Notes whether Nango has connections of this installation.
+    /// Records whether the environment is this installation's, and logs a change.
     pub(crate) fn recognize_environment(&self, is_known: bool) {
         let was_unknown = self
             .is_environment_unknown
@@ -300,10 +305,10 @@ impl Brakes {
         match (was_unknown, is_known) {
             (false, false) => tracing::error!(
                 brake = Brake::Nango.as_str(),
-                "Nango has none of the connections that were connected last: sweeps, deletions and connects are paused. \
-                 Is NANGO_SECRET_KEY another environment's? Run `patchbay brake`"
+                "nango has none of the most recently connected connections: sweeps, deletions and connects are paused. \
+                 Check that NANGO_SECRET_KEY belongs to the right environment, and run `patchbay brake`"
             ),
-            (true, true) => tracing::info!("Nango has this installation's connections again"),
+            (true, true) => tracing::info!("nango has this installation's connections again"),
             _ => {}
         }
     }
@@ -311,7 +316,7 @@ impl Brakes {
     /// Returns the brakes that are engaged.
     ///
     /// # Errors
-    /// As the database; that Nango does not answer engages nothing.
+    /// As the database. Does not call Nango.
     pub async fn engaged(&self) -> Result<Vec<EngagedBrake>> {
         let mut engaged = Vec::new();
         if let Some(reason) = self.database_difference().await? {
@@ -342,7 +347,7 @@ impl Brakes {
         Ok(engaged)
     }
 
-    /// Returns how many connections of this installation at Nango belong to no row, by the last sweep.
+    /// Returns the number of this installation's connections at Nango without a row, as of the last sweep.
     ///
     /// # Errors
     /// As the database.
@@ -353,8 +358,8 @@ impl Brakes {
         Ok(orphans)
     }
 
-    /// Releases a brake: what it stopped is right. Of the database this says that it is the installation's, moved or
-    /// restored.
+    /// Releases a brake, after an operator has confirmed the stopped operations. For [`Brake::Database`], records the
+    /// current database as the installation's, because it was moved or restored.
     ///
     /// # Errors
     /// As the database.
@@ -373,7 +378,7 @@ impl Brakes {
         Ok(())
     }
 
-    /// Makes another installation of a copied database: the original's connections at Nango are not its own, and it sends
+    /// Makes a copied database another installation. It does not own the original's connections at Nango, and it sends
     /// no webhooks.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! How far this machine's clock is from the database's, by whose time leases, due times and ages go.
+//! The offset of this machine's clock from the database's. Leases, due times and ages use the database's time.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,17 +9,17 @@ use super::Result;
 use super::core::Core;
 use crate::db;
 
-/// From which offset on an operator is warned.
+/// The offset above which a warning is logged.
 const WARN_ABOVE: TimeDelta = TimeDelta::seconds(2);
 
-/// From which offset on the replica is not ready: other services that look at this machine's clock fail too.
+/// The offset above which the replica is not ready. Other operations that use this machine's clock fail as well.
 const FAIL_ABOVE: TimeDelta = TimeDelta::seconds(60);
 
-/// Measures how far this machine's clock is from the database's.
+/// Measures the offset of this machine's clock from the database's.
 #[derive(Debug)]
 pub struct ClockOffset {
     core: Arc<Core>,
-    /// The last measured offset: positive if the database's clock is ahead. `None` until it is measured.
+    /// The last measured offset, positive if the database's clock is ahead; `None` before the first measurement.
     last: Mutex<Option<TimeDelta>>,
 }
 
@@ -39,15 +39,15 @@ impl ClockOffset {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads the database's clock, by which the service's clock goes from then on.
+    /// Reads the database's clock and sets the service's clock to it. Logs an offset or a jump.
     ///
     /// # Errors
     /// As the database.
     pub async fn measure(&self) -> Result<()> {
         let mut tx = self.core.begin_single().await?;
-        let asked = Instant::now();
+        let started = Instant::now();
         let read = db::database_time(&mut tx).await?;
-        let round_trip = TimeDelta::from_std(asked.elapsed()).unwrap_or_default();
+        let round_trip = TimeDelta::from_std(started.elapsed()).unwrap_or_default();
         tx.commit().await?;
         let expected = self.core.clock.now();
         let now = read + round_trip / 2;
@@ -57,7 +57,7 @@ impl ClockOffset {
         let jump = now - expected;
         if self.get().is_some() && jump.abs() > WARN_ABOVE {
             let seconds = jump.as_seconds_f64();
-            tracing::warn!(seconds, "the database's clock was set to another time");
+            tracing::warn!(seconds, "the database's clock jumped");
         }
         self.set(offset);
         let seconds = offset.as_seconds_f64();
@@ -75,12 +75,13 @@ impl ClockOffset {
         Ok(())
     }
 
-    /// The last measured offset in seconds: positive if the database's clock is ahead.
+    /// Returns the last measured offset in seconds, positive if the database's clock is ahead; 0 before the first
+    /// measurement.
     pub(crate) fn seconds(&self) -> f64 {
         self.get().unwrap_or_default().as_seconds_f64()
     }
 
-    /// Whether this machine's clock is too far from the database's for the replica to be ready.
+    /// Returns whether the offset is too great for the replica to be ready.
     #[must_use]
     pub fn is_off(&self) -> bool {
         self.get().is_some_and(|offset| offset.abs() > FAIL_ABOVE)

@@ -1,4 +1,4 @@
-//! What all use cases share: the database, Nango, the clock and the installation.
+//! The dependencies that all use cases share: the database, Nango, the clock and the installation.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::nango::attempt_poller::{AttemptPoller, INSTALLATION_TAG};
 use crate::nango::integration_cache::IntegrationCache;
 use crate::nango::{ConnectionSummary, Credentials, ListConnections, Nango, Priority, Refresh};
 
-/// How long the start waits for Nango to recognize its environment.
+/// How long the startup waits for the verification of the Nango environment.
 const STARTUP_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The database, Nango, the clock and the installation, which all use cases share.
@@ -29,20 +29,21 @@ pub struct Core {
     pub(crate) clock: Clock,
     /// `None` if `NANGO_ENABLED` is false.
     pub(crate) upstream: Option<NangoGateway>,
-    /// The id that the tags of this installation's connections at Nango have.
+    /// The installation's id, which is in the tags of its connections at Nango.
     pub(crate) installation: Uuid,
-    /// The database was copied from another installation's, whose connections at Nango its rows may name.
+    /// `true` if the database is a copy of another installation's. Its rows may refer to that installation's
+    /// connections at Nango.
     pub(crate) is_copy: bool,
     /// The brakes.
     pub brakes: Brakes,
     pub(crate) counts: ServiceMetrics,
-    /// Wakes the worker of deletions at Nango.
+    /// Wakes the worker that deletes connections at Nango.
     pub(crate) deletions: Notify,
-    /// Wakes the worker of account look-ups.
+    /// Wakes the worker that looks up accounts.
     pub(crate) lookups: Notify,
 }
 
-/// The client of Nango and the caches of its answers.
+/// The client of Nango and the caches of its responses.
 #[derive(Debug)]
 pub(crate) struct NangoGateway {
     pub(crate) nango: Nango,
@@ -52,8 +53,8 @@ pub(crate) struct NangoGateway {
 }
 
 impl Core {
-    /// Reads the installation of a database whose schema is up to date. Without a `nango`, everything that needs it
-    /// fails with [`Error::NangoDisabled`].
+    /// Reads the installation's id from a database with a current schema. Without a `nango`, operations that need it
+    /// fail with [`Error::NangoDisabled`].
     ///
     /// # Errors
     /// As the database.
@@ -91,7 +92,7 @@ impl Core {
         self.upstream.as_ref().ok_or(Error::NangoDisabled)
     }
 
-    /// Whether Nango's rate limit admits a call of this priority without a wait.
+    /// Returns whether Nango's rate limit admits a call of this priority without a wait.
     pub(crate) fn has_room(&self, priority: Priority) -> bool {
         (self.upstream.as_ref()).is_some_and(|upstream| upstream.nango.has_room(priority))
     }
@@ -104,27 +105,26 @@ impl Core {
         Ok(self.database.begin_single().await?)
     }
 
-    /// Looks up whether Nango has this installation's connections, before the first request.
+    /// Verifies the Nango environment before the first request. Logs failures.
     pub async fn verify_environment_at_start(&self) {
         let confirm = self.brakes.confirm_environment(false);
         match tokio::time::timeout(STARTUP_PROBE_TIMEOUT, confirm).await {
-            // An unknown environment is logged there.
+            // The verification has logged an unknown environment.
             Ok(Ok(()) | Err(Error::UnknownEnvironment)) => {}
             Ok(Err(error)) => {
-                tracing::warn!(%error, "could not look up whether nango has this installation's connections");
+                tracing::warn!(%error, "could not verify the nango environment");
             }
             Err(_elapsed) => {
-                tracing::warn!(
-                    "nango did not answer whether it has this installation's connections"
-                );
+                tracing::warn!("the verification of the nango environment timed out");
             }
         }
     }
 
-    /// Whether a brake stops sweeps and deletions: the database or the Nango environment is not the installation's.
+    /// Returns whether a brake pauses sweeps and deletions, because the database or the Nango environment is not the
+    /// installation's. Verifies an unknown environment again.
     ///
     /// # Errors
-    /// As the database, and as Nango where it has to be looked up.
+    /// As the database and Nango.
     pub(crate) async fn are_effects_paused(&self) -> Result<bool> {
         if self.brakes.database_difference().await?.is_some() {
             return Ok(true);
@@ -139,18 +139,18 @@ impl Core {
         }
     }
 
-    /// Whether the database is not the installation's, so that nothing is sent to the product. An error counts as such.
+    /// Returns whether the database is not the installation's, so that no webhooks are sent. An error counts as `true`.
     pub async fn is_database_foreign(&self) -> bool {
         !matches!(self.brakes.database_difference().await, Ok(None))
     }
 
-    /// Whether a connection at Nango is this installation's.
+    /// Returns whether a connection at Nango has this installation's tag.
     pub(crate) fn is_ours(&self, summary: &ConnectionSummary) -> bool {
         let tag = summary.tags.get(INSTALLATION_TAG);
         tag.and_then(|id| id.parse().ok()) == Some(self.installation)
     }
 
-    /// Returns the credentials that Nango holds of a connection, refreshed if need be.
+    /// Fetches a connection's credentials from Nango, refreshed as `refresh` requires.
     pub(crate) async fn credentials(
         &self,
         connection: &Connection,
@@ -159,7 +159,7 @@ impl Core {
         Ok(self.at_nango(connection, refresh).await?.credentials)
     }
 
-    /// Returns what Nango holds of a connection, its credentials refreshed if need be.
+    /// Fetches a connection from Nango, with its credentials refreshed as `refresh` requires. Clears recorded absences.
     pub(crate) async fn at_nango(
         &self,
         connection: &Connection,
@@ -171,13 +171,16 @@ impl Core {
         let key = &stored.integration.key;
         let found = upstream.nango.connection(&stored.id, key, refresh).await?;
         if let Err(error) = self.end_absence(connection).await {
-            // The next look-up records it.
-            tracing::warn!(connection = %connection.id, %error, "could not record that nango has a connection again");
+            // The next fetch clears them.
+            tracing::warn!(
+                connection = %connection.id, %error,
+                "could not clear the absences of a connection that nango has"
+            );
         }
         Ok(found)
     }
 
-    /// Whether Nango neither lists a connection under its id nor has it.
+    /// Returns whether Nango neither lists a connection with this id nor returns it by id.
     pub(crate) async fn is_gone(&self, id: &str, integration: &str) -> Result<bool> {
         let filter = ListConnections {
             connection_id: Some(id.to_owned()),
@@ -188,11 +191,11 @@ impl Core {
             && self.is_unknown_to_nango(id, integration).await?)
     }
 
-    /// Whether Nango says of a connection, asked for by its id, that it does not exist.
+    /// Returns whether Nango responds to a request by id that the connection does not exist.
     pub(crate) async fn is_unknown_to_nango(&self, id: &str, integration: &str) -> Result<bool> {
         let nango = &self.nango_gateway()?.nango;
         match nango.connection(id, integration, Refresh::WhenDue).await {
-            // With an integration, Nango deletes its connections.
+            // Nango deletes the connections of a deleted integration.
             Err(nango::Error::NotFound | nango::Error::UnknownIntegration) => Ok(true),
             Ok(_) | Err(nango::Error::InvalidCredentials { .. }) => Ok(false),
             Err(error) => Err(error.into()),

@@ -1,4 +1,4 @@
-//! The catalog as it is now: the listed connectors, and those of the integrations that are configured at Nango.
+//! The current catalog: the listed connectors, and connectors for the integrations that are configured at Nango.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -15,7 +15,7 @@ use crate::domain::Connection;
 use crate::nango::integration_cache::Integrations;
 use crate::telemetry::TRACES;
 
-/// The listed connectors, and the newest catalog that was made of them.
+/// The listed connectors, and the newest catalog that was built from them.
 #[derive(Debug)]
 pub struct CurrentCatalog {
     core: Arc<Core>,
@@ -23,18 +23,18 @@ pub struct CurrentCatalog {
     listed: Arc<Catalog>,
     mode: CatalogMode,
     newest: RwLock<Newest>,
-    /// Held by the one update in progress.
+    /// Locked by the update in progress.
     updating: tokio::sync::Mutex<()>,
 }
 
 #[derive(Clone, Debug)]
 struct Newest {
     catalog: Arc<Catalog>,
-    /// The integrations that it was made of; `None` if Nango has not answered yet.
+    /// The integrations from which it was built; `None` before Nango's first response.
     integrations: Option<Integrations>,
 }
 
-/// The catalog of one moment, and which of it is configured.
+/// A snapshot of the catalog and of the configured integrations.
 #[derive(Debug)]
 pub struct CatalogView {
     /// All connectors.
@@ -44,7 +44,7 @@ pub struct CatalogView {
 }
 
 impl CatalogView {
-    /// Returns whether Nango has an integration for a connector; `None` if that is not known.
+    /// Returns whether Nango has an integration for a connector; `None` if the integrations could not be read.
     #[must_use]
     pub fn is_configured(&self, connector: &Connector) -> Option<bool> {
         let integrations = self.integrations.as_ref()?;
@@ -93,17 +93,18 @@ impl CurrentCatalog {
         self.newest().catalog
     }
 
-    /// Returns the integrations of which the newest catalog was made, without a call to Nango.
+    /// Returns the integrations from which the newest catalog was built, without a call to Nango.
     pub(crate) fn integrations(&self) -> Option<Integrations> {
         self.newest().integrations
     }
 
-    /// Returns the catalog of the integrations that Nango last listed. If Nango does not answer, the last known ones count.
+    /// Returns the catalog with the integrations that Nango last listed. Calls Nango only if it has listed none yet, or
+    /// in the background.
     #[tracing::instrument(target = TRACES, name = "view_catalog", skip_all)]
     pub async fn view(&self) -> CatalogView {
         let integrations = match &self.core.upstream {
             Some(upstream) => upstream.integrations.all().await.map_err(|error| {
-                tracing::warn!(%error, "nango integrations are not known");
+                tracing::warn!(%error, "could not list nango's integrations");
             }),
             None => Err(()),
         };
@@ -117,7 +118,7 @@ impl CurrentCatalog {
         }
     }
 
-    /// Asks Nango for its integrations, so that a new one is in the catalog without a restart.
+    /// Reads the integrations from Nango, so that a new one is in the catalog without a restart.
     ///
     /// # Errors
     /// As Nango.
@@ -128,7 +129,7 @@ impl CurrentCatalog {
         Ok(())
     }
 
-    /// Returns a connector by id or slug. An unknown one may be an integration that was added a moment ago.
+    /// Returns a connector by id or slug. If it is unknown, reads the integrations again, because it may be a new one.
     ///
     /// # Errors
     /// [`Error::ConnectorNotFound`].
@@ -140,7 +141,7 @@ impl CurrentCatalog {
         if self.mode != CatalogMode::Listed
             && let Err(error) = self.refresh().await
         {
-            tracing::debug!(%error, "could not look for a new integration");
+            tracing::debug!(%error, "could not refresh the integrations");
         }
         find().ok_or_else(|| Error::ConnectorNotFound(reference.to_owned()))
     }
@@ -148,8 +149,8 @@ impl CurrentCatalog {
     /// Rebuilds the catalog if the integrations have changed since it was built.
     async fn update(&self, integrations: &Integrations) {
         let is_current = || {
-            let made_of = self.newest().integrations;
-            made_of.is_some_and(|made_of| Arc::ptr_eq(&made_of, integrations))
+            let built_from = self.newest().integrations;
+            built_from.is_some_and(|it| Arc::ptr_eq(&it, integrations))
         };
         if is_current() {
             return;
@@ -168,7 +169,7 @@ impl CurrentCatalog {
             })
             .collect();
         let catalog = Arc::new(self.listed.with_integrations(&configured));
-        // Connections refer to their connector's row: it has to be there before the connector is offered.
+        // Connections refer to their connector's row, so it must exist before the connector is offered.
         if let Err(error) = self.write_integrations(&catalog).await {
             tracing::warn!(%error, "could not write new connectors to the database, will retry");
             return;
@@ -192,7 +193,11 @@ impl CurrentCatalog {
         Ok(())
     }
 
-    /// Returns the connector of a connection. One whose integration was deleted at Nango has left the catalog.
+    /// Returns the connector of a connection.
+    ///
+    /// # Errors
+    /// [`Error::ConnectorNotConfigured`] if the connector is not in the catalog, as after its integration was deleted
+    /// at Nango.
     pub(crate) async fn connector_of(&self, connection: &Connection) -> Result<Connector> {
         let reference = &connection.connector;
         let found = self.connector(&reference.slug).await;
@@ -205,7 +210,7 @@ impl CurrentCatalog {
         })
     }
 
-    /// When each connector was first in the catalog.
+    /// Returns when each connector was first in the catalog, by the connector's id.
     ///
     /// # Errors
     /// As the database.

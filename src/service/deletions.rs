@@ -1,6 +1,6 @@
 //! The queue of connections to delete at Nango.
 //!
-//! A deletion counts as done only when a look-up by id says that the connection is gone, in an environment that is known.
+//! A deletion is complete only when Nango, in a known environment, confirms by id that the connection no longer exists.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,20 +21,22 @@ use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG};
 use crate::nango::{ConnectionSummary, Deleted, ListConnections, Priority, Refresh};
 use crate::telemetry::TRACES;
 
-/// The lease of a claimed deletion in seconds: longer than the calls to Nango may take.
+/// The lease of a claimed deletion in seconds. It exceeds the timeouts of its calls to Nango.
 const LEASE_SECONDS: f64 = 120.0;
 
-/// How long a disconnect waits for a deletion that another worker has claimed, and its poll interval.
+/// How long a disconnect waits for a deletion that another worker has claimed.
 const DELETION_WAIT: Duration = Duration::from_secs(2);
+
+/// The interval at which a disconnect polls such a deletion.
 const DELETION_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How many deletions are claimed, and run, at once.
+/// The maximum number of deletions that are claimed together and run concurrently.
 const BATCH: i64 = 10;
 
-/// The pause after Nango's rate limit had no room for a deletion.
+/// The pause after Nango's rate limit left no room for a deletion.
 const RATE_LIMIT_PAUSE: TimeDelta = TimeDelta::seconds(30);
 
-/// The longest pause between two tries of one deletion.
+/// The maximum backoff between two attempts of a deletion.
 const MAX_BACKOFF: TimeDelta = TimeDelta::minutes(10);
 
 /// The queue of connections to delete at Nango, and its worker.
@@ -48,7 +50,7 @@ impl DeletionQueue {
         Self { core }
     }
 
-    /// Tries now what still has to be deleted of a connection. Says whether nothing is left.
+    /// Runs the pending deletions of a connection now. Returns whether none is left.
     pub(crate) async fn delete_now(&self, connection: Uuid) -> Result<bool> {
         let end = Instant::now() + DELETION_WAIT;
         loop {
@@ -56,7 +58,7 @@ impl DeletionQueue {
             let mut tx = self.core.begin_single().await?;
             let pending = db::has_pending_deletion(&mut tx, connection).await?;
             tx.commit().await?;
-            // Pending without having been claimed here: the worker, or another replica, is at it.
+            // If deletions are pending but none could be claimed, another worker has claimed them.
             if !pending || claimed != Some(0) || Instant::now() >= end {
                 return Ok(!pending);
             }
@@ -64,11 +66,11 @@ impl DeletionQueue {
         }
     }
 
-    /// One pass over what is due to be deleted at Nango, while Nango's rate limit leaves room for it. Answers how
-    /// many were claimed; another pass is wanted at once where there may be more.
+    /// Runs a batch of due deletions, if Nango's rate limit leaves room for it. Returns the number of claimed
+    /// deletions. After a full batch, wakes the worker for the next one.
     ///
     /// # Errors
-    /// As the database; what Nango does not confirm is tried again later.
+    /// As the database. Deletions that Nango does not confirm are retried with backoff.
     #[tracing::instrument(target = TRACES, skip_all)]
     pub async fn delete_due(&self) -> Result<usize> {
         if !self.core.has_room(Priority::Deletion) {
@@ -82,12 +84,13 @@ impl DeletionQueue {
         Ok(claimed)
     }
 
-    /// Returns when there may be something new to delete.
+    /// Waits until the worker is woken for new deletions.
     pub async fn wait(&self) {
         self.core.deletions.notified().await;
     }
 
-    /// Returns how many deletions were claimed; `None` if a brake stops all of them.
+    /// Claims and runs a batch of deletions: a connection's, due or not, or else due ones. Returns the number of
+    /// claimed deletions; `None` if a brake stops all deletions.
     async fn run_deletions(&self, connection: Option<Uuid>) -> Result<Option<usize>> {
         if self.core.are_effects_paused().await? {
             return Ok(None);
@@ -103,9 +106,9 @@ impl DeletionQueue {
 
     async fn delete(&self, deletion: &Deletion) -> Result<()> {
         let id = &deletion.nango_connection_id;
-        let answer = self.delete_at_nango(deletion).await;
+        let result = self.delete_at_nango(deletion).await;
         let mut tx = self.core.begin_single().await?;
-        match answer {
+        match result {
             Ok(()) => db::complete_deletion(&mut tx, id).await?,
             Err(error @ Error::Database(_)) => return Err(error),
             Err(error) => {
@@ -114,7 +117,7 @@ impl DeletionQueue {
                     "nango has not confirmed a deletion, will retry"
                 );
                 let pause = match &error {
-                    // It was not tried: the next minute has room for it.
+                    // The deletion was not attempted. The rate limit's next minute has room for it.
                     Error::Nango(nango::Error::RateLimited { .. }) => RATE_LIMIT_PAUSE,
                     _ => backoff(deletion.attempts),
                 };
@@ -126,8 +129,8 @@ impl DeletionQueue {
         Ok(())
     }
 
-    /// Deletes a connection at Nango, whichever integration it is of by now, if the reason still holds. Returns when Nango
-    /// says by its id that it is gone, or if there is nothing to delete any more.
+    /// Deletes a connection at Nango, in whichever integration it now is, if the reason still holds. Succeeds if Nango
+    /// confirms by id that it no longer exists, or if a row uses it, so that it must not be deleted.
     async fn delete_at_nango(&self, deletion: &Deletion) -> Result<()> {
         let id = &deletion.nango_connection_id;
         let mut tx = self.core.begin_single().await?;
@@ -144,38 +147,38 @@ impl DeletionQueue {
             && !self.has_working_successor(deletion).await?
         {
             return Err(Error::Unconfirmed(
-                "the grant that replaced it has not been seen to work",
+                "the grant that replaced it is not verified",
             ));
         }
         let nango = &self.core.nango_gateway()?.nango;
         let key = &deletion.integration_key;
-        // An id of Nango's own making is this connection's, unless a copy of the database has it, too. Otherwise the tags
-        // say whose connection it is.
-        let is_known = !self.core.is_copy && Uuid::try_parse(id).is_ok();
-        let mut is_deleted = is_known && nango.delete_connection(id, key).await? == Deleted::Now;
-        let (mut stored, mut is_others) = self.stored_for(deletion).await?;
+        // An id that Nango generated belongs to this connection, unless this database is a copy. Otherwise the tags
+        // identify the owner.
+        let is_owned = !self.core.is_copy && Uuid::try_parse(id).is_ok();
+        let mut is_deleted = is_owned && nango.delete_connection(id, key).await? == Deleted::Now;
+        let (mut stored, mut is_foreign) = self.stored_for(deletion).await?;
         let was_stored = !stored.is_empty();
         for summary in &stored {
             let deleted = nango.delete_connection(id, &summary.provider_config_key);
             is_deleted |= deleted.await? == Deleted::Now;
         }
         if was_stored {
-            (stored, is_others) = self.stored_for(deletion).await?;
+            (stored, is_foreign) = self.stored_for(deletion).await?;
         }
         if !stored.is_empty()
-            || !(is_deleted || is_others || self.core.is_unknown_to_nango(id, key).await?)
+            || !(is_deleted || is_foreign || self.core.is_unknown_to_nango(id, key).await?)
         {
             return Err(Error::Unconfirmed("nango still has the connection"));
         }
         if !was_stored && !is_deleted {
-            // Another environment does not have it either. That this one is gone is no evidence of that: it may have been
-            // deleted before.
+            // A wrong environment would not have the connection either, so the environment is verified. The absence
+            // alone does not mean that it is wrong: the connection may have been deleted before.
             self.core.brakes.verify_deletion().await?;
         }
         Ok(())
     }
 
-    /// Whether the grant that replaced another one works, or its user has ended the connection.
+    /// Returns whether the grant that replaced this one works, or its user has disconnected the connection.
     async fn has_working_successor(&self, deletion: &Deletion) -> Result<bool> {
         let user = deletion.user_id.clone().map(UserId::try_from);
         let (Some(Ok(user)), Some(id)) = (user, deletion.connection_id) else {
@@ -199,8 +202,8 @@ impl DeletionQueue {
         }
     }
 
-    /// What Nango lists under the id of a pending deletion, without what is another owner's; and whether the id is
-    /// another owner's in the deletion's integration.
+    /// Returns the connections that Nango lists with the id of a pending deletion, without those of other owners. Also
+    /// returns whether the id belongs to another owner in the deletion's integration.
     async fn stored_for(&self, deletion: &Deletion) -> Result<(Vec<ConnectionSummary>, bool)> {
         let filter = ListConnections {
             connection_id: Some(deletion.nango_connection_id.clone()),
@@ -208,17 +211,17 @@ impl DeletionQueue {
         };
         let nango = &self.core.nango_gateway()?.nango;
         let listed = nango.connection_page(&filter).await?.complete()?;
-        let (stored, others): (Vec<_>, Vec<_>) = listed
+        let (stored, foreign): (Vec<_>, Vec<_>) = listed
             .into_iter()
-            .partition(|summary| self.is_meant(deletion, summary));
-        let is_others =
+            .partition(|summary| self.matches_deletion(deletion, summary));
+        let is_same_integration =
             |summary: &ConnectionSummary| summary.provider_config_key == deletion.integration_key;
-        Ok((stored, others.iter().any(is_others)))
+        Ok((stored, foreign.iter().any(is_same_integration)))
     }
 
-    /// Whether the tags of a connection at Nango do not say that it is another's than the one that is to be deleted. Only
-    /// an id of Nango's own making means the same connection in whatever integration.
-    fn is_meant(&self, deletion: &Deletion, summary: &ConnectionSummary) -> bool {
+    /// Returns whether a connection at Nango may be the one to delete: its tags name no other owner. Only an id that
+    /// Nango generated identifies the same connection in any integration.
+    fn matches_deletion(&self, deletion: &Deletion, summary: &ConnectionSummary) -> bool {
         let is = |tag: &str, ours: Option<Uuid>| {
             let tagged = summary.tags.get(tag);
             tagged.is_none_or(|tagged| ours.is_none_or(|ours| tagged.parse() == Ok(ours)))
@@ -230,7 +233,7 @@ impl DeletionQueue {
     }
 }
 
-/// Doubles with each try, from one second on.
+/// Returns the pause after this number of attempts. It starts at one second and doubles, up to [`MAX_BACKOFF`].
 fn backoff(attempts: i32) -> TimeDelta {
     let exponent = u32::try_from(attempts.clamp(1, 20) - 1).unwrap_or(0);
     let pause = Duration::from_secs(1) * 2_u32.pow(exponent);

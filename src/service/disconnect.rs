@@ -1,4 +1,4 @@
-//! Disconnect.
+//! Disconnect of connections, cancellation of attempts and removal of connections.
 
 use std::sync::Arc;
 
@@ -17,27 +17,27 @@ use crate::nango::Priority;
 use crate::telemetry::TRACES;
 use crate::views::ConnectionView;
 
-/// Which connection of a connector is to be ended.
+/// The connection of a connector to disconnect.
 #[derive(Clone, Debug)]
 pub enum DisconnectTarget {
-    /// This one.
+    /// The connection with this id.
     Connection(Uuid),
-    /// The one of this instance.
+    /// The connection of this instance.
     Instance(String),
-    /// The only one there is.
+    /// The only connection of the connector.
     Only,
 }
 
-/// What came of a disconnect.
+/// The result of a disconnect or a removal.
 #[derive(Debug)]
 pub struct Disconnected {
-    /// The connection, disconnected.
+    /// The connection after the change.
     pub connection: Connection,
-    /// Whether Nango has confirmed that it holds nothing of it any more.
+    /// `true` if Nango has confirmed that it has no grant of the connection.
     pub confirmed: bool,
 }
 
-/// Ends connections and attempts, and deletes them at Nango.
+/// Disconnects and removes connections, cancels attempts, and deletes their grants at Nango.
 #[derive(Debug)]
 pub struct DisconnectFlow {
     core: Arc<Core>,
@@ -61,10 +61,11 @@ impl DisconnectFlow {
         }
     }
 
-    /// Ends a connection, here at once, at Nango as soon as it answers. May be repeated.
+    /// Disconnects a connection immediately, and deletes it at Nango. If Nango does not confirm the deletion, it is
+    /// retried in the background. Idempotent.
     ///
     /// # Errors
-    /// When there is no such connection, or several and none is named.
+    /// If there is no such connection, or there are several and `target` names none.
     #[tracing::instrument(target = TRACES, skip_all)]
     pub async fn disconnect(
         &self,
@@ -97,11 +98,11 @@ impl DisconnectFlow {
         })
     }
 
-    /// Cancels the open attempt of a connection; with `attempt`, only that one. A connection that it still brings about
-    /// at Nango is deleted there. May be repeated.
+    /// Cancels the open attempt of a connection; with `attempt`, only if it is that one. A later grant of the attempt
+    /// is deleted at Nango. Idempotent.
     ///
     /// # Errors
-    /// When there is no such connection, and as the database.
+    /// If there is no such connection, and as the database.
     #[tracing::instrument(target = TRACES, name = "cancel_attempt", skip_all, fields(connection = %id))]
     pub async fn cancel(
         &self,
@@ -112,30 +113,30 @@ impl DisconnectFlow {
     ) -> Result<ConnectionView> {
         self.core.nango_gateway()?;
         let details = self.reader.view(user, id).await?;
-        let is_meant = |newest: &Attempt| {
+        let is_target = |newest: &Attempt| {
             attempt.is_none_or(|attempt| attempt == newest.id) && newest.outcome.is_none()
         };
-        let Some(newest) = details.attempt.as_ref().filter(|newest| is_meant(newest)) else {
+        let Some(newest) = details.attempt.as_ref().filter(|newest| is_target(newest)) else {
             return Ok(details);
         };
         let mut tx = self.core.begin().await?;
-        let of = db::lock_attempt(&mut tx, user, newest.id).await?;
-        let of = of.ok_or(Error::ConnectionNotFound)?;
+        let locked = db::lock_attempt(&mut tx, user, newest.id).await?;
+        let locked = locked.ok_or(Error::ConnectionNotFound)?;
         let now = self.core.clock.now();
-        if let Some(transition) = of.connection.attempt_canceled(&of.attempt, now) {
+        if let Some(transition) = locked.connection.attempt_canceled(&locked.attempt, now) {
             let transition = transition.by(actor);
             db::apply(&mut tx, &transition, Some(newest.id)).await?;
             tx.commit().await?;
-            self.core.counts.attempt_ended(&of.attempt, &transition);
+            self.core.counts.attempt_ended(&locked.attempt, &transition);
             self.delete_grants(id, Some(newest.id)).await?;
         }
         self.reader.view(user, id).await
     }
 
-    /// Removes a connection that is not connected from its user's list. Its history stays. May be repeated.
+    /// Removes a connection that is not connected from its user's list. Its history stays. Idempotent.
     ///
     /// # Errors
-    /// When there is no such connection, or it is connected.
+    /// If there is no such connection, or it is connected.
     #[tracing::instrument(target = TRACES, name = "remove_connection", skip_all, fields(connection = %id))]
     pub async fn remove(&self, user: &UserId, id: Uuid, actor: Actor) -> Result<Disconnected> {
         self.core.nango_gateway()?;
@@ -146,7 +147,7 @@ impl DisconnectFlow {
         if matches!(connection.state, State::Connected { .. }) {
             return Err(Error::StillConnected);
         }
-        // Endpoints that were notified of the connection are notified of its end.
+        // Webhook endpoints were notified when it was connected, so they are notified of its end.
         let ended = connection.disconnected(now);
         if let Some(ended) = ended.filter(|_| connection.connected_at.is_some()) {
             connection = db::apply(&mut tx, &ended.by(actor), None).await?;
@@ -164,15 +165,15 @@ impl DisconnectFlow {
         })
     }
 
-    /// Deletes at Nango what is to be deleted of a connection, and what its user may have granted unseen by an attempt.
-    /// Says whether nothing is left.
+    /// Runs the pending deletions of a connection. Before, polls Nango for grants of the attempt `ungranted`, which are
+    /// then deleted as well. Returns whether Nango has confirmed that no grant is left.
     async fn delete_grants(&self, id: Uuid, ungranted: Option<Uuid>) -> Result<bool> {
-        let seen = match ungranted {
+        let is_complete = match ungranted {
             Some(attempt) => self.polls.poll_uncached(attempt).await,
             None => true,
         };
         let deleted = Priority::Check.scope(self.deletions.delete_now(id)).await?;
-        Ok(deleted && seen)
+        Ok(deleted && is_complete)
     }
 
     async fn resolve_target(
@@ -181,7 +182,7 @@ impl DisconnectFlow {
         connector: &str,
         target: &DisconnectTarget,
     ) -> Result<Uuid> {
-        // A connector that has left the catalog can still be disconnected.
+        // A connector that is no longer in the catalog can still be disconnected.
         let reference = self.reader.connectors.by_reference(connector).await?;
         let unknown = || Error::ConnectorNotFound(connector.to_owned());
         let connector_id = reference.ok_or_else(unknown)?.id;
@@ -204,7 +205,10 @@ impl DisconnectFlow {
     }
 }
 
-/// The one that is meant when none is named: the only one that is not ended, or the only one.
+/// Returns the only connection that is not disconnected; if all are disconnected, the only one.
+///
+/// # Errors
+/// [`Error::AmbiguousConnection`] if there are several.
 fn sole_connection(all: &[Connection]) -> Result<Option<&Connection>> {
     let live: Vec<&Connection> = all
         .iter()

@@ -19,25 +19,27 @@ use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG, USER_TAG};
 use crate::nango::{ConnectionSummary, ListConnections, Priority};
 use crate::telemetry::TRACES;
 
-/// How many connections are erased in one transaction.
+/// The maximum number of connections that are erased in one transaction.
 const ERASURE_BATCH: usize = 100;
 
-/// How long deletions at Nango are started before the answer, and how many run at once.
+/// The time within which deletions at Nango are started before the response.
 const ERASURE_WAIT: Duration = Duration::from_secs(2);
+
+/// The maximum number of concurrent deletions at Nango.
 const PARALLEL_DELETIONS: usize = 8;
 
-/// What came of deleting a user's data.
+/// The result of an erasure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Erased {
-    /// How many connections were removed here.
+    /// The number of connections that were erased in the database.
     pub connections: usize,
-    /// How many connections at Nango wait to be deleted.
+    /// The number of connections at Nango whose deletion is pending.
     pub pending: usize,
-    /// Whether Nango has confirmed that it holds nothing of the user any more.
+    /// `true` if Nango has confirmed that it has no connections of the user.
     pub confirmed: bool,
 }
 
-/// Erases users' data, here and at Nango.
+/// Erases users' data in the database and at Nango.
 #[derive(Debug)]
 pub struct UserErasure {
     core: Arc<Core>,
@@ -49,11 +51,11 @@ impl UserErasure {
         Self { core, deletions }
     }
 
-    /// Removes all of a user's connections with their history, here at once, and at Nango in parallel, as far as its rate
-    /// limit allows and an answer may wait. The rest is deleted in the background. May be repeated.
+    /// Erases all of a user's connections and their history. Deletes them at Nango concurrently, while its rate limit
+    /// and the time for a response permit it. The remaining deletions run in the background. Idempotent.
     ///
     /// # Errors
-    /// As the database; what Nango does not confirm now is deleted there later.
+    /// As the database. Deletions that Nango does not confirm are retried.
     #[tracing::instrument(target = TRACES, name = "erase_user", skip_all)]
     pub async fn erase(&self, user: &UserId) -> Result<Erased> {
         Priority::Check.scope(self.erase_user(user)).await
@@ -77,7 +79,7 @@ impl UserErasure {
         match self.delete_unknown(user).await {
             Ok(found) => ids.extend(found),
             Err(error) => {
-                tracing::warn!(%error, "nango could not be searched for other connections of an erased user");
+                tracing::warn!(%error, "could not list other connections of an erased user at nango");
             }
         }
         let ids: Vec<Uuid> = ids.into_iter().collect();
@@ -97,7 +99,8 @@ impl UserErasure {
         let mut tx = self.core.begin_single().await?;
         let pending = db::count_pending_erasures(&mut tx, user).await?;
         tx.commit().await?;
-        // Queried again: a deletion may have been refused, now or in an earlier call, and tags may not name the user.
+        // Pending deletions are not enough: none is queued for a connection that a row uses. Neither is Nango's list:
+        // tags may not name the user.
         let confirmed = pending == 0
             && is_deleted.iter().all(|deleted| *deleted)
             && (self.list_nango_connections(user).await).is_ok_and(|stored| stored.is_empty());
@@ -108,8 +111,8 @@ impl UserErasure {
         })
     }
 
-    /// What Nango holds of the user though no row said so: granted a moment ago, or left behind. Answers which
-    /// connections it was granted for. A connection that a row uses is left alone, whatever Nango says of its user.
+    /// Queues the deletion of the user's connections at Nango without a row: new grants and orphans. Returns the ids of
+    /// the rows that they were granted for. A connection that a row uses is kept, regardless of its tags.
     async fn delete_unknown(&self, user: &UserId) -> Result<Vec<Uuid>> {
         let found = self.list_nango_connections(user).await?;
         let mut ids = Vec::with_capacity(found.len());
@@ -129,7 +132,10 @@ impl UserErasure {
         Ok(ids)
     }
 
-    /// What Nango holds with a user's and this installation's tags.
+    /// Returns the connections at Nango with the tags of a user and this installation.
+    ///
+    /// # Errors
+    /// As Nango, and if an entry cannot be read.
     async fn list_nango_connections(&self, user: &UserId) -> Result<Vec<ConnectionSummary>> {
         let tags = [
             (USER_TAG.to_owned(), user.as_str().to_owned()),
@@ -142,7 +148,7 @@ impl UserErasure {
             tags: tags.into(),
             ..ListConnections::default()
         };
-        // What cannot be read may be the user's as well: then nothing is confirmed.
+        // An unreadable entry may be the user's. Then the erasure is not confirmed.
         let page = self
             .core
             .nango_gateway()?

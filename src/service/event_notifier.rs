@@ -1,7 +1,7 @@
-//! Wakes those who wait for a user's events, on every replica.
+//! Wakes the subscribers of a user's events on this replica.
 //!
-//! A wake-up is only a hint: each subscriber then reads the events after the last one that it has seen. So no event is
-//! lost, and a slow subscriber costs no memory.
+//! A wake-up is only a hint. Each subscriber then reads the events after the last one that it has read. No event is
+//! therefore lost, and a slow subscriber needs no buffer.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,17 +16,17 @@ type Users = HashMap<String, watch::Sender<()>>;
 #[derive(Clone, Debug, Default)]
 pub struct EventNotifier(Arc<Mutex<Users>>);
 
-/// Wakes when a user's events have changed, or may have.
+/// A subscription to a user's events. It wakes when there are new events, or may be.
 #[derive(Debug)]
 pub struct Subscription {
     notifier: EventNotifier,
     user: String,
-    /// Always present until the drop.
+    /// `None` only during the drop.
     changes: Option<watch::Receiver<()>>,
 }
 
 impl EventNotifier {
-    /// Waits for this user's events from now on.
+    /// Subscribes to this user's events from now on.
     #[must_use]
     pub fn subscribe(&self, user: &UserId) -> Subscription {
         let mut users = self.users_mut();
@@ -45,7 +45,7 @@ impl EventNotifier {
         }
     }
 
-    /// Wakes all subscribers, when the changed users are unknown.
+    /// Wakes all subscribers, because the users with new events are unknown.
     pub fn wake_all(&self) {
         for sender in self.users_mut().values() {
             sender.send_replace(());
@@ -64,7 +64,7 @@ impl EventNotifier {
 }
 
 impl Subscription {
-    /// Returns at the next wake-up; at once if there was one since the last call.
+    /// Waits for the next wake-up. Returns immediately if there was one since the last call.
     pub async fn changed(&mut self) {
         if let Some(changes) = &mut self.changes {
             // The sender is dropped only with its last subscription.

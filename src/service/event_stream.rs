@@ -17,9 +17,9 @@ use crate::db::connection_health::{STATEMENT_TIMEOUT, with_timeout};
 use crate::domain::{Attempt, Event, EventKind, UserId};
 use crate::telemetry::TRACES;
 
-/// A user's events from some point on, as they happen.
+/// The position of one stream in a user's events.
 ///
-/// It holds no more than one batch, however slow its reader is.
+/// The events are read in batches, so a slow reader causes no buffering.
 #[derive(Debug)]
 pub struct Events {
     user: UserId,
@@ -28,12 +28,12 @@ pub struct Events {
     resumed: bool,
     subscription: Subscription,
     open: Vec<Attempt>,
-    /// How often Nango was polled for the open attempts.
+    /// The number of polls for the open attempts.
     polls: u32,
 }
 
 impl Events {
-    /// The id of the last event that was read; nil if there is none.
+    /// Returns the id of the last event that was read; nil if there is none.
     #[must_use]
     pub fn last(&self) -> Uuid {
         self.last
@@ -46,66 +46,67 @@ impl Events {
     }
 }
 
-/// Streams users' events, on every replica.
+/// Streams users' events. Each stream receives the events of all replicas.
 #[derive(Debug)]
 pub struct EventStreams {
     core: Arc<Core>,
     polls: Arc<AttemptPolls>,
-    feed: EventNotifier,
+    notifier: EventNotifier,
     after: BatchLoader<db::EventsAfter>,
 }
 
 impl EventStreams {
-    pub(crate) fn new(core: Arc<Core>, polls: Arc<AttemptPolls>, feed: EventNotifier) -> Self {
+    pub(crate) fn new(core: Arc<Core>, polls: Arc<AttemptPolls>, notifier: EventNotifier) -> Self {
         let after = BatchLoader::new(&core.database);
         Self {
             core,
             polls,
-            feed,
+            notifier,
             after,
         }
     }
 
-    /// Follows a user's events: after the event `last`, or from now on. The nil id stands before the first event.
+    /// Starts a stream of a user's events after the event `last`, or from now on. The nil id is before the first event.
     ///
-    /// If the user has no such event, it was pruned, the user was erased, or a backup was restored: the events then
-    /// start at the present, and the client has to reload its data.
+    /// If the user has no such event, it was pruned, the user was erased, or a backup was restored. The stream then
+    /// starts at the present, and the client must reload its data.
     ///
     /// # Errors
     /// As the database.
     #[tracing::instrument(target = TRACES, name = "follow_events", skip_all)]
     pub async fn follow(&self, user: &UserId, last: Option<Uuid>) -> Result<Events> {
-        // Subscribed before the first look, so that nothing happens between.
-        let subscription = self.feed.subscribe(user);
+        // Subscribed before the first query, so that no event is missed in between.
+        let subscription = self.notifier.subscribe(user);
         let mut tx = self.core.begin().await?;
         let newest = db::last_event(&mut tx, user, last).await?;
         let open = db::open_attempts_of(&mut tx, user, MAX_POLLED_ATTEMPTS).await?;
         tx.commit().await?;
-        // Before the first event, nothing has been read.
-        let poll = match last {
+        let resumed_at = match last {
+            // The nil id resumes before the first event.
             Some(last) if last.is_nil() => Some((last, 0)),
             last => last.zip(newest.asked),
         };
         let present = newest.id.zip(newest.position);
-        let (last, position) = poll.or(present).unwrap_or_default();
+        let (last, position) = resumed_at.or(present).unwrap_or_default();
         Ok(Events {
             user: user.clone(),
             last,
             position,
-            resumed: poll.is_some(),
+            resumed: resumed_at.is_some(),
             subscription,
             open,
             polls: 0,
         })
     }
 
-    /// The next events: waits until there is one at least. Meanwhile Nango is polled for the user's open attempts.
+    /// Waits until there is at least one new event, and returns the new events. Meanwhile, polls Nango for the user's
+    /// open attempts.
     ///
     /// # Errors
     /// As the database.
     pub async fn next(&self, events: &mut Events) -> Result<Vec<Event>> {
         loop {
-            // Apart from what waits, which would otherwise have room for it all the time.
+            // Boxed, because a waiting stream would otherwise reserve memory for this future all the time.
             let new_events = Box::pin(self.read_new_events(events)).await?;
             if !new_events.is_empty() {
                 return Ok(new_events);
@@ -115,7 +116,7 @@ impl EventStreams {
                     () = events.subscription.changed() => break,
                     () = self.polls.pause(&events.open, events.polls) => {
                         events.polls += 1;
-                        // To its end, whatever is hinted meanwhile: it may be what is hinted at.
+                        // A wake-up does not cancel the poll, because the poll itself may have caused it.
                         if Box::pin(self.polls.poll_all(&events.open)).await {
                             break;
                         }
@@ -125,7 +126,8 @@ impl EventStreams {
         }
     }
 
-    /// What has happened since the last event that was read.
+    /// Reads the events after the last one that was read. After a new attempt or while one is open, reads the open
+    /// attempts again.
     async fn read_new_events(&self, events: &mut Events) -> Result<Vec<Event>> {
         let after = db::EventsAfter(events.user.clone(), events.position);
         let new_events = self.after.load(after).await?.events();
@@ -136,7 +138,10 @@ impl EventStreams {
                 match with_timeout(STATEMENT_TIMEOUT, self.open_attempts_of(&events.user)).await {
                     Ok(open) => (events.open, events.polls) = (open, 0),
                     Err(error) => {
-                        tracing::warn!(%error, "an event stream goes on looking for the attempts that were open");
+                        tracing::warn!(
+                            %error,
+                            "could not read the open attempts, an event stream polls the previous ones"
+                        );
                     }
                 }
             }
@@ -152,56 +157,57 @@ impl EventStreams {
         Ok(open)
     }
 
-    /// Passes on what the database announces, for as long as it can; without announcements, asks for changes.
+    /// Wakes subscribers on the database's notifications, until an error. Behind a transaction pooler, which does not
+    /// pass notifications on, polls the database instead.
     ///
     /// # Errors
-    /// When the database cannot be listened to or asked: the caller begins again.
+    /// If listening or a query fails. The caller restarts this function.
     pub async fn follow_changes(&self) -> Result<()> {
-        /// How often changes are asked for where the pooler passes no announcements on.
-        const POLL: Duration = Duration::from_millis(500);
+        /// The interval of polls behind a transaction pooler.
+        const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
         if let Some(mut listener) = self.core.database.listen(db::EVENT_CHANNEL).await? {
-            // What happened before it listened was not heard.
-            self.feed.wake_all();
+            // Events may have been written before the listener started.
+            self.notifier.wake_all();
             loop {
                 match listener.next().await? {
-                    Some(notification) => self.feed.wake(notification.payload()),
-                    None => self.feed.wake_all(),
+                    Some(notification) => self.notifier.wake(notification.payload()),
+                    None => self.notifier.wake_all(),
                 }
             }
         }
-        // Where each user's events were seen to end.
-        let mut seen: HashMap<String, i64> = HashMap::new();
-        let mut polls = interval(POLL);
+        // The position of each user's last event, as of the last poll.
+        let mut last_positions: HashMap<String, i64> = HashMap::new();
+        let mut polls = interval(POLL_INTERVAL);
         loop {
             polls.tick().await;
-            let users = self.feed.users();
-            let known: Vec<(String, i64)> = users
+            let users = self.notifier.users();
+            let positions: Vec<(String, i64)> = users
                 .into_iter()
                 .map(|user| {
-                    let position = seen.get(&user).copied();
+                    let position = last_positions.get(&user).copied();
                     if position.is_none() {
-                        // What happened before it was asked about is not known.
-                        self.feed.wake(&user);
+                        // Events may have been written before the user's first poll.
+                        self.notifier.wake(&user);
                     }
                     (user, position.unwrap_or_default())
                 })
                 .collect();
-            let new_events = if known.is_empty() {
+            let new_events = if positions.is_empty() {
                 Vec::new()
             } else {
-                with_timeout(STATEMENT_TIMEOUT, self.last_events(&known)).await?
+                with_timeout(STATEMENT_TIMEOUT, self.last_events(&positions)).await?
             };
             for (user, _) in &new_events {
-                self.feed.wake(user);
+                self.notifier.wake(user);
             }
-            seen = known.into_iter().chain(new_events).collect();
+            last_positions = positions.into_iter().chain(new_events).collect();
         }
     }
 
-    async fn last_events(&self, known: &[(String, i64)]) -> sqlx::Result<Vec<(String, i64)>> {
+    async fn last_events(&self, positions: &[(String, i64)]) -> sqlx::Result<Vec<(String, i64)>> {
         let mut tx = self.core.database.begin_single().await?;
-        let last = db::last_events(&mut tx, known).await?;
+        let last = db::last_events(&mut tx, positions).await?;
         tx.commit().await?;
         Ok(last)
     }

@@ -1,4 +1,4 @@
-//! Attempts that expire: those past their time that Nango has no grant of.
+//! Expiry of open attempts that are past their time and have no grant at Nango.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,24 +17,28 @@ use crate::nango::attempt_poller::ATTEMPT_TAG;
 use crate::nango::{ConnectionSummary, ListConnections, Priority};
 use crate::telemetry::TRACES;
 
-/// The job's name, and its lease in seconds. Two replicas that run it at once do no harm: they query Nango twice.
+/// The name of the job.
 const EXPIRY_JOB: &str = "expiry";
+
+/// The lease of a run, in seconds. After it, two replicas may run the job concurrently. They then query Nango twice.
 const LEASE_SECONDS: f64 = 60.0;
 
-/// How many attempts that are due are read at once.
-const DUE: usize = 500;
+/// The maximum number of due attempts in a batch.
+const MAX_BATCH: usize = 500;
 
-/// Up to how many attempts are looked up one by one: more share the pages of Nango's newest connections.
-const FEW: usize = 3;
+/// Up to this number of connects are looked up one by one. More connects share a list of Nango's newest connections.
+const MAX_SINGLE_LOOKUPS: usize = 3;
 
-/// How many connections a page has, and how many pages are read at the most.
+/// The number of connections on a page of Nango's list.
 const PAGE_SIZE: u32 = 1000;
+
+/// The maximum number of pages that are read.
 const MAX_PAGES: u32 = 10;
 
-/// How far Nango's clock may be behind ours.
+/// How far Nango's clock may be behind the database's.
 const CLOCK_MARGIN: TimeDelta = TimeDelta::minutes(5);
 
-/// Ends attempts that are past their time.
+/// Expires attempts that are past their time.
 #[derive(Debug)]
 pub struct AttemptExpiry {
     core: Arc<Core>,
@@ -46,11 +50,11 @@ impl AttemptExpiry {
         Self { core, reconciler }
     }
 
-    /// Expires a batch of the attempts that are past their time, unless another replica is at it: each is looked up once
-    /// more. Returns how many expired. A full batch means that more may be due.
+    /// Expires a batch of attempts that are past their time, unless another replica runs the job. Looks each of them up
+    /// at Nango before. Returns the number of expired attempts. After a full batch, more attempts may be due.
     ///
     /// # Errors
-    /// As the database; what Nango does not answer is left for the next run.
+    /// As the database. If a look-up at Nango fails, its attempts stay open until the next run.
     #[tracing::instrument(target = TRACES, name = "expire_attempts", skip_all)]
     pub async fn run(&self) -> Result<usize> {
         if self.due_attempts().await?.0.is_empty() {
@@ -69,40 +73,41 @@ impl AttemptExpiry {
         expired
     }
 
-    /// Whether a run that expired so many is to be followed by another at once.
+    /// Returns whether a run that expired this many attempts should be followed by another immediately.
     #[must_use]
     pub fn is_full(expired: usize) -> bool {
-        expired >= DUE / 2
+        expired >= MAX_BATCH / 2
     }
 
     async fn expire_due(&self) -> Result<usize> {
         let open = self.settle_ended().await?;
-        let (created, renewed): (Vec<_>, Vec<_>) =
+        let (connects, reconnects): (Vec<_>, Vec<_>) =
             (open.into_iter()).partition(|due| due.kind == AttemptKind::Connect);
         let mut expired = 0;
-        let listed = if created.len() > FEW && self.core.has_room(Priority::Deletion) {
-            self.list_granted(&created).await
-        } else {
-            Ok(None)
-        };
+        let listed =
+            if connects.len() > MAX_SINGLE_LOOKUPS && self.core.has_room(Priority::Deletion) {
+                self.list_granted(&connects).await
+            } else {
+                Ok(None)
+            };
         match listed {
             Ok(Some(mut granted)) => {
-                for due in &created {
+                for due in &connects {
                     let found = granted.remove(&due.attempt_id).unwrap_or_default();
                     expired += usize::from(self.expire_unless_granted(due, found).await?);
                 }
             }
-            Ok(None) => expired += self.expire_one_by_one(&created).await?,
+            Ok(None) => expired += self.expire_one_by_one(&connects).await?,
             Err(error) => {
-                tracing::warn!(%error, attempts = created.len(), "attempts stay open: nango could not be queried");
+                tracing::warn!(%error, attempts = connects.len(), "attempts stay open: nango could not be queried");
             }
         }
-        expired += self.expire_one_by_one(&renewed).await?;
+        expired += self.expire_one_by_one(&reconnects).await?;
         self.settle_ended().await?;
         Ok(expired)
     }
 
-    /// Looks each of these attempts up alone, while Nango's rate limit has room for it.
+    /// Looks up each of these attempts alone, while Nango's rate limit has room. Returns how many expired.
     async fn expire_one_by_one(&self, attempts: &[DueAttempt]) -> Result<usize> {
         let mut expired = 0;
         for due in attempts {
@@ -115,14 +120,17 @@ impl AttemptExpiry {
                     expired += usize::from(self.expire_unless_granted(due, found).await?);
                 }
                 Err(error) => {
-                    tracing::warn!(attempt = %due.attempt_id, %error, "an attempt stays open: nango could not be queried");
+                    tracing::warn!(
+                        attempt = %due.attempt_id, %error,
+                        "an attempt stays open: nango could not be queried"
+                    );
                 }
             }
         }
         Ok(expired)
     }
 
-    /// Applies what Nango has of an attempt, and ends the attempt if it is still open. Says whether it expired.
+    /// Applies an attempt's grants at Nango, and expires the attempt if it is still open. Returns whether it expired.
     async fn expire_unless_granted(
         &self,
         due: &DueAttempt,
@@ -137,7 +145,7 @@ impl AttemptExpiry {
         };
         match ended.await {
             Err(error) if error.is_unreadable_row() => {
-                tracing::error!(attempt = %id, %error, "an attempt that cannot be read does not expire");
+                tracing::error!(attempt = %id, %error, "an attempt cannot be read and does not expire");
                 let mut tx = self.core.begin_single().await?;
                 db::postpone_unreadable(&mut tx, &[id], self.core.clock.now()).await?;
                 tx.commit().await?;
@@ -152,8 +160,8 @@ impl AttemptExpiry {
         }
     }
 
-    /// Lists what Nango has of these attempts: a grant of a connect is a connection newer than its attempt. `None` if too
-    /// many connections are newer.
+    /// Returns the connections at Nango of each of these connects. They are newer than their attempts, so only the
+    /// newest pages are read. `None` if too many connections are newer.
     async fn list_granted(
         &self,
         attempts: &[DueAttempt],
@@ -178,7 +186,7 @@ impl AttemptExpiry {
                 return Err(nango::Error::repeated_page(page).into());
             }
             last = newest;
-            // A page may be shorter than asked for: only an empty one is the end.
+            // A page may be shorter than the limit. Only an empty page is the end.
             let is_end =
                 found.is_empty() || found.connections.iter().any(|it| it.created_at < since);
             for summary in found.connections {
@@ -194,12 +202,13 @@ impl AttemptExpiry {
         Ok(None)
     }
 
-    /// Lets go of the attempts that are due and have ended, or whose user is gone. Returns those that are open.
+    /// Removes due attempts that have ended, or whose user was erased, from the queue. Postpones those that may still
+    /// be granted. Returns the open attempts.
     async fn settle_ended(&self) -> Result<Vec<DueAttempt>> {
         loop {
             let (due, open) = self.due_attempts().await?;
             let is_open = |id: &Uuid| open.iter().any(|one| one.attempt_id == *id);
-            let is_full = due.len() == DUE;
+            let is_full = due.len() == MAX_BATCH;
             let ended: Vec<Uuid> = due.into_iter().filter(|id| !is_open(id)).collect();
             if !ended.is_empty() {
                 let mut tx = self.core.begin_single().await?;
@@ -214,7 +223,7 @@ impl AttemptExpiry {
 
     async fn due_attempts(&self) -> Result<(Vec<Uuid>, Vec<DueAttempt>)> {
         let mut tx = self.core.begin().await?;
-        let due = db::due_attempts(&mut tx, self.core.clock.now(), DUE).await?;
+        let due = db::due_attempts(&mut tx, self.core.clock.now(), MAX_BATCH).await?;
         tx.commit().await?;
         Ok(due)
     }

@@ -17,37 +17,39 @@ use crate::db::connection_health::{STATEMENT_TIMEOUT, with_timeout};
 use crate::domain::{Reason, Status, UserId};
 use crate::views::{AccountRef, ConnectionView};
 
-/// The most bytes of rows that a list may have to be read in one statement with the lists of other users.
-const LARGE: usize = 64 * 1024;
+/// The maximum size, in bytes of rows, of a list that is read in one statement with the lists of other users.
+const MAX_BATCHED_BYTES: usize = 64 * 1024;
 
-/// The most large lists that are read at once. Each takes a connection of the pool.
-const LARGE_AT_ONCE: usize = 2;
+/// The maximum number of large lists that are read concurrently. Each takes a connection of the pool.
+const MAX_CONCURRENT_LARGE_LISTS: usize = 2;
 
-/// How long, and for how many users, the service remembers that a list is large.
-const LARGE_FOR: Duration = Duration::from_mins(10);
-const LARGE_USERS: u64 = 10_000;
+/// How long a user is remembered to have a large list.
+const LARGE_USER_TTL: Duration = Duration::from_mins(10);
 
-/// Which connections a list shows.
+/// The maximum number of users who are remembered to have a large list.
+const MAX_LARGE_USERS: u64 = 10_000;
+
+/// The filter and page of a list.
 #[derive(Clone, Debug)]
 pub struct Query {
-    /// Only those of this connector, by id or slug.
+    /// The id or slug of the connector; `None` for all connectors.
     pub connector: Option<String>,
-    /// Only those with this status.
+    /// The status; `None` for every status.
     pub status: Option<Status>,
-    /// How many at the most; `None` for all.
+    /// The maximum number of connections; `None` for all.
     pub limit: Option<i64>,
-    /// Only those after this one on the list: the page's cursor.
+    /// The cursor: the last connection of the previous page. `None` for the first page.
     pub after: Option<Uuid>,
 }
 
 /// One page of a user's connections, newest first.
 #[derive(Debug, Default)]
 pub struct Page {
-    /// The page.
+    /// The connections of the page.
     pub connections: Vec<ConnectionView>,
-    /// How many there are on all pages.
+    /// The number of connections on all pages.
     pub total: i64,
-    /// The cursor of the next page, if there is one.
+    /// The cursor of the next page; `None` on the last page.
     pub next: Option<Uuid>,
 }
 
@@ -60,21 +62,21 @@ pub(crate) struct ConnectionLists {
     reader: Arc<ConnectionReader>,
     newest: BatchLoader<db::NewestConnections>,
     /// The users whose lists are large.
-    large: Cache<UserId, ()>,
-    /// The turns of large lists.
-    turns: Semaphore,
+    large_users: Cache<UserId, ()>,
+    /// The permits to read a large list.
+    permits: Semaphore,
 }
 
 impl ConnectionLists {
     pub(crate) fn new(core: Arc<Core>, reader: Arc<ConnectionReader>) -> Self {
-        let large = Cache::builder()
-            .max_capacity(LARGE_USERS)
-            .time_to_live(LARGE_FOR)
+        let large_users = Cache::builder()
+            .max_capacity(MAX_LARGE_USERS)
+            .time_to_live(LARGE_USER_TTL)
             .build();
         Self {
             newest: BatchLoader::new(&core.database),
-            large,
-            turns: Semaphore::new(LARGE_AT_ONCE),
+            large_users,
+            permits: Semaphore::new(MAX_CONCURRENT_LARGE_LISTS),
             reader,
             core,
         }
@@ -124,24 +126,24 @@ impl ConnectionLists {
 
     /// Returns all rows of a user, in any order.
     async fn rows(&self, user: &UserId) -> Result<Arc<Vec<db::ConnectionWithAttemptRow>>> {
-        if !self.large.contains_key(user) {
+        if !self.large_users.contains_key(user) {
             let rows = self
                 .newest
                 .load(db::NewestConnections(user.clone()))
                 .await?;
             let bytes: usize = rows.iter().map(db::ConnectionWithAttemptRow::size).sum();
-            if bytes > LARGE {
-                self.large.insert(user.clone(), ()).await;
+            if bytes > MAX_BATCHED_BYTES {
+                self.large_users.insert(user.clone(), ()).await;
             }
             if rows.len() < db::NewestConnections::LIMIT {
                 return Ok(rows);
             }
         }
-        let turn = async {
-            let turn = self.turns.acquire().await;
-            turn.map_err(|_closed| sqlx::Error::PoolClosed)
+        let permit = async {
+            let permit = self.permits.acquire().await;
+            permit.map_err(|_closed| sqlx::Error::PoolClosed)
         };
-        let _turn = with_timeout(STATEMENT_TIMEOUT, turn).await?;
+        let _permit = with_timeout(STATEMENT_TIMEOUT, permit).await?;
         let mut tx = self.core.begin_single().await?;
         let rows = db::list(&mut tx, user, None).await?;
         tx.commit().await?;

@@ -1,4 +1,4 @@
-//! Logos of connectors: a brand's icon, else Nango's logo, which is fetched once and cached, else initials.
+//! Logos of connectors: the brand's icon, otherwise Nango's logo, otherwise the connector's initials.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +11,13 @@ use super::current_catalog::CurrentCatalog;
 use crate::catalog::Connector;
 use crate::nango::Image;
 
-/// How long a logo of Nango's is cached, and its absence.
+/// The TTL of a cached logo of Nango.
 const LOGO_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// How long a logo that could not be fetched is not requested again.
 const MISSING_TTL: Duration = Duration::from_secs(600);
 
-/// How many of Nango's logos are cached: each has 128 KiB at the most.
+/// The maximum number of cached logos. Each has at most 128 KiB.
 const CAPACITY: u64 = 200;
 
 /// The logos of connectors.
@@ -24,9 +26,9 @@ pub struct Logos {
     core: Arc<Core>,
     catalog: Arc<CurrentCatalog>,
     public_url: Url,
-    /// Nango's logos by the integration's key.
+    /// Nango's logos by integration key.
     found: Cache<String, Image>,
-    /// The keys of integrations without a logo.
+    /// The keys of integrations whose logo could not be fetched.
     missing: Cache<String, ()>,
 }
 
@@ -45,7 +47,7 @@ impl Logos {
         }
     }
 
-    /// Returns the address of a connector's logo at this service.
+    /// Returns the URL of a connector's logo at this service.
     #[must_use]
     pub fn url(&self, connector: &Connector) -> Url {
         let mut url = self.public_url.clone();
@@ -56,8 +58,9 @@ impl Logos {
         url
     }
 
-    /// Returns the logo of a connector by id or slug, and whether it is final; `None` if there is no such connector. Any
-    /// browser may ask, so an unknown connector causes no call to Nango.
+    /// Returns the logo of a connector by id or slug, and `false` for initials that Nango's logo may replace later.
+    /// `None` if there is no such connector. Requests are not authenticated, so an unknown connector causes no call to
+    /// Nango.
     pub async fn get(&self, reference: &str) -> Option<(Image, bool)> {
         let catalog = self.catalog.current();
         let connector = catalog.get(reference)?;

@@ -1,7 +1,7 @@
-//! The use cases. The only place that orders the database and Nango.
+//! The use cases. They alone decide the order of database and Nango calls.
 //!
-//! No transaction is open while Nango is called: read, commit, call, and then
-//! change what is there by then, under the row's lock.
+//! No transaction is open while Nango is called: read, commit, call Nango, then
+//! apply the change to the current row under its lock.
 
 mod absence;
 mod account;
@@ -86,22 +86,22 @@ pub use self::statistics::Statistics;
 pub use self::sweep::{SweepReport, SweepSchedule, Sweeper};
 pub use self::tokens::{Token, TokenIssuer};
 
-/// The use cases, each with what it needs.
+/// All use cases, each with its dependencies.
 #[derive(Debug)]
 pub struct Services {
-    /// What all of them share.
+    /// The dependencies that all use cases share.
     pub core: Arc<Core>,
-    /// Look-ups of connections' accounts.
+    /// The worker that looks up connections' accounts.
     pub account_lookups: Arc<AccountLookups>,
-    /// The connectors.
+    /// The current catalog of connectors.
     pub catalog: Arc<CurrentCatalog>,
-    /// This machine's clock, compared with the database's.
+    /// The offset of this machine's clock from the database's.
     pub clock_offset: Arc<ClockOffset>,
     /// Connect and reconnect.
     pub connect: ConnectFlow,
-    /// Reads and small changes of connections.
+    /// Reads and updates of connections.
     pub connections: Connections,
-    /// Deletions at Nango.
+    /// The queue of deletions at Nango.
     pub deletions: Arc<DeletionQueue>,
     /// Disconnect, cancel and remove.
     pub disconnect: DisconnectFlow,
@@ -119,30 +119,30 @@ pub struct Services {
     pub retention: Retention,
     /// Metrics.
     pub statistics: Statistics,
-    /// The sweep.
+    /// The sweep: the comparison with Nango's list of connections.
     pub sweeper: Sweeper,
     /// Tokens and calls through the proxy.
     pub tokens: TokenIssuer,
 }
 
-/// How the service is set up.
+/// The settings of the use cases.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The public address of this service; it identifies the installation.
+    /// The public address of this service, part of the installation's identity.
     pub public_url: Url,
-    /// Which connectors users are offered.
+    /// The connectors that users are offered.
     pub catalog_mode: CatalogMode,
     /// The address of this service to which Nango sends webhooks.
     pub webhook_base_url: Url,
-    /// The TTL of the token cache; zero disables it.
+    /// The TTL of the token cache. Zero disables the cache.
     pub token_cache: Duration,
-    /// For how long events, attempts and uses of tokens are kept.
+    /// The retention of events, attempts and token accesses.
     pub history: TimeDelta,
-    /// What answers that hold a session's token are encrypted with.
+    /// The encryption of stored responses, which contain a session's link.
     pub encryption: Encryption,
 }
 
-/// Why a use case failed. All callers that waited for a shared call receive it.
+/// An error of a use case. It is cloned for every caller that waits for a shared call.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// `NANGO_ENABLED` is false.
@@ -162,38 +162,38 @@ pub enum Error {
         /// The integration that an operator has to add.
         integration_key: String,
     },
-    /// Nango holds the connection under another integration than the stored one.
+    /// Nango has the connection under another integration than the stored one.
     #[error(
-        "Nango holds this connection of {connector}, but not under the integration {integration_key:?} it was made with: reconnect it"
+        "Nango no longer has this connection of {connector} under the integration {integration_key:?}: reconnect it"
     )]
     IntegrationChanged {
         /// The connector's name.
         connector: String,
-        /// The integration that is stored.
+        /// The stored integration.
         integration_key: String,
     },
-    /// The user has no such connection, or it is another user's.
+    /// The user has no connection with this id. Another user may have it.
     #[error("there is no such connection")]
     ConnectionNotFound,
-    /// Several connections fit, and none was named.
+    /// The user has several connections of the connector, and the request names none.
     #[error("there are several connections of this connector: name one by connection_id")]
     AmbiguousConnection(Vec<Uuid>),
-    /// The connection to be removed is connected.
+    /// A connected connection cannot be removed.
     #[error("the account is connected: disconnect it before you remove it")]
     StillConnected,
-    /// The request makes no sense for the connection as it is.
+    /// The request is invalid for the connection's current state.
     #[error("{0}")]
     Invalid(String),
-    /// The connection that is asked about has no credentials.
+    /// The connection has no credentials.
     #[error("{detail}")]
     NotConnected {
-        /// The slug of the connector that would have to be connected.
+        /// The slug of the connector that the user must connect.
         connector: String,
-        /// Why there are none.
+        /// The reason.
         detail: String,
     },
-    /// The credentials no longer work: the user has to authorize again.
-    #[error("{connector} has to be authorized again by its user")]
+    /// The credentials no longer work. The user must reauthorize the connection.
+    #[error("the user must reauthorize {connector}")]
     NeedsReauthorization {
         /// The connection to reconnect.
         connection_id: Uuid,
@@ -213,16 +213,18 @@ pub enum Error {
         /// The required scopes that were not granted.
         missing: Vec<String>,
     },
-    /// The connection came back from a reconnect as another account.
-    #[error("the connection was authorized as another account; its user has to decide which it is")]
+    /// A reconnect authorized another account.
+    #[error(
+        "the connection was authorized as another account: the user must choose one of the two"
+    )]
     AccountMismatch,
     /// The provider does not refresh credentials at the moment.
     #[error("the provider does not refresh the credentials at the moment")]
     ProviderUnavailable,
-    /// Nango has none of the connections that were connected last.
+    /// Nango has none of the most recently connected connections.
     #[error(
-        "Nango has none of the connections that were connected last: NANGO_SECRET_KEY opens another environment, or Nango \
-         does not answer as it should"
+        "Nango has none of the most recently connected connections: NANGO_SECRET_KEY belongs to another environment, \
+         or Nango responds incorrectly"
     )]
     UnknownEnvironment,
     /// Nango has not confirmed a deletion.
@@ -237,16 +239,16 @@ pub enum Error {
     /// A stored value cannot be decrypted.
     #[error(transparent)]
     Encryption(#[from] encryption::Error),
-    /// Nango did not do its part.
+    /// A call to Nango failed.
     #[error(transparent)]
     Nango(#[from] nango::Error),
-    /// The database did not do its part.
+    /// A database query failed.
     #[error(transparent)]
     Database(#[from] Arc<sqlx::Error>),
 }
 
 impl Error {
-    /// Whether the cause is a row that cannot be read: the others can.
+    /// Returns whether the cause is a single row that cannot be decoded. Other rows are not affected.
     pub(crate) fn is_unreadable_row(&self) -> bool {
         use sqlx::Error::{ColumnDecode, Decode};
         matches!(self, Self::Database(error) if matches!(**error, Decode(_) | ColumnDecode { .. }))
@@ -262,11 +264,11 @@ impl From<sqlx::Error> for Error {
 type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Services {
-    /// Puts the parts together. Without a `nango`, everything that needs it is refused.
-    /// The catalog is written to the database, where connections refer to it.
+    /// Builds the use cases. Without a `nango`, operations that need it fail with [`Error::NangoDisabled`].
+    /// Writes the catalog to the database, because connections refer to its rows.
     ///
     /// # Errors
-    /// As the database, whose schema has to be up to date.
+    /// As the database. Its schema must be up to date.
     pub async fn new(
         database: Database,
         catalog: Arc<Catalog>,
@@ -284,7 +286,7 @@ impl Services {
         Ok(Self::compose(core, connectors, catalog, settings))
     }
 
-    /// Gives each use case what it needs.
+    /// Passes each use case its dependencies.
     fn compose(
         core: Arc<Core>,
         connectors: Arc<ConnectorCache>,
@@ -302,7 +304,7 @@ impl Services {
         let account_lookups = Arc::new(AccountLookups::new(core.clone(), accounts));
         let deletions = Arc::new(DeletionQueue::new(core.clone()));
         let clock_offset = Arc::new(ClockOffset::new(core.clone()));
-        let feed = EventNotifier::default();
+        let notifier = EventNotifier::default();
         Self {
             connect: ConnectFlow {
                 core: core.clone(),
@@ -319,7 +321,7 @@ impl Services {
                 polls: polls.clone(),
                 reconciler: reconciler.clone(),
                 checks: checks.clone(),
-                feed: feed.clone(),
+                feed: notifier.clone(),
             },
             tokens: TokenIssuer::new(
                 core.clone(),
@@ -331,7 +333,7 @@ impl Services {
             logos: Logos::new(core.clone(), catalog.clone(), settings.public_url),
             disconnect: DisconnectFlow::new(core.clone(), reader, polls.clone(), deletions.clone()),
             erasure: UserErasure::new(core.clone(), deletions.clone()),
-            events: EventStreams::new(core.clone(), polls, feed),
+            events: EventStreams::new(core.clone(), polls, notifier),
             expiry: AttemptExpiry::new(core.clone(), reconciler.clone()),
             nango_webhooks: NangoWebhooks::new(core.clone(), reconciler.clone(), checks.clone()),
             retention: Retention::new(core.clone(), settings.history),

@@ -1,5 +1,5 @@
-//! Orphans: connections of this installation at Nango that belong to no row, as after a backup was restored. An operator
-//! restores or deletes them.
+//! Orphans: connections of this installation at Nango without a row, for example after a restore of the database. An
+//! operator restores or deletes them.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,21 +19,21 @@ use crate::nango::attempt_poller::{
 use crate::nango::{ConnectionSummary, ListConnections};
 use crate::telemetry::TRACES;
 
-/// How many connections a page of Nango's list has.
+/// The number of connections on a page of Nango's list.
 const PAGE_SIZE: u32 = 1000;
 
-/// A connection at Nango with this installation's tags that belongs to no row.
+/// A connection at Nango with this installation's tags and without a row.
 #[derive(Clone, Debug)]
 pub struct Orphan {
     /// The connection at Nango.
     pub nango: NangoConnectionRef,
-    /// Its user; `None` if its tags name none.
+    /// The user in its tags; `None` without a valid tag.
     pub user: Option<UserId>,
-    /// The connection that it was made for; `None` if its tags name none.
+    /// The id of its row in its tags; `None` without a valid tag.
     pub connection: Option<Uuid>,
-    /// The slug of its connector; `None` if its tags name none.
+    /// The slug of the connector in its tags; `None` without a tag.
     pub connector: Option<String>,
-    /// The instance of the connection; empty for the first.
+    /// The instance in its tags; empty for the connector's first instance.
     pub instance_id: String,
 }
 
@@ -49,7 +49,7 @@ impl Orphan {
         }
     }
 
-    /// How long ago Nango made it, in words.
+    /// Returns its age in days, hours or minutes, as text.
     #[must_use]
     pub fn age(&self, now: DateTime<Utc>) -> String {
         let age = now - self.nango.created_at;
@@ -70,7 +70,7 @@ pub struct Orphans {
 }
 
 impl Orphans {
-    /// The orphans of this installation.
+    /// Returns the use case for this installation.
     #[must_use]
     pub fn new(core: Arc<Core>) -> Self {
         Self { core }
@@ -82,7 +82,7 @@ impl Orphans {
     /// As Nango and the database.
     #[tracing::instrument(target = TRACES, name = "list_orphans", skip_all)]
     pub async fn list(&self) -> Result<Vec<Orphan>> {
-        let mut seen = HashSet::new();
+        let mut ids = HashSet::new();
         let mut orphans = Vec::new();
         for page in 0.. {
             let filter = ListConnections {
@@ -101,10 +101,10 @@ impl Orphans {
                 .nango
                 .connection_page(&filter)
                 .await?;
-            let before = seen.len();
-            seen.extend(found.connections.iter().map(|it| it.connection_id.clone()));
-            // A page with nothing new is the last: beyond it, a page number may be ignored.
-            if seen.len() == before {
+            let before_page = ids.len();
+            ids.extend(found.connections.iter().map(|it| it.connection_id.clone()));
+            // A page without new connections is the last one. Nango may ignore a page number beyond the last page.
+            if ids.len() == before_page {
                 break;
             }
             self.add_orphans(&mut orphans, &found.connections).await?;
@@ -124,7 +124,7 @@ impl Orphans {
         let attempts: Vec<Uuid> = found.iter().filter_map(attempt).collect();
         let mut tx = self.core.begin().await?;
         let rows = db::find_by_nango_ids(&mut tx, &ids).await?;
-        let known = db::known_attempts(&mut tx, &attempts).await?;
+        let known_attempts = db::known_attempts(&mut tx, &attempts).await?;
         let queued = db::find_queued_deletions(&mut tx, &ids).await?;
         tx.commit().await?;
         let used: HashSet<&str> = rows
@@ -133,24 +133,23 @@ impl Orphans {
             .collect();
         let is_orphan = |summary: &&ConnectionSummary| {
             let id = summary.connection_id.as_str();
-            // A known attempt's grant is the sweep's to apply.
-            let is_known = attempt(summary).is_some_and(|attempt| known.contains_key(&attempt));
+            // The sweep applies grants of known attempts.
+            let is_known = attempt(summary).is_some_and(|it| known_attempts.contains_key(&it));
             !used.contains(id) && !queued.contains(id) && !is_known
         };
         orphans.extend(found.iter().filter(is_orphan).map(Orphan::new));
         Ok(())
     }
 
-    /// Restores an orphan's connection: it is connected again, under the id that it had.
+    /// Restores an orphan's connection with its former id. It is connected again.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if its tags do not name all that a row needs, or if the user has another connection in its
-    /// place; as the database.
+    /// [`Error::Invalid`] if the tags lack data that a row needs, or if the user has connected again; as the database.
     #[tracing::instrument(target = TRACES, name = "restore_orphan", skip_all)]
     pub async fn restore(&self, orphan: &Orphan) -> Result<Connection> {
         let invalid = |detail: String| Err(Error::Invalid(detail));
         let (Some(user), Some(id)) = (&orphan.user, orphan.connection) else {
-            return invalid("its tags do not name its user and its connection".to_owned());
+            return invalid("its tags do not name its user and connection".to_owned());
         };
         let now = self.core.clock.now();
         let mut tx = self.core.begin().await?;
@@ -172,7 +171,7 @@ impl Orphans {
                 let slug = orphan.connector.as_deref();
                 let mut connectors = db::connectors_of(&mut tx, slug, key).await?;
                 let (Some(connector), true) = (connectors.pop(), connectors.is_empty()) else {
-                    return invalid(format!("not one connector has the integration {key:?}"));
+                    return invalid(format!("no single connector has the integration {key:?}"));
                 };
                 let instance = orphan.instance_id.clone();
                 let new = Connection {
@@ -191,10 +190,10 @@ impl Orphans {
         Ok(connection)
     }
 
-    /// Deletes an orphan at Nango.
+    /// Queues the deletion of an orphan at Nango. The deletion is retried until Nango confirms it.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if a connection uses it by now; as the database. The service retries until Nango confirms.
+    /// [`Error::Invalid`] if a connection uses it by now; as the database.
     #[tracing::instrument(target = TRACES, name = "delete_orphan", skip_all)]
     pub async fn delete(&self, orphan: &Orphan) -> Result<()> {
         let mut tx = self.core.begin().await?;

@@ -13,42 +13,51 @@ use crate::db::connector_cache::ConnectorCache;
 use crate::domain::{Connection, UserId};
 use crate::views::ConnectionView;
 
-/// Reads users' own connections, several in one statement.
+/// Reads users' own connections. Concurrent reads share statements.
 #[derive(Debug)]
 pub(crate) struct ConnectionReader {
     core: Arc<Core>,
     pub(crate) connectors: Arc<ConnectorCache>,
-    ones: BatchLoader<db::ConnectionById>,
-    instances: BatchLoader<db::ConnectionByInstance>,
+    by_id: BatchLoader<db::ConnectionById>,
+    by_instance: BatchLoader<db::ConnectionByInstance>,
 }
 
 impl ConnectionReader {
     pub(crate) fn new(core: Arc<Core>, connectors: Arc<ConnectorCache>) -> Self {
         Self {
-            ones: BatchLoader::new(&core.database),
-            instances: BatchLoader::new(&core.database),
+            by_id: BatchLoader::new(&core.database),
+            by_instance: BatchLoader::new(&core.database),
             connectors,
             core,
         }
     }
 
-    /// A user's own connection.
+    /// Returns a user's own connection.
+    ///
+    /// # Errors
+    /// [`Error::ConnectionNotFound`] if the user has no such connection; as the database.
     pub(crate) async fn find_own(&self, user: &UserId, id: Uuid) -> Result<Connection> {
         Ok(self.find_with_attempt(user, id).await?.0)
     }
 
-    /// The same with its newest attempt.
+    /// Returns a user's own connection with its newest attempt.
+    ///
+    /// # Errors
+    /// As [`ConnectionReader::find_own`].
     pub(crate) async fn find_with_attempt(
         &self,
         user: &UserId,
         id: Uuid,
     ) -> Result<db::ConnectionWithAttempt> {
-        let one = self.ones.load(db::ConnectionById(user.clone(), id)).await?;
-        self.with_connector(&*one.ok_or(Error::ConnectionNotFound)?)
+        let row = self
+            .by_id
+            .load(db::ConnectionById(user.clone(), id))
+            .await?;
+        self.with_connector(&*row.ok_or(Error::ConnectionNotFound)?)
             .await
     }
 
-    /// The same of a row among many: `None`, logged and counted, if it cannot be read.
+    /// Decodes one of many rows. Returns `None` if it cannot be decoded, after logging and counting it.
     pub(crate) async fn readable(
         &self,
         row: &db::ConnectionWithAttemptRow,
@@ -63,35 +72,35 @@ impl ConnectionReader {
         }
     }
 
-    /// What a row says, with what its connector is called.
+    /// Decodes a row, with its connector from the cache.
     pub(crate) async fn with_connector(
         &self,
         row: &db::ConnectionWithAttemptRow,
     ) -> Result<db::ConnectionWithAttempt> {
         let connector = self.connectors.get(row.connector()?).await?;
-        // Connectors are never deleted while a connection refers to them.
+        // A connector is never deleted while a connection refers to it.
         Ok(row.with_attempt(connector.ok_or(Error::ConnectionNotFound)?)?)
     }
 
-    /// A user's connection of a connector and instance, if it is there, with its newest attempt.
+    /// Returns a user's connection of a connector and instance with its newest attempt; `None` if there is none.
     pub(crate) async fn find_instance(
         &self,
         user: &UserId,
         connector: Uuid,
         instance_id: &str,
     ) -> Result<Option<db::ConnectionWithAttempt>> {
-        let asked = db::ConnectionByInstance {
+        let query = db::ConnectionByInstance {
             user: user.clone(),
             connector,
             name: instance_id.to_owned(),
         };
-        match self.instances.load(asked).await? {
+        match self.by_instance.load(query).await? {
             Some(row) => Ok(Some(self.with_connector(&row).await?)),
             None => Ok(None),
         }
     }
 
-    /// A user's connections of a connector, the newest first.
+    /// Returns a user's connections of a connector, newest first, without unreadable rows.
     pub(crate) async fn of_connector(
         &self,
         user: &UserId,
@@ -107,8 +116,12 @@ impl ConnectionReader {
         Ok(all)
     }
 
+    /// Returns a user's own connection as the API represents it.
     pub(crate) async fn view(&self, user: &UserId, id: Uuid) -> Result<ConnectionView> {
-        let row = self.ones.load(db::ConnectionById(user.clone(), id)).await?;
+        let row = self
+            .by_id
+            .load(db::ConnectionById(user.clone(), id))
+            .await?;
         let row = row.ok_or(Error::ConnectionNotFound)?;
         let (connection, attempt) = self.with_connector(&row).await?;
         Ok(ConnectionView {

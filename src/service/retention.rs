@@ -1,4 +1,4 @@
-//! What is forgotten because it is too old.
+//! Deletion of old data: pruning of the history, and of expired idempotency keys.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,20 +14,20 @@ use crate::db::Batch;
 use crate::db::Transaction;
 use crate::telemetry::TRACES;
 
-/// The name among the jobs.
+/// The name of the job.
 const JOB_NAME: &str = "pruning";
 
-/// The lease of a run, in seconds. Another replica repeats an aborted run after it; a run that takes longer overlaps
-/// with the next, which does no harm.
+/// The lease of a run, in seconds. After it, another replica repeats an aborted run. A longer run may overlap with the
+/// next one, which is harmless.
 const LEASE_SECONDS: f64 = 3600.0;
 
 /// The pause after each batch, so that other queries are not delayed.
 const BATCH_PAUSE: Duration = Duration::from_millis(50);
 
-/// How much a pass has removed.
+/// The numbers of rows that a run has deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pruned {
-    /// Uses of tokens.
+    /// Token accesses.
     pub uses: u64,
     /// Attempts.
     pub attempts: u64,
@@ -35,11 +35,11 @@ pub struct Pruned {
     pub events: u64,
 }
 
-/// Deletes what is older than it is kept.
+/// Deletes data that is older than its retention.
 #[derive(Debug)]
 pub struct Retention {
     core: Arc<Core>,
-    /// How long events, attempts and token accesses are kept.
+    /// The retention of events, attempts and token accesses.
     history: TimeDelta,
 }
 
@@ -48,11 +48,11 @@ impl Retention {
         Self { core, history }
     }
 
-    /// One pass over all that is older than the history is kept, some rows at a time, unless another replica is at
-    /// it or it was done less than `every` ago.
+    /// Deletes events, attempts and token accesses that are older than the retention, in batches. Returns `None` if
+    /// another replica runs the job, or if it was completed less than `every` ago.
     ///
     /// # Errors
-    /// As the database: then another pass does the rest.
+    /// As the database. A run after the lease deletes the remaining rows.
     #[tracing::instrument(target = TRACES, skip_all)]
     pub async fn prune(&self, every: Duration) -> Result<Option<Pruned>> {
         let mut tx = self.core.begin().await?;
@@ -78,7 +78,8 @@ impl Retention {
         Ok(Some(pruned))
     }
 
-    /// Walks through a table as far as it is old. Answers how many rows are gone.
+    /// Deletes the rows of a table that are older than `before`, in batches from `first` on. Returns the number of
+    /// deleted rows.
     async fn prune_in_batches<Id>(
         &self,
         prune_batch: impl AsyncFn(&mut Transaction, DateTime<Utc>, Id) -> sqlx::Result<Batch<Id>>,
@@ -98,7 +99,7 @@ impl Retention {
         Ok(deleted)
     }
 
-    /// One pass that deletes all old answers, some at a time. Says how many.
+    /// Deletes all expired idempotency keys with their responses, in batches. Returns the number of deleted keys.
     ///
     /// # Errors
     /// As the database.
@@ -108,12 +109,12 @@ impl Retention {
         let mut all = 0;
         loop {
             let mut tx = self.core.begin_single().await?;
-            let forgotten =
+            let deleted =
                 db::delete_expired_keys(&mut tx, TTL_SECONDS, self.core.clock.now(), BATCH.into())
                     .await?;
             tx.commit().await?;
-            all += forgotten;
-            if forgotten < BATCH.into() {
+            all += deleted;
+            if deleted < BATCH.into() {
                 return Ok(all);
             }
         }

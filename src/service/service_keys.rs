@@ -1,4 +1,4 @@
-//! Service keys: created, listed, rotated and revoked by `patchbay keys`, or set by `SERVICE_API_KEYS`.
+//! Service keys, managed by `patchbay keys` or set by `SERVICE_API_KEYS`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,53 +16,53 @@ use crate::clock::Clock;
 use crate::db::batch::BatchLoader;
 use crate::db::{Database, service_keys as rows};
 
-/// How long what is known of a key is cached. A stream looks as often, so that it ends within twice that time after its
-/// key was revoked or narrowed.
+/// The TTL of the key cache. A stream rechecks its key as often. It therefore ends within twice this time after the key
+/// was revoked or lost a scope.
 const CACHE_TTL: Duration = Duration::from_secs(1);
 
-/// How many keys' answers are remembered.
+/// The maximum number of cached keys, known or not.
 const CACHE_CAPACITY: u64 = 1_000;
 
-/// Why a key could not be managed.
+/// An error in the management of keys.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No key that is in use has this prefix or name.
-    #[error("no key in use has the prefix or name {0:?}")]
+    /// No active key has this prefix or name.
+    #[error("no active key has the prefix or name {0:?}")]
     NotFound(String),
-    /// The name cannot be one.
+    /// The name is invalid.
     #[error(transparent)]
     Name(#[from] InvalidName),
-    /// Several keys in use have this name.
-    #[error("several keys in use are named {0:?}: say which by its prefix")]
+    /// Several active keys have this name.
+    #[error("several active keys are named {0:?}: specify one by its prefix")]
     Ambiguous(String),
-    /// The database did not do its part.
+    /// A database query failed.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
-/// The keys, kept in the database and given by the environment.
+/// The service keys of the database and of the environment.
 #[derive(Debug)]
 pub struct ServiceKeys {
     database: Database,
     /// Batches lookups: requests with forged keys occupy at most one database connection.
-    in_use: BatchLoader<rows::ActiveKey>,
+    active_keys: BatchLoader<rows::ActiveKey>,
     environment_keys: Vec<EnvironmentKey>,
     clock: Clock,
     cache: Cache<[u8; 32], Option<Arc<Service>>>,
 }
 
 impl ServiceKeys {
-    /// The keys of this database, and those given besides.
+    /// Returns the keys of this database and those of the environment.
     #[must_use]
-    pub fn new(database: Database, given: Vec<EnvironmentKey>, clock: Clock) -> Self {
+    pub fn new(database: Database, environment_keys: Vec<EnvironmentKey>, clock: Clock) -> Self {
         let cache = Cache::builder()
             .max_capacity(CACHE_CAPACITY)
             .time_to_live(CACHE_TTL)
             .build();
         Self {
-            in_use: BatchLoader::new(&database),
+            active_keys: BatchLoader::new(&database),
             database,
-            environment_keys: given,
+            environment_keys,
             clock,
             cache,
         }
@@ -75,36 +75,34 @@ impl ServiceKeys {
     pub async fn authenticate(&self, key: &str) -> Result<Option<Arc<Service>>, Arc<sqlx::Error>> {
         let digest = digest_of(key);
         let same = |other: &[u8]| verify_slices_are_equal(&digest, other).is_ok();
-        if let Some(given) = self
-            .environment_keys
-            .iter()
-            .find(|given| same(&given.digest))
-        {
-            return Ok(Some(given.service.clone()));
+        let found = self.environment_keys.iter().find(|it| same(&it.digest));
+        if let Some(found) = found {
+            return Ok(Some(found.service.clone()));
         }
         let Some(prefix) = prefix_of(key) else {
             return Ok(None);
         };
         self.cache
             .try_get_with(digest, async {
-                let asked = rows::ActiveKey {
+                let query = rows::ActiveKey {
                     prefix: prefix.to_owned(),
                     now: self.clock.now(),
                 };
-                let kept = self.in_use.load(asked).await;
-                kept.map(|kept| {
-                    kept.filter(|kept| same(&kept.digest))
-                        .map(|kept| Arc::new(kept.service))
+                let stored = self.active_keys.load(query).await;
+                stored.map(|stored| {
+                    stored
+                        .filter(|it| same(&it.digest))
+                        .map(|it| Arc::new(it.service))
                 })
             })
             .await
             .map_err(|error| Arc::clone(&*error))
     }
 
-    /// Makes a key. It is not kept and cannot be shown again.
+    /// Creates a key and returns it. Only its digest is stored, so it cannot be shown again.
     ///
     /// # Errors
-    /// When the name cannot be one, and as the database.
+    /// [`Error::Name`] if the name is invalid, and as the database.
     pub async fn create(
         &self,
         name: &str,
@@ -118,7 +116,7 @@ impl ServiceKeys {
         Ok(key.text)
     }
 
-    /// All keys, the newest first.
+    /// Returns all keys, newest first.
     ///
     /// # Errors
     /// As the database.
@@ -129,10 +127,11 @@ impl ServiceKeys {
         Ok(keys)
     }
 
-    /// Makes a new key of the same name and scopes; the old one ends after `grace`.
+    /// Creates a key with the name and scopes of the key `which` (a prefix or name), and returns it. The old key
+    /// expires after `grace`.
     ///
     /// # Errors
-    /// When there is no such key in use, or several.
+    /// [`Error::NotFound`] or [`Error::Ambiguous`] if not exactly one active key matches; as the database.
     pub async fn rotate(&self, which: &str, grace: TimeDelta) -> Result<SecretString, Error> {
         let now = self.clock.now();
         let mut tx = self.database.begin().await?;
@@ -144,10 +143,10 @@ impl ServiceKeys {
         Ok(key.text)
     }
 
-    /// Ends a key at once.
+    /// Revokes the key `which` (a prefix or name). Replicas reject it when their caches expire, within a second.
     ///
     /// # Errors
-    /// When there is no such key in use, or several.
+    /// [`Error::NotFound`] or [`Error::Ambiguous`] if not exactly one active key matches; as the database.
     pub async fn revoke(&self, which: &str) -> Result<KeyInfo, Error> {
         let now = self.clock.now();
         let mut tx = self.database.begin().await?;
@@ -157,10 +156,11 @@ impl ServiceKeys {
         Ok(old)
     }
 
-    /// Replaces what a key allows; of a name, also that of the keys which it was rotated from. Returns the key as it was.
+    /// Replaces the scopes of a key. With a name, also replaces those of its rotated keys that have not expired.
+    /// Returns the key as it was before.
     ///
     /// # Errors
-    /// When there is no such key in use, or several.
+    /// [`Error::NotFound`] or [`Error::Ambiguous`] if not exactly one active key matches; as the database.
     pub async fn set_scopes(
         &self,
         which: &str,

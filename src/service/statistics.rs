@@ -1,4 +1,4 @@
-//! What an operator wants to see: what the use cases count, and what is waiting.
+//! Metrics: those that the use cases count, and the statistics that a scrape reads from the database.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,10 +23,10 @@ use crate::domain::{Attempt, AttemptKind, Brake, Outcome, Status};
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::Label;
 
-/// How long a scrape waits for the database.
+/// The timeout of a scrape's statistics queries.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What the use cases count.
+/// The metrics that the use cases count.
 #[derive(Debug)]
 pub(crate) struct ServiceMetrics {
     attempts_started: Family<Label, Counter>,
@@ -43,7 +43,7 @@ impl Default for ServiceMetrics {
         Self {
             attempts_started: Family::default(),
             attempts_ended: Family::default(),
-            // People authorize within seconds or not at all; Nango's sessions last half an hour.
+            // Most users authorize within seconds. Nango's sessions last half an hour.
             time_to_connect: Histogram::new([
                 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0,
             ]),
@@ -62,13 +62,13 @@ impl ServiceMetrics {
             .inc();
     }
 
-    /// Counts an attempt whose end a transition has written down, if it has.
+    /// Counts an attempt if the transition has ended it.
     pub(crate) fn attempt_ended(&self, attempt: &Attempt, transition: &Transition) {
         let Some((outcome, failure)) = &transition.outcome else {
             return;
         };
         if attempt.outcome == Some(*outcome) {
-            // A session that is granted again ends no second attempt.
+            // A repeated grant of the same session is not counted again.
             return;
         }
         let reason = failure.as_ref().map_or("", |why| why.reason.as_str());
@@ -82,8 +82,8 @@ impl ServiceMetrics {
     }
 
     /// Counts a returned token.
-    pub(crate) fn token_served(&self, asked_nango: bool) {
-        let source = if asked_nango { "nango" } else { "cache" };
+    pub(crate) fn token_served(&self, is_from_nango: bool) {
+        let source = if is_from_nango { "nango" } else { "cache" };
         self.tokens.get_or_create(&[("source", source)]).inc();
     }
 
@@ -135,14 +135,14 @@ impl ServiceMetrics {
         );
         registry.register(
             "sweep_findings",
-            "Differences that this replica's sweeps found and repaired",
+            "Findings of this replica's sweeps by kind",
             self.findings.clone(),
         );
     }
 }
 
-/// What the database says at the moment.
-struct CachedStats {
+/// Statistics from the database.
+struct DatabaseStats {
     by_status: Option<Vec<(String, i64)>>,
     deletions: QueueStats,
     attempts: QueueStats,
@@ -153,7 +153,7 @@ struct CachedStats {
     orphans: i64,
 }
 
-/// Measures what is waiting, for a scrape.
+/// Reads the metrics for a scrape.
 #[derive(Debug)]
 pub struct Statistics {
     core: Arc<Core>,
@@ -165,7 +165,7 @@ impl Statistics {
         Self { core, clock_offset }
     }
 
-    /// Makes what the use cases, the database's pool and the client of Nango count part of what a scrape reads.
+    /// Registers the metrics of the use cases, the database's pool and the Nango client.
     pub fn register(&self, registry: &mut Registry) {
         self.core.counts.register(registry);
         self.core.database.register_metrics(registry);
@@ -174,15 +174,15 @@ impl Statistics {
         }
     }
 
-    /// What is waiting, and how many connections there are, as they are now.
+    /// Returns the current metrics of the queues, the connections, the brakes and the database.
     ///
-    /// When the database does not answer in time, `database_up` is 0 and its figures are missing.
+    /// If the statistics queries fail or time out, `database_up` is 0 and the metrics from the database are missing.
     pub async fn metrics(&self) -> Registry {
         let mut registry = metrics::registry();
         let stats = match tokio::time::timeout(SCRAPE_TIMEOUT, self.database_stats()).await {
             Ok(Ok(stats)) => Some(stats),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "the database did not answer the statistics queries");
+                tracing::warn!(%error, "could not read the statistics from the database");
                 None
             }
             Err(_elapsed) => None,
@@ -197,20 +197,20 @@ impl Statistics {
         let waiting: Family<Label, Gauge> = Family::default();
         let oldest: Family<Label, Gauge<f64, std::sync::atomic::AtomicU64>> = Family::default();
         let now = self.core.clock.now();
-        let note = |queue: &'static str, figures: QueueStats| {
+        let set_queue = |queue: &'static str, stats: QueueStats| {
             let queue = [("queue", queue)];
-            waiting.get_or_create(&queue).set(figures.waiting);
+            waiting.get_or_create(&queue).set(stats.waiting);
             oldest
                 .get_or_create(&queue)
-                .set(age(figures.oldest, now).as_secs_f64());
+                .set(age(stats.oldest, now).as_secs_f64());
         };
         if let Some(stats) = stats {
             if let Ok(engaged) = self.core.brakes.engaged().await {
                 register_brakes(&mut registry, &engaged);
             }
-            note("upstream_deletions", stats.deletions);
-            note("open_attempts", stats.attempts);
-            note("event_deliveries", stats.deliveries);
+            set_queue("upstream_deletions", stats.deletions);
+            set_queue("open_attempts", stats.attempts);
+            set_queue("event_deliveries", stats.deliveries);
             register_stats(&mut registry, &stats);
         }
         registry.register(
@@ -250,10 +250,10 @@ impl Statistics {
         );
     }
 
-    async fn database_stats(&self) -> Result<CachedStats> {
+    async fn database_stats(&self) -> Result<DatabaseStats> {
         let mut tx = self.core.begin().await?;
         db::set_statement_timeout(&mut tx).await?;
-        let stats = CachedStats {
+        let stats = DatabaseStats {
             by_status: db::connections_by_status(&mut tx).await?,
             deletions: db::deletion_queue(&mut tx).await?,
             attempts: db::attempt_queue(&mut tx).await?,
@@ -278,14 +278,14 @@ fn register_brakes(registry: &mut Registry, engaged: &[EngagedBrake]) {
     }
     registry.register(
         "brake_engaged",
-        "1 while a brake stops what could harm many users by mistake",
+        "1 while a brake stops operations that could harm many users by mistake",
         brakes,
     );
 }
 
 fn register_connections(registry: &mut Registry, by_status: &[(String, i64)]) {
     let connections: Family<Label, Gauge> = Family::default();
-    // A status that no connection has is 0, not missing.
+    // A status without connections is 0, not absent.
     for status in [
         Status::Pending,
         Status::Connected,
@@ -300,12 +300,13 @@ fn register_connections(registry: &mut Registry, by_status: &[(String, i64)]) {
     }
     registry.register(
         "connections",
-        "Connections by status: counted up to 50,000, beyond that estimated by the planner's statistics, and missing without them",
+        "Connections by status: counted up to 50,000, above that estimated from the planner's statistics; absent \
+         without them",
         connections,
     );
 }
 
-fn register_stats(registry: &mut Registry, stats: &CachedStats) {
+fn register_stats(registry: &mut Registry, stats: &DatabaseStats) {
     if let Some(by_status) = &stats.by_status {
         register_connections(registry, by_status);
     }

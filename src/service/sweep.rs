@@ -1,8 +1,8 @@
-//! The sweep: all that Nango holds against all that the table says.
+//! The sweep: compares all connections at Nango with the connections in the database.
 //!
-//! Nango lists its connections by creation, newest first. A sweep reads the list in segments, and acts after each: on the rows of
-//! that segment's creation times. So its memory is bounded, a segment that was listed only in part changes nothing, and a sweep
-//! that was interrupted continues at its segment. What it cannot do it leaves to the next one.
+//! Nango lists its connections by creation time, newest first. A sweep reads the list in segments. After each segment,
+//! it reconciles the rows whose creation times lie in that segment. Its memory is therefore bounded, a partially listed
+//! segment changes nothing, and an interrupted sweep resumes at its segment. The next sweep retries failed connections.
 
 use std::collections::HashSet;
 use std::hash::RandomState;
@@ -29,34 +29,35 @@ use crate::nango;
 use crate::nango::{ConnectionSummary, Priority};
 use crate::telemetry::TRACES;
 
-/// The sweep's name among the jobs.
+/// The name of the sweep's job.
 pub(crate) const JOB_NAME: &str = "sweep";
 
-/// The name among the jobs of looking for what is new at Nango, which the sweep does.
+/// The name of the job that searches Nango's newest connections. It runs as a part of the sweep.
 pub(crate) const NEWEST_JOB_NAME: &str = "sweep newest";
 
-/// The lease of a sweep, in seconds. It is renewed while the sweep lasts, so that another replica soon takes over a
-/// killed replica's sweep.
+/// The lease of a sweep, in seconds. A running sweep renews it. The lease is short, so that another replica soon takes
+/// over the sweep of a killed replica.
 const LEASE_SECONDS: f64 = 30.0;
 
-/// How often the lease is renewed.
+/// The interval between renewals of the lease.
 const LEASE_RENEWAL_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How often it is looked whether Nango's rate limit leaves room again.
+/// The interval between checks of Nango's rate limit while it leaves no room for the sweep.
 const RATE_LIMIT_RECHECK: Duration = Duration::from_secs(1);
 
-/// How often Nango is swept, and how hard.
+/// The interval between sweeps, and the pause between their calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SweepSchedule {
-    /// From the end of a sweep to the next, whichever replica does it.
+    /// The time from the end of a sweep on any replica to the start of the next.
     pub every: Duration,
-    /// The pause after each call to Nango for which no client waits, at 200 calls a minute. It shrinks with a greater limit.
+    /// The pause after each call to Nango for which no client waits, if Nango's limit is 200 calls a minute. A greater
+    /// limit shortens it.
     pub pause: Duration,
 }
 
 impl SweepSchedule {
-    /// Returns a schedule with a pause of two seconds: a sweep then takes at most a sixth of Nango's rate limit. It takes more
-    /// only for grants that no webhook or poll reported, and while it checks whether a provider has an outage.
+    /// Returns a schedule with a pause of two seconds. A sweep then uses at most a sixth of Nango's rate limit. It uses
+    /// more only for grants that no webhook or poll reported, and while it checks whether a provider has an outage.
     #[must_use]
     pub fn every(every: Duration) -> Self {
         Self {
@@ -66,24 +67,24 @@ impl SweepSchedule {
     }
 }
 
-/// What a sweep saw and did.
+/// The results of a sweep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SweepReport {
-    /// How many connections Nango holds.
+    /// The number of connections that this run listed at Nango.
     pub listed: usize,
-    /// How many of them were grants that no webhook or poll had reported.
+    /// The number of grants among them that no webhook or poll had reported.
     pub found: usize,
-    /// How many were checked, because Nango reports their credentials as failed or they may have recovered.
+    /// The number of checked connections: Nango reports their credentials as failed, or they may have recovered.
     pub checked: usize,
-    /// How many connections became missing.
+    /// The number of connections that became missing.
     pub missing: usize,
-    /// How many connections of this installation at Nango belong to no row: they are kept.
+    /// The number of orphans: connections of this installation at Nango without a row. They are kept.
     pub orphans: usize,
-    /// How many entries of Nango's list cannot be read: they are skipped.
+    /// The number of entries of Nango's list that were skipped because they cannot be read.
     pub unreadable: usize,
 }
 
-/// Sweeps all that Nango holds.
+/// Compares Nango's connections with the database, and reconciles differences.
 #[derive(Debug)]
 pub struct Sweeper {
     pub(crate) core: Arc<Core>,
@@ -93,22 +94,22 @@ pub struct Sweeper {
 }
 
 impl Sweeper {
-    /// One sweep, unless another replica is at it, one ended a moment ago, Nango's rate limit leaves no room for it,
-    /// or `stop` comes first.
+    /// Runs one sweep. Returns `None` if another replica runs one, the last one ended less than an interval ago, the
+    /// database is not the installation's, Nango's rate limit leaves no room, or `stop` is cancelled before the end.
     ///
     /// # Errors
-    /// When Nango or the database does not answer: then the next sweep continues at the segment that failed.
+    /// If Nango or the database does not answer. The next sweep resumes at the segment that failed.
     #[tracing::instrument(target = TRACES, skip_all)]
     pub async fn sweep(
         &self,
-        pace: SweepSchedule,
+        schedule: SweepSchedule,
         stop: &CancellationToken,
     ) -> Result<Option<SweepReport>> {
         if !self.core.has_room(Priority::Sweep) || self.core.is_database_foreign().await {
             return Ok(None);
         }
         let mut tx = self.core.begin().await?;
-        let every = pace.every.as_secs_f64();
+        let every = schedule.every.as_secs_f64();
         let claimed = db::claim_job(&mut tx, JOB_NAME, LEASE_SECONDS, every).await?;
         tx.commit().await?;
         if !claimed {
@@ -116,9 +117,9 @@ impl Sweeper {
         }
         let sweep = async {
             tokio::select! {
-                report = Priority::Sweep.scope(Box::pin(self.sweep_all(pace))) => report.map(Some),
+                report = Priority::Sweep.scope(Box::pin(self.sweep_all(schedule))) => report.map(Some),
                 lost = self.renew_lease() => Err(lost),
-                // Another replica may take it up at once.
+                // Another replica may resume the sweep immediately.
                 () = stop.cancelled() => Ok(None),
             }
         };
@@ -131,7 +132,7 @@ impl Sweeper {
         report
     }
 
-    /// Renews the lease for as long as it is polled; ends only if the database does not answer.
+    /// Renews the lease until the future is dropped. Returns only if the database fails.
     async fn renew_lease(&self) -> Error {
         let renew = async || {
             let mut tx = self.core.begin_single().await?;
@@ -146,7 +147,7 @@ impl Sweeper {
         }
     }
 
-    /// A pause between two calls to Nango, which lasts until its rate limit leaves room for another.
+    /// Waits between two calls to Nango, at least until its rate limit leaves room for another.
     pub(crate) async fn pause_sweep(&self, pause: Duration) {
         let nango = self.core.upstream.as_ref().map(|upstream| &upstream.nango);
         tokio::time::sleep(nango.map_or(pause, |nango| nango.scale_pause(pause))).await;
@@ -155,23 +156,23 @@ impl Sweeper {
         }
     }
 
-    /// Compares all of Nango's list with the table, a segment after the other, from where an interrupted sweep came to. While there
-    /// are more segments, what is new at Nango is looked for at every interval.
-    async fn sweep_all(&self, pace: SweepSchedule) -> Result<SweepReport> {
+    /// Compares Nango's list with the table, segment by segment, and resumes an interrupted sweep. Between segments,
+    /// searches Nango's newest connections again if an interval has passed.
+    async fn sweep_all(&self, schedule: SweepSchedule) -> Result<SweepReport> {
         self.lookups.queue_unidentified().await?;
         let mut pass = self.resume_sweep().await?;
         let mut report = SweepReport::default();
         if pass.before.is_some() {
-            self.sweep_newest(pace.pause, &mut report).await?;
+            self.sweep_newest(schedule.pause, &mut report).await?;
         }
         let mut newest_at = Instant::now();
         let mut carried = HashSet::new();
         let hasher = RandomState::new();
         loop {
             let mut segment = Segment::new(&pass, &hasher, std::mem::take(&mut carried));
-            self.list_segment(&mut segment, pace.pause).await?;
+            self.list_segment(&mut segment, schedule.pause).await?;
             pass.orphans += i64::try_from(segment.orphans).unwrap_or(i64::MAX);
-            self.apply_segment(&segment, pass.started_at, pace.pause, &mut report)
+            self.apply_segment(&segment, pass.started_at, schedule.pause, &mut report)
                 .await?;
             if pass.before.is_none() {
                 self.record_newest().await?;
@@ -184,8 +185,8 @@ impl Sweeper {
             db::record_sweep(&mut tx, &pass).await?;
             tx.commit().await?;
             carried = segment.into_oldest();
-            if newest_at.elapsed() >= pace.every {
-                self.sweep_newest(pace.pause, &mut report).await?;
+            if newest_at.elapsed() >= schedule.every {
+                self.sweep_newest(schedule.pause, &mut report).await?;
                 newest_at = Instant::now();
             }
         }
@@ -197,7 +198,7 @@ impl Sweeper {
         Ok(report)
     }
 
-    /// The sweep that was interrupted, or a new one.
+    /// Returns the progress of the interrupted sweep, or of a new one.
     async fn resume_sweep(&self) -> Result<SweepPass> {
         let mut tx = self.core.begin_single().await?;
         let interrupted = db::interrupted_sweep(&mut tx).await?;
@@ -210,7 +211,7 @@ impl Sweeper {
         }))
     }
 
-    /// Changes what differs from a segment of Nango's list.
+    /// Reconciles the differences between a segment of Nango's list and the table.
     async fn apply_segment(
         &self,
         segment: &Segment<'_>,
@@ -222,30 +223,33 @@ impl Sweeper {
         report.unreadable += segment.unreadable;
         let is_recognized = !segment.confirmed.is_empty();
         self.core.brakes.confirm_environment(is_recognized).await?;
-        self.inspect_all(&segment.unknown, report).await?;
+        self.apply_all_unknown(&segment.unknown, report).await?;
         report.missing += self.check_missing(segment, started_at, pause).await?;
         report.checked += self.check_all(&segment.to_check, pause).await?;
         Ok(())
     }
 
-    async fn inspect_all(
+    async fn apply_all_unknown(
         &self,
         unknown: &[(bool, ConnectionSummary)],
         report: &mut SweepReport,
     ) -> Result<()> {
         for (_, summary) in unknown {
-            let looked = self.inspect(summary, report).await;
-            if let Some(error) = recoverable_error(looked)? {
+            let applied = self.apply_unknown(summary, report).await;
+            if let Some(error) = recoverable_error(applied)? {
                 let id = &summary.connection_id;
-                tracing::warn!(nango_connection = id, %error, "the sweep leaves a connection for the next one");
+                tracing::warn!(
+                    nango_connection = id, %error,
+                    "the sweep skipped a connection, will retry in the next sweep"
+                );
             }
-            // Its user waits.
+            // No scheduled pause: the connection's user may be waiting.
             self.pause_sweep(Duration::ZERO).await;
         }
         Ok(())
     }
 
-    /// Looks for grants that no webhook reported, on the newest pages of Nango's list, until a page has none.
+    /// Applies unreported grants on the newest pages of Nango's list, until a page has none.
     async fn sweep_newest(&self, pause: Duration, report: &mut SweepReport) -> Result<()> {
         let hasher = RandomState::new();
         for page in 0..SEGMENT_PAGES {
@@ -254,7 +258,7 @@ impl Sweeper {
             let connections: Vec<&ConnectionSummary> = found.connections.iter().collect();
             self.compare(&mut segment, &connections).await?;
             let before = report.found;
-            self.inspect_all(&segment.unknown, report).await?;
+            self.apply_all_unknown(&segment.unknown, report).await?;
             if report.found == before {
                 break;
             }
@@ -270,29 +274,33 @@ impl Sweeper {
         Ok(())
     }
 
-    /// Checks these, but of a connector that turns out to be out of order no more than one. Says how many.
+    /// Checks these connections. Skips a connector's other connections after a failed check or a provider's outage.
+    /// Returns the number of checked connections.
     async fn check_all(
         &self,
         connections: &[(Option<DateTime<Utc>>, Uuid, String)],
         pause: Duration,
     ) -> Result<usize> {
         let mut checked = 0;
-        let mut out_of_order = HashSet::new();
+        let mut failing_connectors = HashSet::new();
         for (_, id, user) in connections {
             let Some(connection) = self.connection_of(user, *id).await? else {
                 continue;
             };
-            if out_of_order.contains(&connection.connector.id) {
+            if failing_connectors.contains(&connection.connector.id) {
                 continue;
             }
             let health = self.checks.check_connection(&connection).await;
             if matches!(health, Ok((CredentialHealth::ProviderOutage, _)) | Err(_)) {
-                out_of_order.insert(connection.connector.id);
+                failing_connectors.insert(connection.connector.id);
             }
             match recoverable_error(health)? {
                 None => checked += 1,
                 Some(error) => {
-                    tracing::warn!(%id, %error, "the sweep leaves a connection and others of its connector for the next one");
+                    tracing::warn!(
+                        %id, %error,
+                        "the sweep skipped a connection and others of its connector, will retry in the next sweep"
+                    );
                 }
             }
             self.pause_sweep(pause).await;
@@ -300,9 +308,13 @@ impl Sweeper {
         Ok(checked)
     }
 
-    /// A connection of a known attempt that no row holds, or not for this grant: no webhook reported it, or its user was
-    /// erased.
-    async fn inspect(&self, summary: &ConnectionSummary, report: &mut SweepReport) -> Result<()> {
+    /// Applies a grant of a known attempt that no row has yet, or queues its deletion if the user was erased. Counts it
+    /// in `report` if anything changed.
+    async fn apply_unknown(
+        &self,
+        summary: &ConnectionSummary,
+        report: &mut SweepReport,
+    ) -> Result<()> {
         let Some(attempt) = attempt_tag(summary) else {
             return Ok(());
         };
@@ -314,7 +326,8 @@ impl Sweeper {
         Ok(())
     }
 
-    /// The rows whose connections a segment should have and does not, and which did not change since the sweep began.
+    /// Returns at most [`MAX_FINDINGS`] rows that have not changed since the sweep started and whose connections the
+    /// segment lacks.
     async fn find_missing(
         &self,
         segment: &Segment<'_>,
@@ -343,7 +356,7 @@ impl Sweeper {
         }
     }
 
-    /// Looks up the connections that a segment should have and does not. Returns how many became missing.
+    /// Looks up the connections that a segment lacks. Returns how many became missing.
     async fn check_missing(
         &self,
         segment: &Segment<'_>,
@@ -369,15 +382,14 @@ impl Sweeper {
         if has_changed && count > 0 {
             tracing::warn!(
                 orphans = count,
-                "nango has connections of this installation that belong to no row: they are kept. \
-                 Run `patchbay orphans list`"
+                "nango has connections of this installation without a row, they are kept: run `patchbay orphans list`"
             );
         }
         Ok(())
     }
 
     async fn connection_of(&self, user: &str, id: Uuid) -> Result<Option<Connection>> {
-        // A row whose user cannot be read cannot be checked.
+        // A row with an invalid user id cannot be checked.
         let Ok(user) = UserId::try_from(user.to_owned()) else {
             return Ok(None);
         };
@@ -388,13 +400,16 @@ impl Sweeper {
     }
 }
 
-/// Whether a connection was absent within the last minute: the next absence would not count.
+/// Returns whether a connection was absent within the last minute. Another absence would not count.
 fn was_absent_lately(row: &SweepRow, now: DateTime<Utc>) -> bool {
     let last = row.absences.last();
     last.is_some_and(|last| (TimeDelta::zero()..ABSENCE_INTERVAL).contains(&(now - *last)))
 }
 
-/// An error that is about one connection, which is no reason to leave the others. Fails with any other.
+/// Returns an error that concerns one connection only; `None` if there is no error.
+///
+/// # Errors
+/// All other errors, which end the run.
 pub(super) fn recoverable_error<T>(result: Result<T>) -> Result<Option<Error>> {
     use nango::Error::{RateLimited, Unauthorized};
     match result {

@@ -1,4 +1,4 @@
-//! What the sweep reads: a segment of Nango's list, compared with the table page by page.
+//! Segments of Nango's list, which the sweep reads and compares with the table page by page.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -18,49 +18,53 @@ use crate::nango;
 use crate::nango::attempt_poller::ATTEMPT_TAG;
 use crate::nango::{ConnectionPage, ConnectionSummary, ListConnections};
 
-/// How many connections a page of Nango's list has.
+/// The number of connections on a page of Nango's list.
 const PAGE_SIZE: u32 = 1000;
 
-/// How many pages a segment has: 50,000 connections.
+/// The number of pages of a segment: 50,000 connections.
 pub(crate) const SEGMENT_PAGES: i32 = 50;
 
-/// How many connections are remembered to recognize the Nango environment by.
+/// The maximum number of a segment's connections that are kept to recognize the Nango environment.
 const MAX_CONFIRMED: usize = 5;
 
-/// How many findings of a kind a segment has at most.
+/// The maximum number of findings of each kind in a segment.
 pub(crate) const MAX_FINDINGS: usize = 200;
 
-/// A segment of Nango's list: at most [`SEGMENT_PAGES`] pages.
+/// A segment of Nango's list: [`SEGMENT_PAGES`] pages. It is shorter at the end of the list, and longer if all its
+/// connections have the creation time at which it starts.
 pub(crate) struct Segment<'a> {
     hasher: &'a RandomState,
-    /// Hashes of the ids: enough to find the missing ones, and small.
+    /// The hashes of the connections' ids. They suffice to find missing connections and take less memory than the ids.
     ids: HashSet<u64>,
     /// The hashes of the connections with the oldest creation time, which the next segment may share.
     oldest_ids: HashSet<u64>,
     /// The creation time of the last connection before the segment; `None` for the first segment.
     before: Option<DateTime<Utc>>,
-    /// The oldest creation time in it.
+    /// The oldest creation time in the segment.
     pub(crate) oldest: Option<DateTime<Utc>>,
-    /// The next page after it.
+    /// The page that is read next.
     pub(crate) page: i32,
-    /// Whether Nango's list ends with it.
+    /// `true` if Nango's list ends with the segment.
     pub(crate) is_last: bool,
-    /// How many connections it has.
+    /// The number of connections in the segment.
     pub(crate) listed: usize,
-    /// With when they were checked before.
+    /// The connections to check: the time of the last check, the id and the user.
     pub(crate) to_check: Vec<(Option<DateTime<Utc>>, Uuid, String)>,
-    /// With whether they wait to be deleted.
+    /// The connections of known attempts that have no row or an unapplied grant. `true` for those in the deletion
+    /// queue.
     pub(crate) unknown: Vec<(bool, ConnectionSummary)>,
-    /// Some connections that rows use: they identify the Nango environment.
+    /// Nango's ids of some connections that rows use. They identify the Nango environment.
     pub(crate) confirmed: Vec<String>,
+    /// The number of orphans.
     pub(crate) orphans: usize,
-    /// How many entries were skipped because they cannot be read, and the id of one of them.
+    /// The number of entries that were skipped because they cannot be read, and the id of one of them.
     pub(crate) unreadable: usize,
     unreadable_id: Option<String>,
 }
 
 impl<'a> Segment<'a> {
-    /// The segment at which a sweep is. `carried` are hashes of connections that the segment before it shares with it.
+    /// Returns an empty segment that starts where the sweep is. `carried` are the hashes of connections at the
+    /// boundary, which the previous segment has read.
     pub(crate) fn new(pass: &SweepPass, hasher: &'a RandomState, carried: HashSet<u64>) -> Self {
         Self {
             ids: carried,
@@ -69,7 +73,7 @@ impl<'a> Segment<'a> {
         }
     }
 
-    /// A segment that begins with this page.
+    /// Returns an empty segment that starts with this page.
     pub(crate) fn of_page(hasher: &'a RandomState, page: i32) -> Self {
         Self {
             hasher,
@@ -89,17 +93,17 @@ impl<'a> Segment<'a> {
         }
     }
 
-    /// Whether the segment has a connection with this id.
+    /// Returns whether the segment has a connection with this id.
     pub(crate) fn has(&self, id: &str) -> bool {
         self.ids.contains(&self.hasher.hash_one(id))
     }
 
-    /// Whether there are creation times of which the segment has all connections.
+    /// Returns whether there are creation times for which the segment has all connections.
     fn has_range(&self) -> bool {
         (self.oldest).is_some_and(|oldest| self.before.is_none_or(|before| oldest < before))
     }
 
-    /// The creation times of which the segment has all connections.
+    /// Returns the creation times for which the segment has all connections.
     pub(crate) fn range(&self) -> CreationRange {
         CreationRange {
             after: self.oldest.filter(|_| !self.is_last),
@@ -107,20 +111,20 @@ impl<'a> Segment<'a> {
         }
     }
 
-    /// The hashes of the connections with the oldest creation time.
+    /// Returns the hashes of the connections with the oldest creation time.
     pub(crate) fn into_oldest(self) -> HashSet<u64> {
         self.oldest_ids
     }
 
-    /// Notes which connections a page has. Returns those that neither this segment nor the one before had; `None` if the page
-    /// has nothing new at all.
-    fn note<'p>(&mut self, page: &'p ConnectionPage) -> Option<Vec<&'p ConnectionSummary>> {
+    /// Adds a page to the segment. Returns the connections that neither this segment nor the previous one has; `None`
+    /// if the page has no new entry.
+    fn add_page<'p>(&mut self, page: &'p ConnectionPage) -> Option<Vec<&'p ConnectionSummary>> {
         self.unreadable += page.unreadable.len();
-        let known = self.ids.len();
+        let before_page = self.ids.len();
         for id in page.unreadable.iter().flatten() {
             self.ids.insert(self.hasher.hash_one(id.as_str()));
         }
-        self.listed += self.ids.len() - known;
+        self.listed += self.ids.len() - before_page;
         let mut new = Vec::with_capacity(page.connections.len());
         for connection in &page.connections {
             let created_at = connection.created_at;
@@ -140,12 +144,12 @@ impl<'a> Segment<'a> {
         if let Some(id) = page.unreadable.iter().flatten().next() {
             self.unreadable_id.get_or_insert_with(|| id.clone());
         }
-        (self.ids.len() > known).then_some(new)
+        (self.ids.len() > before_page).then_some(new)
     }
 }
 
 impl Sweeper {
-    /// A page of Nango's list.
+    /// Returns a page of Nango's list, with unreadable entries.
     pub(crate) async fn nango_page(&self, page: i32) -> Result<ConnectionPage> {
         let filter = ListConnections {
             limit: Some(PAGE_SIZE),
@@ -160,8 +164,8 @@ impl Sweeper {
             .await?)
     }
 
-    /// The first page of a segment: one that the segment before has a part of. Connections that were deleted meanwhile have moved
-    /// the others to earlier pages.
+    /// Returns the first page of a segment. It overlaps with the previous segment: connections that were deleted
+    /// meanwhile have moved the others to earlier pages.
     async fn first_page(
         &self,
         segment: &mut Segment<'_>,
@@ -179,14 +183,14 @@ impl Sweeper {
             if continues || segment.page == 0 {
                 return Ok(found);
             }
-            // Doubled, because the list may have lost most of its pages.
+            // The step doubles, because the list may have lost most of its pages.
             segment.page = segment.page.saturating_sub(step).max(0);
             step = step.saturating_mul(2);
             self.pause_sweep(pause).await;
         }
     }
 
-    /// Reads a segment of Nango's list, page by page, and notes what differs from the table.
+    /// Reads a segment of Nango's list, page by page, and records its differences from the table.
     pub(crate) async fn list_segment(
         &self,
         segment: &mut Segment<'_>,
@@ -194,14 +198,14 @@ impl Sweeper {
     ) -> Result<()> {
         let mut found = self.first_page(segment, pause).await?;
         for read in 1.. {
-            // A page may be shorter than asked for: only an empty one is the end.
+            // A page may be shorter than the limit. Only an empty page is the end.
             if found.is_empty() {
                 segment.is_last = true;
                 break;
             }
-            match segment.note(&found) {
+            match segment.add_page(&found) {
                 Some(new) => self.compare(segment, &new).await?,
-                // All of the first page may be in the segment before.
+                // The previous segment may have read all of the first page.
                 None if read == 1 && segment.before.is_some() => {}
                 None => {
                     let page = segment.page.unsigned_abs();
@@ -227,7 +231,7 @@ impl Sweeper {
         Ok(())
     }
 
-    /// Notes what of these connections differs from the table.
+    /// Records the differences of these connections from the table in the segment.
     pub(crate) async fn compare(
         &self,
         segment: &mut Segment<'_>,
@@ -241,7 +245,7 @@ impl Sweeper {
         let mut tx = self.core.begin().await?;
         let rows = db::find_by_nango_ids(&mut tx, &ids).await?;
         let unapplied: HashSet<Uuid> = db::unapplied_attempts(&mut tx, &attempts).await?;
-        let known = db::known_attempts(&mut tx, &attempts).await?;
+        let known_attempts = db::known_attempts(&mut tx, &attempts).await?;
         let to_be_deleted = db::find_queued_deletions(&mut tx, &ids).await?;
         end_absences(&mut tx, &rows).await?;
         let corrected = with_other_times(&rows, found);
@@ -257,7 +261,7 @@ impl Sweeper {
         let recently = now - MIN_CHECK_INTERVAL;
         for &summary in found {
             let attempt = attempt_tag(summary);
-            // Another installation's are none of our business, however many there are.
+            // Connections of other installations are ignored.
             let ours = self.core.is_ours(summary);
             let to_be_deleted = to_be_deleted.contains(&summary.connection_id);
             if ours && attempt.is_some_and(|attempt| unapplied.contains(&attempt)) {
@@ -278,14 +282,14 @@ impl Sweeper {
                         .push((row.last_checked_at, row.id, row.user_id.clone()));
                 }
                 Some(_) => {}
-                None if ours && attempt.is_some_and(|attempt| known.contains_key(&attempt)) => {
+                None if ours && attempt.is_some_and(|it| known_attempts.contains_key(&it)) => {
                     segment.unknown.push((to_be_deleted, summary.clone()));
                 }
                 None if ours && !to_be_deleted => segment.orphans += 1,
                 None => {}
             }
         }
-        // Those that no sweep came to for the longest time are first, whatever kept it from them.
+        // Connections that were not checked for the longest time come first.
         segment.to_check.sort_unstable();
         segment.to_check.truncate(MAX_FINDINGS);
         // Connections in the deletion queue come last: most are already known, and few are reauthorized.
@@ -295,12 +299,12 @@ impl Sweeper {
     }
 }
 
-/// Returns the attempt that created or reauthorized a connection.
+/// Returns the id of the attempt that created or reauthorized a connection; `None` without a valid tag.
 pub(crate) fn attempt_tag(summary: &ConnectionSummary) -> Option<Uuid> {
     summary.tags.get(ATTEMPT_TAG)?.parse().ok()
 }
 
-/// Records that Nango has the connections of these rows, where it did not have them before.
+/// Records that Nango has the connections of these rows, for those that were absent before.
 async fn end_absences(tx: &mut Transaction, rows: &[SweepRow]) -> Result<()> {
     let returned: Vec<&str> = rows
         .iter()
@@ -313,7 +317,7 @@ async fn end_absences(tx: &mut Transaction, rows: &[SweepRow]) -> Result<()> {
     Ok(())
 }
 
-/// The rows that have another creation time than Nango's connection, with Nango's.
+/// Returns the rows whose creation time differs from Nango's, each with Nango's time.
 fn with_other_times<'r>(
     rows: &'r [SweepRow],
     found: &[&ConnectionSummary],
@@ -337,7 +341,7 @@ fn with_other_times<'r>(
         .collect()
 }
 
-/// Whether what Nango says of a connection's credentials is not what the row says.
+/// Returns whether a row's status contradicts Nango's list, or a retry of failed credentials is due.
 fn needs_check(row: &SweepRow, summary: &ConnectionSummary, now: DateTime<Utc>) -> bool {
     let failed = summary.errors.iter().any(|error| error.kind == "auth");
     let reason = row.status_reason.as_deref();
@@ -346,7 +350,7 @@ fn needs_check(row: &SweepRow, summary: &ConnectionSummary, now: DateTime<Utc>) 
     }
     let is = |other: Reason| reason == Some(other.as_str());
     let error = row.status == Status::Error.as_str();
-    // Nango reports credentials as failed until it has refreshed them: what is dead is tried with growing pauses.
+    // Nango reports credentials as failed until a refresh succeeds. Refused credentials are retried with backoff.
     let is_due = is(Reason::NeedsReauthorization) && is_retry_due(&row.refusals, now);
     error && (is(Reason::MissingUpstream) || is_due || (!failed && !is(Reason::AccountMismatch)))
 }
