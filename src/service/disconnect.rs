@@ -156,6 +156,7 @@ impl DisconnectFlow {
             db::invalidate_attempts(&mut tx, user, id, now).await?;
             connection = db::apply(&mut tx, &removed.by(actor), None).await?;
         }
+        db::hasten_deletions(&mut tx, id, DeletionReason::Disconnected, now).await?;
         let ungranted = db::ungranted_attempt(&mut tx, user, id, now - RETURN_WINDOW).await?;
         tx.commit().await?;
         let confirmed = self.delete_grants(id, ungranted).await?;

@@ -101,13 +101,14 @@ impl Orphans {
                 .nango
                 .connection_page(&filter)
                 .await?;
-            let before_page = ids.len();
-            ids.extend(found.connections.iter().map(|it| it.connection_id.clone()));
+            // Pages overlap if connections are created meanwhile.
+            let mut new = found.connections;
+            new.retain(|it| ids.insert(it.connection_id.clone()));
             // A page without new connections is the last one. Nango may ignore a page number beyond the last page.
-            if ids.len() == before_page {
+            if new.is_empty() {
                 break;
             }
-            self.add_orphans(&mut orphans, &found.connections).await?;
+            self.add_orphans(&mut orphans, &new).await?;
         }
         Ok(orphans)
     }
@@ -171,7 +172,10 @@ impl Orphans {
                 let slug = orphan.connector.as_deref();
                 let mut connectors = db::connectors_of(&mut tx, slug, key).await?;
                 let (Some(connector), true) = (connectors.pop(), connectors.is_empty()) else {
-                    return invalid(format!("no single connector has the integration {key:?}"));
+                    return invalid(match slug {
+                        Some(slug) => format!("the catalog has no connector {slug:?}"),
+                        None => format!("no single connector has the integration {key:?}"),
+                    });
                 };
                 let instance = orphan.instance_id.clone();
                 let new = Connection {

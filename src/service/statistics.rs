@@ -15,7 +15,7 @@ use super::brakes::EngagedBrake;
 use super::clock_offset::ClockOffset;
 use super::core::Core;
 use super::sweep::{JOB_NAME as SWEEP, NEWEST_JOB_NAME as NEWEST};
-use super::{Result, SweepReport};
+use super::{Error, Result, SweepReport};
 use crate::db;
 use crate::db::{EndpointStats, QueueStats};
 use crate::domain::state_machine::Transition;
@@ -179,7 +179,11 @@ impl Statistics {
     /// If the statistics queries fail or time out, `database_up` is 0 and the metrics from the database are missing.
     pub async fn metrics(&self) -> Registry {
         let mut registry = metrics::registry();
-        let stats = match tokio::time::timeout(SCRAPE_TIMEOUT, self.database_stats()).await {
+        let read = async {
+            let stats = self.database_stats().await?;
+            Ok::<_, Error>((stats, self.core.brakes.engaged().await?))
+        };
+        let stats = match tokio::time::timeout(SCRAPE_TIMEOUT, read).await {
             Ok(Ok(stats)) => Some(stats),
             Ok(Err(error)) => {
                 tracing::warn!(%error, "could not read the statistics from the database");
@@ -204,10 +208,8 @@ impl Statistics {
                 .get_or_create(&queue)
                 .set(age(stats.oldest, now).as_secs_f64());
         };
-        if let Some(stats) = stats {
-            if let Ok(engaged) = self.core.brakes.engaged().await {
-                register_brakes(&mut registry, &engaged);
-            }
+        if let Some((stats, engaged)) = stats {
+            register_brakes(&mut registry, &engaged);
             set_queue("upstream_deletions", stats.deletions);
             set_queue("open_attempts", stats.attempts);
             set_queue("event_deliveries", stats.deliveries);
