@@ -26,16 +26,16 @@ pub(crate) async fn database() -> TestDatabase {
 
 /// Creates a database with the current schema and no rows. It is a copy of one that was migrated before.
 pub(crate) async fn migrated() -> TestDatabase {
-    let template = TEMPLATE
-        .get_or_init(async || {
-            let template = database().await;
-            let patchbay = pool(template.url(), 1).await.unwrap();
-            patchbay.migrate().await.unwrap();
-            patchbay.close().await;
-            template
-        })
-        .await;
+    let template = TEMPLATE.get_or_init(|| Box::pin(create_template())).await;
     create(&format!("template {}", template.name())).await
+}
+
+async fn create_template() -> TestDatabase {
+    let template = database().await;
+    let patchbay = pool(template.url(), 1).await.unwrap();
+    Box::pin(patchbay.migrate()).await.unwrap();
+    patchbay.close().await;
+    template
 }
 
 async fn create(options: &str) -> TestDatabase {
