@@ -215,7 +215,7 @@ impl TestApp {
         settings: &[(&'static str, &str)],
         change: impl FnOnce(&mut Setup),
     ) -> Self {
-        let database = test_database::database().await;
+        let database = Box::pin(test_database::migrated()).await;
         let pooler = match std::env::var_os(THROUGH_POOLER) {
             Some(_) => {
                 let pooler = Pooler::start(&database, POOLER_SETTINGS).await;

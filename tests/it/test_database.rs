@@ -21,9 +21,27 @@ pub(crate) struct TestDatabase {
 
 /// Creates an empty database, on the server of `TEST_DATABASE_URL` or on a private one.
 pub(crate) async fn database() -> TestDatabase {
+    create("").await
+}
+
+/// Creates a database with the current schema and no rows. It is a copy of one that was migrated before.
+pub(crate) async fn migrated() -> TestDatabase {
+    let template = TEMPLATE.get_or_init(|| Box::pin(create_template())).await;
+    create(&format!("template {}", template.name())).await
+}
+
+async fn create_template() -> TestDatabase {
+    let template = database().await;
+    let patchbay = pool(template.url(), 1).await.unwrap();
+    Box::pin(patchbay.migrate()).await.unwrap();
+    patchbay.close().await;
+    template
+}
+
+async fn create(options: &str) -> TestDatabase {
     let server = Url::parse(server_url().await).unwrap();
     let name = format!("test_{}", Uuid::new_v4().simple());
-    execute(&server, format!("create database {name}")).await;
+    execute(&server, format!("create database {name} {options}")).await;
     let mut url = server.clone();
     url.set_path(&name);
     TestDatabase { url, server }
@@ -51,11 +69,15 @@ impl TestDatabase {
     pub(crate) fn url(&self) -> &str {
         self.url.as_str()
     }
+
+    fn name(&self) -> &str {
+        self.url.path().trim_start_matches('/')
+    }
 }
 
 impl Drop for TestDatabase {
     fn drop(&mut self) {
-        let name = self.url.path().trim_start_matches('/').to_owned();
+        let name = self.name().to_owned();
         let server = self.server.clone();
         // On a separate thread without a join: the server waits for connections that are being opened, and this test's
         // runtime could not complete them while it is blocked.
@@ -74,6 +96,8 @@ impl Drop for TestDatabase {
 
 /// Lives as long as the process. Statics are not dropped, but the server ends with the process.
 static SERVER: OnceCell<DevPostgres> = OnceCell::const_new();
+/// Stays on a given server when the tests end, like the databases of killed tests.
+static TEMPLATE: OnceCell<TestDatabase> = OnceCell::const_new();
 static GIVEN_SERVER_URL: OnceCell<Option<String>> = OnceCell::const_new();
 
 async fn server_url() -> &'static str {
@@ -148,7 +172,7 @@ async fn test_databases_are_empty_isolated_and_dropped() {
         .unwrap();
     assert!(elsewhere);
 
-    let gone = one.url.path().trim_start_matches('/').to_owned();
+    let gone = one.name().to_owned();
     drop(one);
     let mut connection = connect(other.url()).await;
     loop {
