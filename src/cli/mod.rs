@@ -212,7 +212,8 @@ fn load_config() -> Result<Config, Failure> {
     })
 }
 
-/// Returns a variable from `.env` or the process, or one whose name looks like a misspelled `name`.
+/// Returns a variable from `.env` or the process. If it is unset, returns a variable whose name differs in surrounding
+/// characters only, so that the mistake is reported.
 fn variable(name: &str) -> Option<Variable> {
     if let Some(assignment) = ENV_FILE.get().and_then(|file| file.get(name)) {
         return Some(Variable::File {

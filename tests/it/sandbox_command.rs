@@ -140,7 +140,7 @@ async fn unavailable_ports_are_reported_clearly() {
         ),
         (
             vec![("PORT", &*free), ("SANDBOX_PORT", &*taken)],
-            "set SANDBOX_PORT to another",
+            "Set SANDBOX_PORT to a free port",
         ),
     ];
     for (settings, reported) in cases {
