@@ -145,21 +145,21 @@ pub struct AccountDetails {
 }
 
 impl Account {
-    /// Returns the account with its missing fields filled from `known`, if `known` has the same id.
+    /// Returns the account with its missing fields filled from `previous`, if `previous` has the same id.
     #[must_use]
-    pub fn or_known(&self, known: Option<&Self>) -> Self {
+    pub fn or_known(&self, previous: Option<&Self>) -> Self {
         let mut account = self.clone();
-        if let Some(known) = known.filter(|known| known.id == account.id) {
-            let (details, older) = (&mut account.details, &known.details);
-            for (field, older) in [
-                (&mut account.name, &known.name),
-                (&mut details.email, &older.email),
-                (&mut details.avatar_url, &older.avatar_url),
-                (&mut details.workspace_id, &older.workspace_id),
-                (&mut details.workspace_name, &older.workspace_name),
+        if let Some(previous) = previous.filter(|previous| previous.id == account.id) {
+            let (details, earlier) = (&mut account.details, &previous.details);
+            for (field, value) in [
+                (&mut account.name, &previous.name),
+                (&mut details.email, &earlier.email),
+                (&mut details.avatar_url, &earlier.avatar_url),
+                (&mut details.workspace_id, &earlier.workspace_id),
+                (&mut details.workspace_name, &earlier.workspace_name),
             ] {
                 if field.is_none() {
-                    field.clone_from(older);
+                    field.clone_from(value);
                 }
             }
         }

@@ -15,16 +15,16 @@ pub struct UserId(String);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidUserId {
     /// The id is empty or longer than 255 characters.
-    #[error("a user id has 1 to {MAX_USER_ID_LENGTH} characters")]
+    #[error("a user id must have 1 to {MAX_USER_ID_LENGTH} characters")]
     Length,
     /// The id contains a control character.
-    #[error("a user id has no control characters")]
+    #[error("a user id must not contain control characters")]
     Control,
     /// The id starts or ends with whitespace, which HTTP and many clients trim.
-    #[error("a user id has no white space at its beginning or end")]
+    #[error("a user id must not start or end with whitespace")]
     WhiteSpace,
     /// The id is `.` or `..`, which URLs resolve.
-    #[error("a user id is neither . nor .., which no URL can carry")]
+    #[error("a user id must not be . or .., which URLs resolve")]
     DotSegment,
 }
 

@@ -79,13 +79,13 @@ impl Connection {
         connection.last_synced_at = connection.last_synced_at.max(Some(now));
         connection.last_checked_at = Some(now);
         // Without a connection at Nango to renew, the new grant may be for a different account.
-        let known = self
+        let previous = self
             .account
             .as_ref()
             .filter(|_| self.state.upstream().is_some());
         connection.account = match account {
-            Some(account) => Some(account.or_known(known)),
-            None => known.cloned(),
+            Some(account) => Some(account.or_known(previous)),
+            None => previous.cloned(),
         };
         connection.account_unknown_reason = None;
         connection.scopes = None;
@@ -135,8 +135,8 @@ impl Connection {
         }
         let upstream = self.state.upstream()?;
         if self.differs_from(Some(account)) {
-            let known = self.pending_account.as_ref();
-            let is_new = known.is_none_or(|known| known.id != account.id);
+            let pending = self.pending_account.as_ref();
+            let is_new = pending.is_none_or(|pending| pending.id != account.id);
             return is_new.then(|| self.mismatched(upstream, Some(account), now));
         }
         let account = account.or_known(self.account.as_ref());
