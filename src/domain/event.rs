@@ -115,8 +115,7 @@ pub struct EventContext {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = ConnectionEvent)]
 pub struct Event {
-    /// A UUIDv7. It never repeats, even after a backup was restored. An event that absorbs a further change gets a new
-    /// id.
+    /// A UUIDv7. It never repeats, even after a backup was restored. An event that absorbs a further change gets a new id.
     pub id: Uuid,
     /// Orders the events of one user by commit. Internal: a restored database assigns the same numbers again.
     #[serde(skip)]
