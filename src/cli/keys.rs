@@ -43,7 +43,7 @@ pub(crate) enum KeysCommand {
         #[arg(required = true)]
         scopes: Vec<Scope>,
     },
-    /// Revoke a key immediately.
+    /// Revoke a key. This takes effect within two seconds.
     Revoke {
         /// The key's prefix or name.
         key: String,

@@ -41,7 +41,7 @@ pub struct Connection {
     pub pending_account: Option<Account>,
     /// Why the account is unknown; `None` if it is known, or if its lookup has not failed yet.
     pub account_unknown_reason: Option<AccountUnknownReason>,
-    /// The scopes that the provider granted; `None` if it does not say.
+    /// The scopes that the provider granted; `None` if it does not report them.
     pub scopes: Option<Vec<String>>,
     /// The requested scopes that were not granted; `None` if unknown.
     pub missing_scopes: Option<Vec<String>>,
@@ -186,7 +186,7 @@ impl Account {
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum AccountUnknownReason {
-    /// The provider offers no id of the account.
+    /// The provider has no endpoint or field with the account's id.
     NotOffered,
     /// The provider rejected the lookup, which requires scopes that were not granted.
     MissingScope,
@@ -339,7 +339,7 @@ pub enum Reason {
     AuthorizationFailed,
     /// The authorization was not completed in time.
     AttemptExpired,
-    /// Nango was unavailable when the authorization was to start.
+    /// Nango was unavailable at the start of the authorization.
     NangoUnavailable,
     /// Nango rejected the start of the authorization.
     NangoRefused,
