@@ -1,8 +1,9 @@
-//! The program, which is the library's [`patchbay::cli`].
+//! The binary. It runs [`patchbay::cli`] of the library.
 
 use std::process::ExitCode;
 
-/// Faster than the system's for the many small pieces that a request is made of (docs/PERFORMANCE.md).
+/// Faster than the system allocator for the many small allocations of a request
+/// (docs/decisions/0007-allocator-and-memory.md).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

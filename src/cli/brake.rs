@@ -36,16 +36,16 @@ enum BrakeCommand {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum BrakeName {
-    /// This database is that of the installation, moved or restored.
+    /// Confirms that this database is the installation's own, moved or restored.
     Database,
-    /// NANGO_SECRET_KEY belongs to the right environment, although it has none of the connections that were connected
-    /// last.
+    /// Confirms that NANGO_SECRET_KEY belongs to the right environment, although that has none of the connections that
+    /// were connected last.
     Nango,
-    /// Nango has deleted the connections. Their users are asked to connect again.
+    /// Confirms that the connections were deleted at Nango. Their users have to connect again.
     Missing,
-    /// The providers reject the credentials. Their users are asked to authorize again.
+    /// Confirms that providers reject the credentials. Their users have to reauthorize.
     Dead,
-    /// Connections at Nango that were replaced or granted too late. They are deleted there.
+    /// Confirms the deletion of connections at Nango that were replaced, or granted after a disconnect.
     Deletions,
 }
 

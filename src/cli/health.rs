@@ -7,10 +7,10 @@ use std::time::Duration;
 use super::{Failure, variable};
 use crate::config::Config;
 
-/// The timeout of each step of the request.
+/// The timeout of each step of the request: connect, write, and each read.
 const STEP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Checks that the service with the same `HOST` and `PORT` runs.
+/// Checks that the service at this environment's `HOST` and `PORT` returns 200 for `/healthz`.
 pub(crate) fn run() -> Result<(), Failure> {
     let listen = Config::read_listen(&variable)?;
     // A service that listens on all addresses also listens on loopback.
@@ -20,27 +20,27 @@ pub(crate) fn run() -> Result<(), Failure> {
         host => host,
     };
     let address = SocketAddr::new(host, listen.port());
-    let answer =
-        request_health(address).map_err(|error| format!("{address} does not answer: {error}"))?;
-    if answer.starts_with(b"HTTP/1.1 200") || answer.starts_with(b"HTTP/1.0 200") {
+    let response =
+        request_health(address).map_err(|error| format!("{address} does not respond: {error}"))?;
+    if response.starts_with(b"HTTP/1.1 200") || response.starts_with(b"HTTP/1.0 200") {
         return Ok(());
     }
-    let first = String::from_utf8_lossy(&answer);
+    let text = String::from_utf8_lossy(&response);
     Err(format!(
-        "{address} answers {:?}",
-        first.lines().next().unwrap_or_default()
+        "{address} responded with {:?}",
+        text.lines().next().unwrap_or_default()
     )
     .into())
 }
 
-/// Reads as much of the response as its status requires.
+/// Sends the request. Returns at most the first KiB of the response, which contains the status line.
 fn request_health(address: SocketAddr) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect_timeout(&address, STEP_TIMEOUT)?;
     stream.set_read_timeout(Some(STEP_TIMEOUT))?;
     stream.set_write_timeout(Some(STEP_TIMEOUT))?;
     let request = format!("GET /healthz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
-    let mut answer = Vec::new();
-    stream.take(1024).read_to_end(&mut answer)?;
-    Ok(answer)
+    let mut response = Vec::new();
+    stream.take(1024).read_to_end(&mut response)?;
+    Ok(response)
 }

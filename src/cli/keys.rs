@@ -17,17 +17,17 @@ use super::{Failure, variable};
 /// Manages service keys. Requires only `DATABASE_URL`.
 #[derive(Subcommand)]
 pub(crate) enum KeysCommand {
-    /// Create a key, and print it this once.
+    /// Create a key and print it. It is not shown again.
     Create {
-        /// The name of the service, which the audit trail shows.
+        /// The name of the service, which the access log shows.
         name: String,
         /// A scope: tokens:read, connections:read or connections:write. May be repeated.
         #[arg(long = "scope", required = true)]
         scopes: Vec<Scope>,
     },
-    /// List all keys, the newest first.
+    /// List all keys, newest first.
     List,
-    /// Create a new key with the same name and scopes. The old one expires after the grace period.
+    /// Create a new key with the same name and scopes. The old key expires after the grace period.
     Rotate {
         /// The key's prefix or name.
         key: String,
@@ -35,7 +35,7 @@ pub(crate) enum KeysCommand {
         #[arg(long, default_value_t = 24)]
         grace_hours: u32,
     },
-    /// Replace the scopes of a key. Open event streams and new requests follow within two seconds.
+    /// Replace the scopes of a key. The change affects new requests and open event streams within two seconds.
     SetScopes {
         /// The key's prefix or name.
         key: String,
@@ -43,7 +43,7 @@ pub(crate) enum KeysCommand {
         #[arg(required = true)]
         scopes: Vec<Scope>,
     },
-    /// Revoke a key immediately.
+    /// Revoke a key. This takes effect within two seconds.
     Revoke {
         /// The key's prefix or name.
         key: String,
@@ -52,7 +52,7 @@ pub(crate) enum KeysCommand {
 
 pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
     if let KeysCommand::Create { name, .. } = &command {
-        // Checked before the database is opened.
+        // An invalid name is reported without a connection to the database.
         check_name(name)?;
     }
     let config = Config::read_database(&variable)?;

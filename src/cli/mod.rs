@@ -1,7 +1,7 @@
 //! The program: parses the command line, reads the environment, and dispatches.
 //!
-//! It is part of the library, because each crate that uses generic code compiles its own copy: a program that called
-//! the parts directly would contain a second copy of their dependencies.
+//! It is part of the library, because each crate compiles its own copy of generic code. A program that called the parts
+//! directly would contain a second copy of their dependencies.
 
 // The print macros panic if the output is closed. The functions of `print` do not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::print::{print_line, print_note};
 
-/// The backend through which a product's users connect their own third-party accounts.
+/// A backend through which a product's users connect their third-party accounts.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -46,18 +46,18 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the service with the configuration of the environment (the default).
+    /// Run the service with the configuration from the environment (the default).
     Serve,
     /// Try Patchbay without configuration, with a private PostgreSQL and a fake Nango.
     #[cfg(feature = "sandbox")]
     Sandbox,
-    /// Migrate the database's schema, and exit.
+    /// Migrate the database schema and exit.
     Migrate {
         /// Skip rows of the FastAPI service that cannot be imported. They stay in the schema `before_patchbay`.
         #[arg(long)]
         skip_invalid_rows: bool,
     },
-    /// Create, list, rotate, narrow and revoke the keys of your own services.
+    /// Create, list, rotate, narrow and revoke the API keys of your own services.
     #[command(subcommand)]
     Keys(keys::KeysCommand),
     /// Check everything that a service with this environment requires, and print how to fix problems. Changes nothing.
@@ -65,7 +65,7 @@ enum Command {
         /// Print JSON.
         #[arg(long)]
         json: bool,
-        /// A user's token to explain claim by claim.
+        /// A user's token to check claim by claim.
         #[arg(long)]
         token: Option<String>,
     },
@@ -77,7 +77,7 @@ enum Command {
     /// List, restore and delete connections of this installation at Nango that belong to no row.
     #[command(subcommand)]
     Orphans(orphans::OrphansCommand),
-    /// Check that the service on this machine runs: a container's health check.
+    /// Check that the service on this machine runs, for a container's health check.
     Health,
     /// Print the OpenAPI document.
     Openapi,
@@ -98,7 +98,7 @@ impl Command {
     }
 }
 
-/// How long unfinished threads may delay the exit.
+/// The maximum time that unfinished threads delay the exit.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The assignments of `.env` that are in effect.
@@ -106,7 +106,7 @@ static ENV_FILE: OnceLock<EnvFile> = OnceLock::new();
 
 type Failure = Box<dyn std::error::Error>;
 
-/// Runs the command of the command line. Returns the exit code.
+/// Parses the command line and runs its command. Returns the exit code.
 pub fn main() -> ExitCode {
     let command = Arguments::parse().command.unwrap_or(Command::Serve);
     if let Err(error) = command.read_env_file() {
@@ -120,10 +120,10 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let ended = runtime.block_on(run(command));
-    // A name lookup may never end.
+    let result = runtime.block_on(run(command));
+    // A blocking DNS lookup may hang.
     runtime.shutdown_timeout(EXIT_TIMEOUT);
-    match ended {
+    match result {
         Ok(code) => code,
         Err(error) => {
             print_note(format_args!("patchbay: {error}"));
@@ -185,7 +185,7 @@ async fn migrate(skip_invalid_rows: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Prints the checks of the setup. The exit code is an error if a check fails.
+/// Runs the checks of `doctor` and prints their findings. The exit code is a failure if a check fails.
 async fn run_doctor(json: bool, token: Option<&str>) -> Result<ExitCode, Failure> {
     let report = doctor::run(&variable, token, &Clock::System).await;
     if json {
@@ -200,11 +200,11 @@ async fn run_doctor(json: bool, token: Option<&str>) -> Result<ExitCode, Failure
     })
 }
 
-/// Reads the configuration from the environment. Errors include a hint how to try Patchbay without configuration.
+/// Reads the configuration from the environment. An error includes a hint to the sandbox, which needs no configuration.
 fn load_config() -> Result<Config, Failure> {
     Config::read(&variable).map_err(|error| {
         let hint = if cfg!(feature = "sandbox") {
-            "\nTo try Patchbay with nothing configured: patchbay sandbox"
+            "\nTo try Patchbay without configuration: patchbay sandbox"
         } else {
             ""
         };
@@ -212,7 +212,8 @@ fn load_config() -> Result<Config, Failure> {
     })
 }
 
-/// Returns a variable of the process or of `.env`.
+/// Returns a variable from `.env` or the process. If it is unset, returns a variable whose name differs in surrounding
+/// characters only, so that the mistake is reported.
 fn variable(name: &str) -> Option<Variable> {
     if let Some(assignment) = ENV_FILE.get().and_then(|file| file.get(name)) {
         return Some(Variable::File {

@@ -19,7 +19,7 @@ use crate::service::{Core, Orphans};
 pub(crate) enum OrphansCommand {
     /// List all orphans with user, connector and age.
     List,
-    /// Restore the connections of orphans, under the ids that they had.
+    /// Restore the connections of orphans under their original ids.
     Restore(Chosen),
     /// Delete orphans at Nango.
     Delete(Chosen),
@@ -29,7 +29,7 @@ pub(crate) enum OrphansCommand {
 #[derive(Args)]
 #[group(required = true)]
 pub(crate) struct Chosen {
-    /// Nango's ids of the orphans, as `list` prints them.
+    /// Nango's ids of the orphans. `list` prints them.
     ids: Vec<String>,
     /// All orphans.
     #[arg(long, conflicts_with = "ids")]
@@ -46,7 +46,7 @@ pub(crate) async fn run(command: OrphansCommand) -> Result<(), Failure> {
             }
         }
         OrphansCommand::Restore(chosen) => {
-            let mut refused = 0;
+            let mut failed = 0;
             for orphan in choose(orphans, &chosen)? {
                 match service.restore(&orphan).await {
                     Ok(connection) => print_line(format_args!(
@@ -54,20 +54,20 @@ pub(crate) async fn run(command: OrphansCommand) -> Result<(), Failure> {
                         orphan.nango.id, connection.id
                     ))?,
                     Err(error) => {
-                        refused += 1;
+                        failed += 1;
                         print_line(format_args!("{}  not restored: {error}", orphan.nango.id))?;
                     }
                 }
             }
-            if refused > 0 {
-                return Err(format!("{refused} were not restored").into());
+            if failed > 0 {
+                return Err(format!("{failed} orphans were not restored").into());
             }
         }
         OrphansCommand::Delete(chosen) => {
             for orphan in choose(orphans, &chosen)? {
                 service.delete(&orphan).await?;
                 print_line(format_args!(
-                    "{}  is deleted by the service",
+                    "{}  queued for deletion by the service",
                     orphan.nango.id
                 ))?;
             }
@@ -95,7 +95,10 @@ fn choose(orphans: Vec<Orphan>, chosen: &Chosen) -> Result<Vec<Orphan>, Failure>
     }
     let is_orphan = |id: &&String| orphans.iter().any(|orphan| orphan.nango.id == **id);
     if let Some(unknown) = chosen.ids.iter().find(|id| !is_orphan(id)) {
-        return Err(format!("{unknown:?} is no orphan: `patchbay orphans list` shows all").into());
+        return Err(format!(
+            "{unknown:?} is not an orphan. `patchbay orphans list` shows all orphans."
+        )
+        .into());
     }
     let is_chosen = |orphan: &Orphan| chosen.ids.contains(&orphan.nango.id);
     Ok(orphans.into_iter().filter(is_chosen).collect())

@@ -1,5 +1,4 @@
-//! Output of commands. A reader may close the pipe early (`patchbay openapi | head -1`): the command then still
-//! completes.
+//! Output of commands. A command completes even if a reader closes the pipe early (`patchbay openapi | head -1`).
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
@@ -7,7 +6,7 @@ use std::io::{self, ErrorKind, Write};
 /// Prints one or more lines of a command's output.
 ///
 /// # Errors
-/// If the output cannot be written for a reason other than a closed pipe: a full disk, for example.
+/// Reports a failed write, for example to a full disk. A closed pipe is not an error.
 pub(crate) fn print_line(text: impl Display) -> io::Result<()> {
     match writeln!(io::stdout(), "{text}") {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -15,7 +14,7 @@ pub(crate) fn print_line(text: impl Display) -> io::Result<()> {
     }
 }
 
-/// Prints a line for the terminal's user to stderr, apart from the command's output.
+/// Prints a note for a person to stderr, so that it is no part of the command's output.
 pub(crate) fn print_note(text: impl Display) {
     // A failed write cannot be reported anywhere.
     let _ = writeln!(io::stderr(), "{text}");

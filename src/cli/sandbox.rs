@@ -27,7 +27,7 @@ use super::{Failure, parsed_variable as variable, read_variables, variable as lo
 /// The data directory of the private PostgreSQL, below the current directory.
 const DATA_DIR: &str = ".patchbay/postgres";
 
-/// The variables that the sandbox reads like `serve`.
+/// The variables that the sandbox reads in the same way as `serve`.
 const FORWARDED_VARIABLES: [&str; 13] = [
     "CATALOG",
     "CONNECT_BINDING",
@@ -56,15 +56,15 @@ pub(crate) async fn run(stop: CancellationToken) -> Result<(), Failure> {
         Some(port) => port,
         None => port
             .checked_add(1)
-            .ok_or("there is no port after PORT=65535: set SANDBOX_PORT for the fake Nango")?,
+            .ok_or("PORT=65535 has no next port for the fake Nango: set SANDBOX_PORT")?,
     };
-    let given = read_variables(|env| env.secret("DATABASE_URL"))?;
-    let postgres = match &given {
+    let database_url = read_variables(|env| env.secret("DATABASE_URL"))?;
+    let postgres = match &database_url {
         Some(_) => None,
         None => Some(DevPostgres::start(Path::new(DATA_DIR), Durability::Durable).await?),
     };
     // The fake Nango starts empty, so the database must be empty, too.
-    let database = match (given, &postgres) {
+    let database = match (database_url, &postgres) {
         (Some(url), _) => {
             sandbox_schema::empty_own_database(&url).await?;
             url
@@ -73,7 +73,9 @@ pub(crate) async fn run(stop: CancellationToken) -> Result<(), Failure> {
             sandbox_schema::empty_schema(postgres.url()).await?;
             postgres.url().to_owned()
         }
-        (None, None) => unreachable!("without a given database a private one was started"),
+        (None, None) => {
+            unreachable!("a private database was started, because DATABASE_URL is unset")
+        }
     };
     let served = serve(port, nango_port, database, stop).await;
     if let Some(postgres) = postgres {
@@ -95,7 +97,7 @@ async fn serve(
     let jwt_secret = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
     let public_url = format!("http://localhost:{port}");
     let catalog = Catalog::load(catalog_file()?.as_deref())?;
-    // Browsers are distinguished when they return, which requires that Nango's callback URL is that of this service.
+    // The binding checks the browser at the callback, so Nango's callback URL must be this service's.
     let binding: Option<String> = variable("CONNECT_BINDING")?;
     let callback_url = binding.map(|_| format!("{public_url}/api/v1/connectors/callback"));
     let sandbox = Sandbox::start(nango_sandbox::Config {
@@ -107,13 +109,13 @@ async fn serve(
         webhook_url: Some(format!("{public_url}/api/v1/webhooks/nango")),
         jwt_secret: jwt_secret.clone().into(),
         integrations: integrations(&catalog),
-        // The rate limit of Nango's paid plans, because several people and tests may share a sandbox.
+        // Nango's rate limit on paid plans, because several people and tests may share a sandbox.
         rate_limit: 2_000,
         ..nango_sandbox::Config::default()
     })
     .await
-    .map_err(|error| format!("the sandbox's Nango cannot listen on port {nango_port}: {error}; set SANDBOX_PORT to another"))?;
-    let made_up: HashMap<&str, String> = [
+    .map_err(|error| format!("the fake Nango cannot listen on port {nango_port}: {error}. Set SANDBOX_PORT to a free port"))?;
+    let settings: HashMap<&str, String> = [
         ("HOST", Ipv4Addr::LOCALHOST.to_string()),
         ("PORT", port.to_string()),
         ("PUBLIC_URL", public_url),
@@ -122,12 +124,12 @@ async fn serve(
         ("NANGO_SECRET_KEY", secret_key),
         ("NANGO_WEBHOOK_SIGNING_KEY", signing_key),
         ("AUTH_JWT_SECRET", jwt_secret),
-        // Receivers in a sandbox run on this machine.
+        // In a sandbox, webhook receivers run on this machine.
         ("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8,::1/128".to_owned()),
         ("SHUTDOWN_DELAY_SECONDS", "0".to_owned()),
     ]
     .into();
-    let mut config = Config::read(&|name| match made_up.get(name) {
+    let mut config = Config::read(&|name| match settings.get(name) {
         Some(value) => Some(Variable::Process(value.clone())),
         None if FORWARDED_VARIABLES.contains(&name) => lookup(name),
         None => None,
@@ -162,7 +164,8 @@ Ctrl-C stops it."
     ))
 }
 
-/// Returns the origins whose pages may use the controls: the console's, and the product's own.
+/// Returns the origins whose pages may use the fake Nango's controls: the console's and those in
+/// `CORS_ALLOWED_ORIGINS`.
 fn pages_of(port: u16) -> Result<Vec<String>, Failure> {
     let product: Option<String> = variable("CORS_ALLOWED_ORIGINS")?;
     let product = product.unwrap_or_default();
@@ -173,7 +176,7 @@ fn pages_of(port: u16) -> Result<Vec<String>, Failure> {
     Ok(console.into_iter().chain(product).collect())
 }
 
-/// Returns an integration of the fake Nango for each connector that supports one.
+/// Returns an integration of the fake Nango for each connector with a provider and an auth mode.
 fn integrations(catalog: &Catalog) -> Vec<Integration> {
     catalog
         .iter()

@@ -21,14 +21,14 @@ use super::{Failure, variable};
 /// `ENCRYPTION_KEY`.
 #[derive(Subcommand)]
 pub(crate) enum WebhooksCommand {
-    /// Add an endpoint, and print its secret this once.
+    /// Add an endpoint and print its secret. It is not shown again.
     Add {
         /// The https address that receives the messages.
         url: Url,
-        /// An event type to send, such as connection.connected; may be repeated. All types if omitted.
+        /// An event type to send, such as connection.connected. May be repeated. All types if omitted.
         #[arg(long = "event", value_parser = message_type)]
         events: Vec<MessageType>,
-        /// Include each connection's config.
+        /// Include the connection's config in each message.
         #[arg(long = "config")]
         with_config: bool,
     },
@@ -43,7 +43,7 @@ pub(crate) enum WebhooksCommand {
         /// The endpoint's id.
         endpoint: String,
     },
-    /// Create a new secret, and sign with both during the grace period.
+    /// Create a new secret. Messages are signed with both secrets during the grace period.
     Rotate {
         /// The endpoint's id.
         endpoint: String,
@@ -51,12 +51,12 @@ pub(crate) enum WebhooksCommand {
         #[arg(long, default_value_t = 24)]
         grace_hours: u32,
     },
-    /// Enable an endpoint, and send its queued messages.
+    /// Enable an endpoint and send its queued messages.
     Enable {
         /// The endpoint's id.
         endpoint: String,
     },
-    /// Disable an endpoint: its messages stay queued, for 30 days.
+    /// Disable an endpoint. Its messages stay queued for 30 days.
     Disable {
         /// The endpoint's id.
         endpoint: String,
@@ -84,12 +84,12 @@ pub(crate) enum WebhooksCommand {
 /// The filters of deliveries.
 #[derive(Args)]
 pub(crate) struct DeliveriesArgs {
-    /// Only those of this endpoint.
+    /// Only deliveries to this endpoint.
     endpoint: Option<String>,
-    /// Only those of this connection.
+    /// Only deliveries of this connection's events.
     #[arg(long)]
     connection: Option<Uuid>,
-    /// Only those that failed and have not been delivered since.
+    /// Only deliveries that failed and did not succeed later.
     #[arg(long)]
     failed: bool,
     /// The maximum number of deliveries.
@@ -149,19 +149,19 @@ pub(crate) async fn run(command: WebhooksCommand) -> Result<(), Failure> {
             let count = webhooks.replay(&endpoint, since, connection).await?;
             print_line(format_args!("{count} messages are sent again"))?;
         }
-        WebhooksCommand::Deliveries(shown) => print_deliveries(&webhooks, shown).await?,
+        WebhooksCommand::Deliveries(args) => print_deliveries(&webhooks, args).await?,
     }
     Ok(())
 }
 
-async fn print_deliveries(webhooks: &Webhooks, shown: DeliveriesArgs) -> Result<(), Failure> {
-    let shown = DeliveryFilter {
-        endpoint: shown.endpoint,
-        connection: shown.connection,
-        failed: shown.failed,
-        limit: shown.limit,
+async fn print_deliveries(webhooks: &Webhooks, args: DeliveriesArgs) -> Result<(), Failure> {
+    let filter = DeliveryFilter {
+        endpoint: args.endpoint,
+        connection: args.connection,
+        failed: args.failed,
+        limit: args.limit,
     };
-    for delivery in webhooks.deliveries(&shown).await? {
+    for delivery in webhooks.deliveries(&filter).await? {
         print_delivery(&delivery)?;
     }
     Ok(())
@@ -170,11 +170,11 @@ async fn print_deliveries(webhooks: &Webhooks, shown: DeliveriesArgs) -> Result<
 async fn send_test_event(webhooks: &Webhooks, endpoint: &str) -> Result<(), Failure> {
     match webhooks.test(endpoint).await? {
         Ok(status) if (200..300).contains(&status) => {
-            print_line(format_args!("it answered {status}"))?;
+            print_line(format_args!("the endpoint returned {status}"))?;
             Ok(())
         }
-        Ok(status) => Err(format!("it answered {status}, which is not 2xx").into()),
-        Err(error) => Err(format!("it did not answer: {error}").into()),
+        Ok(status) => Err(format!("the endpoint returned {status}, which is not 2xx").into()),
+        Err(error) => Err(format!("the endpoint did not respond: {error}").into()),
     }
 }
 
@@ -262,11 +262,11 @@ fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
         return Ok(day.and_time(NaiveTime::MIN).and_utc());
     }
     text.parse().map_err(|error| {
-        format!("{error}: give a day such as 2026-11-23, or a time such as 2026-11-23T17:30:00Z")
+        format!("{error}: use a day such as 2026-11-23, or a time such as 2026-11-23T17:30:00Z")
     })
 }
 
 fn message_type(text: &str) -> Result<MessageType, String> {
     let types = MessageType::VARIANTS.join(", ");
-    (text.parse()).map_err(|_unknown| format!("no such message type; there are {types}"))
+    (text.parse()).map_err(|_unknown| format!("unknown message type. Use one of {types}"))
 }

@@ -25,14 +25,14 @@ use super::Failure;
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum AttemptKind {
-    /// Make a new connection at Nango.
+    /// Creates a connection at Nango.
     Connect,
-    /// Authorize Nango's existing connection again.
+    /// Reauthorizes Nango's existing connection.
     Reconnect,
 }
 
 impl AttemptKind {
-    /// The name in the database and in JSON.
+    /// Returns the name in the database and in JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
@@ -58,45 +58,45 @@ impl AttemptKind {
 pub enum Outcome {
     /// The user granted access.
     Succeeded,
-    /// It was denied or broke.
+    /// The user denied access, or the authorization failed.
     Failed,
     /// The authorization was not completed in time.
     Expired,
-    /// A later attempt or a disconnect took its place.
+    /// A later attempt or a disconnect replaced the attempt.
     Superseded,
-    /// The user canceled it. A new connection that it still brings about at Nango is deleted there.
+    /// The user canceled the attempt. If it still creates a connection at Nango, that connection is deleted.
     Canceled,
 }
 
 impl Outcome {
-    /// The name in the database and in JSON.
+    /// Returns the name in the database and in JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 }
 
-/// One time that a user set out to connect or reconnect.
+/// One authorization by a user, from the request to its outcome.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attempt {
-    /// A UUIDv7; the connection at Nango carries it as a tag.
+    /// A UUIDv7. It is also a tag of the connection at Nango.
     pub id: Uuid,
-    /// The connection it is for.
+    /// The id of the connection to authorize.
     pub connection_id: Uuid,
-    /// What it sets out to do.
+    /// The purpose of the attempt.
     pub kind: AttemptKind,
-    /// Until when Nango lets the user begin.
+    /// When the authorization link expires.
     pub expires_at: DateTime<Utc>,
-    /// How it ended; `None` while it is open.
+    /// The outcome; `None` while the attempt is open.
     pub outcome: Option<Outcome>,
-    /// Why it did not succeed.
+    /// The failure of an attempt that failed or expired; `None` otherwise.
     pub error: Option<Failure>,
-    /// `true` if a disconnect followed: a grant of this attempt no longer connects.
+    /// `true` if a disconnect invalidated the attempt. Its grant then no longer connects.
     pub invalidated: bool,
-    /// Whether the browser that began it came back from the provider; `None` where that is not known.
+    /// `true` if the browser that started the attempt returned from the provider; `None` if no browser was recorded.
     pub returned: Option<bool>,
-    /// When it began.
+    /// When the attempt started.
     pub created_at: DateTime<Utc>,
-    /// When it ended.
+    /// When the attempt ended; `None` while it is open.
     pub ended_at: Option<DateTime<Utc>>,
 }

@@ -13,105 +13,107 @@ use super::UserId;
 /// A user's connection to one account of a connector.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Connection {
-    /// Ours: a UUIDv7, kept over disconnects and reconnects.
+    /// Patchbay's id, a UUIDv7. It stays the same after disconnects and reconnects.
     pub id: Uuid,
     /// The owner.
     pub user_id: UserId,
-    /// What it connects to.
+    /// The connector of the account.
     pub connector: Arc<ConnectorRef>,
     /// Distinguishes several accounts of one connector; empty for the first.
     pub instance_id: String,
-    /// What the user calls it.
+    /// The user's name for the connection.
     pub label: Option<String>,
-    /// Where it stands.
+    /// The state.
     pub state: State,
-    /// When it last became connected.
+    /// When the connection last became connected.
     pub connected_at: Option<DateTime<Utc>>,
-    /// When it was last disconnected.
+    /// When the connection was last disconnected.
     pub disconnected_at: Option<DateTime<Utc>>,
-    /// When it became connected or a workflow used it, whichever was last.
+    /// When the connection last became connected or a workflow last used it.
     pub last_synced_at: Option<DateTime<Utc>>,
-    /// When Nango was last asked about it.
+    /// When Patchbay last queried Nango about the connection.
     pub last_checked_at: Option<DateTime<Utc>>,
-    /// What the product keeps with it: a JSON object.
+    /// A JSON object that the product stores with the connection.
     pub config: serde_json::Map<String, serde_json::Value>,
     /// The account at the provider, if the provider reports it.
     pub account: Option<Account>,
-    /// The other account that a reconnect returned; with [`Reason::AccountMismatch`] only.
+    /// The different account that a reconnect returned. Only set with [`Reason::AccountMismatch`].
     pub pending_account: Option<Account>,
-    /// Why the account is not known; `None` while it is, or while the look-up has not failed.
+    /// Why the account is unknown; `None` if it is known, or if its lookup has not failed yet.
     pub account_unknown_reason: Option<AccountUnknownReason>,
-    /// The scopes that the provider granted; `None` if it does not say.
+    /// The scopes that the provider granted; `None` if it does not report them.
     pub scopes: Option<Vec<String>>,
-    /// The scopes that were asked for and not granted; `None` if that is not known.
+    /// The requested scopes that were not granted; `None` if unknown.
     pub missing_scopes: Option<Vec<String>>,
-    /// Since when its credentials cannot be refreshed, while it is not known whether for good.
+    /// The start of refresh failures that may be temporary; `None` while refreshes succeed.
     pub failing_since: Option<DateTime<Utc>>,
-    /// When the provider refused to refresh its credentials and refreshed others', at least a minute apart. Empty while
-    /// they work.
+    /// The times, at least a minute apart, at which the provider rejected a refresh but refreshed other connections.
+    /// Empty while the credentials work.
     pub refusals: Vec<DateTime<Utc>>,
-    /// When Nango did not have it, at least a minute apart. Empty while Nango has it.
+    /// The times, at least a minute apart, at which Nango did not have the connection. Empty while Nango has it.
     pub absences: Vec<DateTime<Utc>>,
-    /// What last went wrong, for a person to read.
+    /// The last error, human-readable.
     pub last_error: Option<String>,
-    /// How many times in a row it went wrong.
+    /// The number of consecutive errors.
     pub error_count: i32,
-    /// Raised by each change.
+    /// The version, which each change increases by one.
     pub version: i64,
-    /// When the row was made.
+    /// When the row was created.
     pub created_at: DateTime<Utc>,
     /// When the row was last changed.
     pub updated_at: DateTime<Utc>,
 }
 
-/// The connector that a connection belongs to, as its row in the database names it.
+/// The connector of a connection, from its row in the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectorRef {
     /// UUIDv5 of the slug.
     pub id: Uuid,
-    /// The connector's short name.
+    /// The connector's name in URLs.
     pub slug: String,
-    /// The connector's name for people.
+    /// The connector's display name.
     pub name: String,
 }
 
 impl ConnectorRef {
-    /// Whether this is its slug or its id.
+    /// Returns whether the text is the connector's slug or id.
     pub(crate) fn is_named(&self, slug_or_id: &str) -> bool {
         self.slug == slug_or_id || Uuid::parse_str(slug_or_id).is_ok_and(|id| id == self.id)
     }
 }
 
-/// An integration at Nango. An attempt and a connection keep the one they were made with; the catalog's is for new
-/// connects only.
+/// An integration at Nango. Attempts and connections keep the integration with which they were created. The catalog's
+/// integration applies to new connects only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Integration {
-    /// Nango's key of it.
+    /// Nango's key of the integration.
     pub key: String,
-    /// The provider it uses; `None` if that was not recorded.
+    /// The provider of the integration; `None` if it was not recorded.
     pub provider: Option<String>,
 }
 
-/// A connection that Nango holds.
+/// A reference to a connection at Nango.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NangoConnectionRef {
-    /// Nango's id of it.
+    /// Nango's id of the connection.
     pub id: String,
-    /// When Nango made it. A reconnect keeps it.
+    /// When Nango created the connection. A reconnect does not change it.
     pub created_at: DateTime<Utc>,
-    /// Nango's serial number of it, which a reconnect keeps. `None` for a row imported from the FastAPI service.
+    /// Nango's serial number of the connection. A reconnect does not change it. `None` for a row imported from the
+    /// FastAPI service.
     pub serial: Option<i64>,
-    /// The integration it was made with.
+    /// The integration with which it was created.
     pub integration: Integration,
 }
 
 impl NangoConnectionRef {
-    /// Whether Nango made this connection after `other`. Serial numbers decide, because two connections may have
-    /// the same time and Nango's clock may be set back. Where one has no serial number, a tie means `false`.
+    /// Returns whether Nango created this connection after `other`. Serial numbers decide, because two connections may
+    /// have the same time and Nango's clock may be set back. If either has no serial number, the times decide. Equal
+    /// times return `false`.
     #[must_use]
     pub fn is_newer_than(&self, other: &Self) -> bool {
         match (self.serial, other.serial) {
-            (Some(ours), Some(theirs)) => ours > theirs,
+            (Some(serial), Some(other)) => serial > other,
             _ => self.created_at > other.created_at,
         }
     }
@@ -124,12 +126,12 @@ pub struct Account {
     pub id: String,
     /// The name of the account at the provider.
     pub name: Option<String>,
-    /// More about the account.
+    /// Further details of the account.
     #[serde(flatten)]
     pub details: AccountDetails,
 }
 
-/// What a provider says of an account beside its id and name.
+/// The details of an account that a provider returns in addition to its id and name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AccountDetails {
     /// The email address.
@@ -143,21 +145,21 @@ pub struct AccountDetails {
 }
 
 impl Account {
-    /// Returns the account with the fields that it lacks taken from what was known of the same account.
+    /// Returns the account with its missing fields filled from `previous`, if `previous` has the same id.
     #[must_use]
-    pub fn or_known(&self, known: Option<&Self>) -> Self {
+    pub fn or_known(&self, previous: Option<&Self>) -> Self {
         let mut account = self.clone();
-        if let Some(known) = known.filter(|known| known.id == account.id) {
-            let (details, older) = (&mut account.details, &known.details);
-            for (field, older) in [
-                (&mut account.name, &known.name),
-                (&mut details.email, &older.email),
-                (&mut details.avatar_url, &older.avatar_url),
-                (&mut details.workspace_id, &older.workspace_id),
-                (&mut details.workspace_name, &older.workspace_name),
+        if let Some(previous) = previous.filter(|previous| previous.id == account.id) {
+            let (details, earlier) = (&mut account.details, &previous.details);
+            for (field, value) in [
+                (&mut account.name, &previous.name),
+                (&mut details.email, &earlier.email),
+                (&mut details.avatar_url, &earlier.avatar_url),
+                (&mut details.workspace_id, &earlier.workspace_id),
+                (&mut details.workspace_name, &earlier.workspace_name),
             ] {
                 if field.is_none() {
-                    field.clone_from(older);
+                    field.clone_from(value);
                 }
             }
         }
@@ -184,24 +186,24 @@ impl Account {
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum AccountUnknownReason {
-    /// The provider offers no id of the account.
+    /// The provider has no endpoint or field with the account's id.
     NotOffered,
-    /// The provider refused the look-up, which needs scopes that were not granted.
+    /// The provider rejected the lookup, which requires scopes that were not granted.
     MissingScope,
-    /// The provider refused the look-up.
+    /// The provider rejected the lookup.
     Refused,
-    /// The provider's answer has no id.
+    /// The provider's response has no id.
     NotInAnswer,
-    /// Nango lacks a value that the look-up needs, such as a site's id.
+    /// Nango lacks a value that the lookup needs, such as a site's id.
     MissingConfig,
-    /// The provider does not answer. The look-up is repeated.
+    /// The provider does not respond. The lookup is retried.
     ProviderUnavailable,
-    /// Nango does not let the service look up accounts: an operator has to change its key or its settings.
+    /// Nango rejects the service's account lookups. An operator has to change the key or Nango's settings.
     NangoMisconfigured,
 }
 
 impl AccountUnknownReason {
-    /// The name in the database and in JSON.
+    /// Returns the name in the database and in JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
@@ -209,42 +211,42 @@ impl AccountUnknownReason {
 }
 
 impl Account {
-    /// What a person calls it: its name, or else its id.
+    /// Returns the account's name, or its id if it has no name.
     #[must_use]
     pub fn label(&self) -> String {
         self.name.as_ref().unwrap_or(&self.id).clone()
     }
 }
 
-/// Where a connection stands.
+/// The state of a connection, with its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// An authorization is in progress; `previous` is the connection that Nango still stores from before.
+    /// An authorization is in progress.
     Pending {
-        /// A connection whose credentials had failed, which a reconnect repairs.
+        /// The connection that Nango still stores, if the user reconnects one that did not work.
         previous: Option<NangoConnectionRef>,
     },
-    /// Nango holds working credentials.
+    /// Nango has working credentials.
     Connected {
         /// The connection at Nango.
         upstream: NangoConnectionRef,
     },
-    /// The user ended it. Nothing of it is left at Nango, or is being deleted there.
+    /// The user disconnected, removed or canceled it. Its connection at Nango is deleted, or queued for deletion.
     Disconnected {
-        /// Why it ended.
+        /// Why the connection is disconnected.
         reason: Reason,
     },
-    /// It does not work, and `reason` says why.
+    /// The connection does not work.
     Error {
-        /// Why it does not work.
+        /// Why the connection does not work.
         reason: Reason,
-        /// What Nango still holds of it.
+        /// The connection at Nango; `None` if Nango has none.
         upstream: Option<NangoConnectionRef>,
     },
 }
 
 impl State {
-    /// The state without its data: the `status` column.
+    /// Returns the state without its data: the `status` column.
     #[must_use]
     pub fn status(&self) -> Status {
         match self {
@@ -255,7 +257,7 @@ impl State {
         }
     }
 
-    /// Why the connection is not connected: the `status_reason` column.
+    /// Returns why the connection is not connected: the `status_reason` column.
     #[must_use]
     pub fn reason(&self) -> Option<Reason> {
         match self {
@@ -265,7 +267,7 @@ impl State {
         }
     }
 
-    /// What Nango holds of the connection.
+    /// Returns the reference to the connection at Nango.
     #[must_use]
     pub fn upstream(&self) -> Option<&NangoConnectionRef> {
         match self {
@@ -296,16 +298,16 @@ impl State {
 pub enum Status {
     /// An authorization is in progress.
     Pending,
-    /// Nango holds working credentials.
+    /// Nango has working credentials.
     Connected,
-    /// The user ended it.
+    /// The user disconnected, removed or canceled it.
     Disconnected,
-    /// It does not work.
+    /// The connection does not work.
     Error,
 }
 
 impl Status {
-    /// The name in the database and in JSON.
+    /// Returns the name in the database and in JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
@@ -329,34 +331,34 @@ impl Status {
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum Reason {
-    /// The user has not yet finished in the popup.
+    /// The user has not completed the popup yet.
     AwaitingAuthorization,
-    /// The user, or the provider for them, said no.
+    /// The user or the provider denied access.
     AuthorizationDenied,
     /// The provider or Nango could not complete the authorization.
     AuthorizationFailed,
     /// The authorization was not completed in time.
     AttemptExpired,
-    /// Nango could not be asked for an authorization.
+    /// Nango was unavailable at the start of the authorization.
     NangoUnavailable,
-    /// Nango refused to begin an authorization.
+    /// Nango rejected the start of the authorization.
     NangoRefused,
     /// The stored credentials no longer work; the user has to authorize again.
     NeedsReauthorization,
-    /// Nango no longer holds the connection.
+    /// Nango no longer has the connection.
     MissingUpstream,
-    /// A reconnect came back as another account; the user has to decide.
+    /// A reconnect returned a different account. The user has to accept it or to reconnect.
     AccountMismatch,
     /// The user disconnected it.
     UserDisconnected,
-    /// The user canceled the reauthorization of a connection that did not work.
+    /// The user canceled the reauthorization of a connection that does not work.
     AuthorizationCanceled,
     /// The user removed it from the list, or canceled its first authorization.
     Removed,
 }
 
 impl Reason {
-    /// The name in the database and in JSON.
+    /// Returns the name in the database and in JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()

@@ -29,7 +29,7 @@ use super::{Reason, Status};
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum EventKind {
-    /// An attempt began.
+    /// An attempt started.
     AttemptStarted,
     /// An attempt ended without a grant.
     AttemptFailed,
@@ -43,32 +43,32 @@ pub enum EventKind {
     Disconnected,
     /// The user removed it from the list.
     Removed,
-    /// Its label or config was changed.
+    /// The label or config was changed.
     Updated,
-    /// Its credentials could not be refreshed, which may pass.
+    /// The credentials could not be refreshed. The failure may be temporary.
     CredentialsFailing,
-    /// Its credentials no longer work.
+    /// The credentials no longer work.
     NeedsReauthorization,
-    /// Nango no longer holds it.
+    /// Nango no longer has the connection.
     MissingUpstream,
-    /// It works again.
+    /// The connection works again.
     Recovered,
-    /// A reconnect came back as another account.
+    /// A reconnect returned a different account.
     AccountMismatched,
-    /// The user took the other account.
+    /// The user accepted the different account.
     AccountAccepted,
-    /// A look-up found whose account it is, or more about the account.
+    /// A lookup identified the account, or found further details of it.
     AccountIdentified,
-    /// A workflow said that a token was refused, and it was refreshed.
+    /// A workflow reported a rejected token, and the token was refreshed.
     TokenRefreshed,
-    /// It was imported from the original service's table.
+    /// The connection was imported from the FastAPI service's table.
     Adopted,
-    /// An operator restored it from what Nango held of it.
+    /// An operator restored the connection from Nango's data.
     Restored,
 }
 
 impl EventKind {
-    /// The name in the database and in JSON.
+    /// Returns the name in the database and in JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
@@ -83,7 +83,7 @@ pub enum Actor {
     User,
     /// A service, for the user.
     Service,
-    /// Patchbay itself, which found out.
+    /// Patchbay itself, which detected the change.
     System,
 }
 
@@ -96,17 +96,17 @@ pub struct Rename {
     pub to: Option<String>,
 }
 
-/// What else is known of an event: the `context` column.
+/// Additional data of an event: the `context` column.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EventContext {
-    /// Who caused it.
+    /// Who caused the event.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub actor: Option<Actor>,
-    /// What the provider called the account then.
+    /// The provider's name of the account at that time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
-    /// How the label changed.
+    /// The change of the label.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rename: Option<Rename>,
 }
@@ -153,19 +153,19 @@ pub enum MessageType {
     /// The user disconnected it.
     #[strum(serialize = "connection.disconnected")]
     Disconnected,
-    /// It does not work until its user acts; the reason says why.
+    /// The connection does not work until its user acts. The message contains the reason.
     #[strum(serialize = "connection.needs_reauthorization")]
     NeedsReauthorization,
-    /// It works again.
+    /// The connection works again.
     #[strum(serialize = "connection.recovered")]
     Recovered,
-    /// An attempt ended without a grant. A connection that worked still does.
+    /// An attempt ended without a grant. A working connection remains usable.
     #[strum(serialize = "connection.attempt_failed")]
     AttemptFailed,
 }
 
 impl MessageType {
-    /// The message's `type`.
+    /// Returns the value of the message's `type`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()

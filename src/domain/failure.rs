@@ -1,12 +1,12 @@
-//! Why an attempt or a connection failed.
+//! The failure of an attempt or a connection.
 
 use super::Reason;
 
-/// Why an attempt or a connection failed.
+/// The failure of an attempt or a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The reason, of the closed set.
+    /// The reason, for programs.
     pub reason: Reason,
-    /// The same, for a person to read.
+    /// The human-readable message.
     pub message: String,
 }

@@ -1,9 +1,9 @@
-//! What keeps a mistake from harming many users: brakes, and the reasons for deletions at Nango.
+//! Safeguards against mistakes that affect many users: brakes, and the reasons for deletions at Nango.
 
 use chrono::TimeDelta;
 use strum::{Display, EnumString, IntoStaticStr, VariantArray, VariantNames};
 
-/// A brake: stops what could harm many users by mistake.
+/// A brake, which stops operations that could harm many users by mistake until an operator releases it.
 #[derive(
     Clone,
     Copy,
@@ -18,7 +18,7 @@ use strum::{Display, EnumString, IntoStaticStr, VariantArray, VariantNames};
 )]
 #[strum(serialize_all = "snake_case")]
 pub enum Brake {
-    /// The database is not the one that the installation had, as after a restore or in a copy. Stops sweeps, deletions at
+    /// The database differs from the installation's last, as after a restore or in a copy. Stops sweeps, deletions at
     /// Nango and webhooks to the product.
     Database,
     /// Nango has none of the connections that were connected last. Stops sweeps, deletions at Nango and connects.
@@ -27,19 +27,19 @@ pub enum Brake {
     Missing,
     /// Too many connections would become `needs_reauthorization`.
     Dead,
-    /// Too many connections at Nango would be deleted although no user asked for it.
+    /// Too many connections at Nango would be deleted without a request of their users.
     Deletions,
 }
 
 impl Brake {
-    /// The name in the database, in metrics and in commands.
+    /// Returns the name in the database, in metrics and in commands.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 }
 
-/// Why a connection at Nango is deleted.
+/// The reason for the deletion of a connection at Nango.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Display, EnumString, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum DeletionReason {
@@ -47,22 +47,23 @@ pub enum DeletionReason {
     Disconnected,
     /// The user was erased.
     Erased,
-    /// A newer grant took its place.
+    /// A newer grant replaced it.
     Replaced,
-    /// It was granted by an attempt that a disconnect had invalidated.
+    /// Its attempt was invalidated by a disconnect before the grant.
     Invalidated,
-    /// An operator deleted it: it belonged to no row.
+    /// An operator deleted it because it belonged to no row.
     Orphan,
 }
 
 impl DeletionReason {
-    /// The name in the database.
+    /// Returns the name in the database.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 
-    /// How long the deletion waits. What was replaced is the only working grant if its successor does not work.
+    /// Returns how long the deletion is delayed. A replaced grant is kept for a while, because it is the only working
+    /// one if its successor fails.
     #[must_use]
     pub fn delay(self) -> TimeDelta {
         match self {
@@ -71,7 +72,7 @@ impl DeletionReason {
         }
     }
 
-    /// Returns whether no user requested this deletion: the brake counts it.
+    /// Returns whether no user or operator requested the deletion. [`Brake::Deletions`] counts such deletions.
     #[must_use]
     pub fn is_automatic(self) -> bool {
         matches!(self, Self::Replaced | Self::Invalidated)

@@ -1,7 +1,7 @@
 //! The state machine: how each signal changes a connection.
 //!
-//! Every function takes a connection and returns its transition, or that nothing changes; the service writes it in one
-//! transaction. All of them are idempotent, and accept signals in any order.
+//! Every function takes a connection and returns its transition, or `None` if nothing changes. The service writes the
+//! transition in one transaction. All functions are idempotent and accept signals in any order.
 
 mod credentials;
 mod grants;
@@ -20,25 +20,25 @@ use super::{
 pub(crate) use self::credentials::{ABSENCE_INTERVAL, MIN_ABSENCE_SPREAD, is_retry_due};
 pub use self::grants::Grant;
 
-/// What a change writes besides the connection itself.
+/// A change of a connection, with all that is written in its transaction.
 #[derive(Debug, PartialEq)]
 pub struct Transition {
-    /// The connection after the change; its version is raised by the store.
+    /// The connection after the change. The repository increases its version.
     pub connection: Connection,
-    /// The name of the change in the history.
+    /// The kind of the change in the history.
     pub event: EventKind,
-    /// How the attempt that brought the change ended, if it ended by it.
+    /// The outcome of the attempt, if this change ends it.
     pub outcome: Option<(Outcome, Option<Failure>)>,
-    /// What is to be deleted at Nango.
+    /// The connection to delete at Nango.
     pub discard: Option<NangoConnectionRef>,
-    /// What went wrong by this change, for a person to read.
+    /// The error, human-readable; `None` if the change is no failure.
     pub detail: Option<String>,
-    /// Who caused it, and what the history says of it besides.
+    /// The actor, and additional data for the history.
     pub context: EventContext,
 }
 
 impl Connection {
-    /// One that is not there yet, and waits for its first attempt.
+    /// Returns a connection that is not stored yet and has no attempt.
     #[must_use]
     pub fn new(
         user_id: UserId,
@@ -74,7 +74,7 @@ impl Connection {
         }
     }
 
-    /// An attempt begins. A connection that works goes on working meanwhile.
+    /// Starts an attempt. A working connection remains connected.
     #[must_use]
     pub fn attempt_started(&self, now: DateTime<Utc>) -> Transition {
         let state = match &self.state {
@@ -90,7 +90,8 @@ impl Connection {
         transition
     }
 
-    /// An operator restores the connection from what Nango holds of it. Nothing that the row has is newer.
+    /// Restores the connection from Nango's data, for an operator. The caller rejects a grant that is older than a
+    /// connected one.
     #[must_use]
     pub fn restored(&self, grant: &NangoConnectionRef, now: DateTime<Utc>) -> Transition {
         let state = State::Connected {
@@ -106,9 +107,9 @@ impl Connection {
         transition
     }
 
-    /// An attempt ended without a grant: denied, broken or expired. `None` if it had ended before.
+    /// Ends an attempt without a grant: denied, failed or expired. Returns `None` if it has ended already.
     ///
-    /// A connection that waits for no authorization keeps its state and its errors: the attempt has its own.
+    /// Only a pending connection changes its state and its errors. Otherwise the attempt alone has the error.
     #[must_use]
     pub fn attempt_failed(
         &self,
@@ -143,9 +144,9 @@ impl Connection {
         Some(transition)
     }
 
-    /// The user cancels an attempt. `None` if it had ended before.
+    /// Cancels an attempt, for the user. Returns `None` if it has ended already.
     ///
-    /// A connection that never worked is removed with it. One that works keeps its state.
+    /// A connection that was never connected is removed. A working one keeps its state.
     #[must_use]
     pub fn attempt_canceled(&self, attempt: &Attempt, now: DateTime<Utc>) -> Option<Transition> {
         if attempt.outcome.is_some() {
@@ -176,7 +177,7 @@ impl Connection {
         Some(transition)
     }
 
-    /// The user removes it from the list. `None` if it is connected, or was removed before.
+    /// Removes the connection from the list, for the user. Returns `None` if it is connected or already removed.
     #[must_use]
     pub fn removed(&self, now: DateTime<Utc>) -> Option<Transition> {
         let is_removed = self.state.reason() == Some(Reason::Removed);
@@ -188,7 +189,7 @@ impl Connection {
         };
         let mut transition = self.transition(state, EventKind::Removed, now);
         let connection = &mut transition.connection;
-        // The next connection of this instance is a new one to its user.
+        // To the user, a later connection of this instance is a new one.
         connection.connected_at = None;
         connection.disconnected_at.get_or_insert(now);
         connection.label = None;
@@ -200,7 +201,7 @@ impl Connection {
         Some(transition)
     }
 
-    /// The user disconnects. `None` if that was done before.
+    /// Disconnects the connection, for the user. Returns `None` if it is already disconnected.
     #[must_use]
     pub fn disconnected(&self, now: DateTime<Utc>) -> Option<Transition> {
         if matches!(self.state, State::Disconnected { .. }) {
@@ -211,7 +212,7 @@ impl Connection {
         };
         let mut transition = self.transition(state, EventKind::Disconnected, now);
         transition.connection.disconnected_at = Some(now);
-        // The account stays until the next one is known: a list shows whose it was.
+        // The account stays until the next one is known, because lists show it.
         transition.connection.account_unknown_reason = None;
         transition.connection.scopes = None;
         transition.connection.missing_scopes = None;
@@ -221,7 +222,7 @@ impl Connection {
         Some(transition)
     }
 
-    /// The user gives it another label or config than it had `before`.
+    /// Records a change of the label or config by the user. `before` is the connection before the change.
     #[must_use]
     pub fn updated(&self, before: &Self, now: DateTime<Utc>) -> Transition {
         let mut transition = self.transition(self.state.clone(), EventKind::Updated, now);
@@ -232,10 +233,10 @@ impl Connection {
         transition
     }
 
-    /// Returns whether the connection's account is known, and `reported` is another.
+    /// Returns whether the connection's account is known and differs from `reported`.
     fn differs_from(&self, reported: Option<&Account>) -> bool {
         match (&self.account, reported) {
-            (Some(ours), Some(theirs)) => ours.id != theirs.id,
+            (Some(account), Some(reported)) => account.id != reported.id,
             _ => false,
         }
     }
@@ -269,14 +270,14 @@ impl Connection {
 }
 
 impl Transition {
-    /// The same, caused by this actor.
+    /// Returns the transition with this actor.
     #[must_use]
     pub fn by(mut self, actor: Actor) -> Self {
         self.context.actor = Some(actor);
         self
     }
 
-    /// Writes what went wrong to the connection and to the event.
+    /// Sets the error of the connection and of the event.
     fn failed(&mut self, message: &str) {
         self.connection.last_error = Some(message.to_owned());
         self.connection.error_count = self.connection.error_count.saturating_add(1);

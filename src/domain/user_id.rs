@@ -5,31 +5,31 @@ use std::fmt;
 /// The longest user id, in characters.
 const MAX_USER_ID_LENGTH: usize = 255;
 
-/// A user of the product, as its identity provider names them. Ids are compared byte for byte, so
-/// that every text is refused that HTTP or a client would change on its way: white space at an end,
-/// control characters, and the path segments `.` and `..`.
+/// The id of a user of the product, from its identity provider. Ids are compared byte for byte. Texts that HTTP or a
+/// client may change in transit are therefore rejected: whitespace at an end, control characters, and the path segments
+/// `.` and `..`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UserId(String);
 
-/// Why a text cannot be a user id.
+/// The reason for which a text is rejected as a user id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidUserId {
-    /// Empty, or longer than 255 characters.
-    #[error("a user id has 1 to {MAX_USER_ID_LENGTH} characters")]
+    /// The id is empty or longer than 255 characters.
+    #[error("a user id must have 1 to {MAX_USER_ID_LENGTH} characters")]
     Length,
-    /// A control character.
-    #[error("a user id has no control characters")]
+    /// The id contains a control character.
+    #[error("a user id must not contain control characters")]
     Control,
-    /// HTTP removes it from a header, and many clients do from any text.
-    #[error("a user id has no white space at its beginning or end")]
+    /// The id starts or ends with whitespace, which HTTP and many clients trim.
+    #[error("a user id must not start or end with whitespace")]
     WhiteSpace,
-    /// URLs drop it.
-    #[error("a user id is neither . nor .., which no URL can carry")]
+    /// The id is `.` or `..`, which URLs resolve.
+    #[error("a user id must not be . or .., which URLs resolve")]
     DotSegment,
 }
 
 impl UserId {
-    /// The id as text.
+    /// Returns the id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -40,7 +40,7 @@ impl TryFrom<String> for UserId {
     type Error = InvalidUserId;
 
     fn try_from(id: String) -> Result<Self, InvalidUserId> {
-        // What JavaScript trims: the byte order mark, too.
+        // JavaScript's `trim` also removes the byte order mark.
         let is_space = |c: char| c.is_whitespace() || c == '\u{feff}';
         if !(1..=MAX_USER_ID_LENGTH).contains(&id.chars().count()) {
             Err(InvalidUserId::Length)

@@ -209,7 +209,7 @@ impl Webhooks {
                 self.mark_delivered(&claimed, response.status).await
             }
             Ok(response) => {
-                let error = format!("the endpoint answered {}", response.status);
+                let error = format!("the endpoint returned {}", response.status);
                 self.mark_failed(&claimed, Some(response), &error).await
             }
             Err(error) => self.mark_failed(&claimed, None, &error).await,
@@ -303,9 +303,9 @@ impl Webhooks {
         let failing_since =
             webhook_deliveries::mark_endpoint_failing(&mut tx, endpoint, now).await?;
         let off = match failing_since {
-            Some(_) if status == Some(GONE) => Some("it answered 410, Gone"),
+            Some(_) if status == Some(GONE) => Some("the endpoint returned 410 Gone"),
             Some(since) if now - since >= DISABLE_AFTER => {
-                Some("nothing has arrived there for days")
+                Some("no message was delivered for five days")
             }
             _ => None,
         };

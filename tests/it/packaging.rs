@@ -61,7 +61,7 @@ async fn health_command_reports_running_process() {
     let mut failing = Process::start(&["health"], &[("PORT", &port)]);
     assert_eq!(failing.ended().await.code(), Some(1));
     assert!(
-        failing.output().contains("does not answer"),
+        failing.output().contains("does not respond"),
         "{}",
         failing.output()
     );

@@ -132,7 +132,7 @@ async fn unavailable_ports_are_reported_clearly() {
     let taken = listener.local_addr().unwrap().port().to_string();
     let free = free_port().to_string();
     let cases = [
-        (vec![("PORT", "65535")], "there is no port after PORT=65535"),
+        (vec![("PORT", "65535")], "PORT=65535 has no next port"),
         (vec![("PORT", "80000")], "PORT is too large"),
         (
             vec![("PORT", &*taken), ("SANDBOX_PORT", &*free)],
@@ -140,7 +140,7 @@ async fn unavailable_ports_are_reported_clearly() {
         ),
         (
             vec![("PORT", &*free), ("SANDBOX_PORT", &*taken)],
-            "set SANDBOX_PORT to another",
+            "Set SANDBOX_PORT to a free port",
         ),
     ];
     for (settings, reported) in cases {

@@ -1,4 +1,4 @@
-//! Checks that integrations request the scopes of account lookups, and reports connections without a known account.
+//! Checks that integrations request the scopes of account lookups, and reports connections whose account is unknown.
 
 use super::Report;
 use crate::catalog::{Catalog, ConfiguredIntegration};
@@ -6,7 +6,7 @@ use crate::db;
 use crate::db::{Database, DatabaseConfig};
 use crate::nango::{Integration, Nango};
 
-/// The maximum number of integrations whose scopes are read: each read counts towards Nango's rate limit.
+/// The maximum number of integrations whose scopes are read. Each read counts toward Nango's rate limit.
 const MAX_INTEGRATIONS: usize = 100;
 
 /// Compares the scopes of each configured integration with those that the lookup of its accounts requires.
@@ -43,7 +43,7 @@ pub(crate) async fn check_scopes(
             continue;
         }
         checked += 1;
-        // An integration without scopes of its own requests the provider's default ones.
+        // An integration without configured scopes requests the provider's defaults.
         let requested = match nango.integration_scopes(&connector.integration_key).await {
             Ok(Some(requested)) if !requested.is_empty() => requested,
             _ => continue,
@@ -86,7 +86,7 @@ pub(crate) async fn check_connections(report: &mut Report, config: &DatabaseConf
         report.warn(
             "accounts",
             format!("{connector}: the account of {connections} is not known ({reason})"),
-            "docs/OPERATIONS.md has the reasons; a reconnect looks the account up again",
+            "docs/OPERATIONS.md explains the reasons. A reconnect repeats the lookup",
         );
     }
 }

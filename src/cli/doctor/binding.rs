@@ -1,22 +1,22 @@
-//! Checks `CONNECT_BINDING`: whether the configuration allows browsers to be distinguished.
+//! Checks `CONNECT_BINDING`: whether browsers send the cookie that identifies them.
 
 use url::{Host, Url};
 
 use super::Report;
 use crate::http::{ConnectBinding, HttpConfig};
 
-/// Whether browsers send the cookies of one address with requests from pages of another.
+/// The relation of a page's origin to `PUBLIC_URL`. Browsers send the cookie with requests from the same site only.
 #[derive(Debug, PartialEq, Eq)]
 enum Site {
     Same,
-    /// The same site if the operator owns this domain; not if it is a hosting domain whose customers have names below
-    /// it.
+    /// The same site if the operator owns this domain. Different sites if it is a public suffix, such as a hosting
+    /// provider's domain.
     Perhaps(String),
     Other,
 }
 
 pub(crate) fn check(report: &mut Report, http: &HttpConfig) {
-    let (level, nothing) = match http.connect_binding {
+    let (level, consequence) = match http.connect_binding {
         ConnectBinding::Off => return,
         ConnectBinding::Ask => (
             "ask",
@@ -34,14 +34,14 @@ pub(crate) fn check(report: &mut Report, http: &HttpConfig) {
             Site::Same => {}
             Site::Perhaps(domain) => report.warn(
                 "binding",
-                format!("{origin} and {own} are on the same site if {domain} is a domain of your own"),
+                format!("{origin} and {own} are on the same site only if {domain} is a domain of your own"),
                 format!(
-                    "check it: below a domain such as onrender.com (https://publicsuffix.org/list) each name is a site of its own, and {nothing}"
+                    "check it: below a public suffix such as onrender.com (https://publicsuffix.org/list), each name is a separate site, and {consequence}"
                 ),
             ),
             Site::Other => {
-                let found = format!("{origin} is on another site than {own}: {nothing}");
-                let remediation = "serve the page and PUBLIC_URL below one domain of your own, both by https; or set CONNECT_BINDING=off";
+                let found = format!("{origin} is on another site than {own}: {consequence}");
+                let remediation = "serve the page and PUBLIC_URL below one domain of your own, both over https, or set CONNECT_BINDING=off";
                 match http.connect_binding {
                     ConnectBinding::Required => report.fail("binding", found, remediation),
                     _ => report.warn("binding", found, remediation),
@@ -52,13 +52,13 @@ pub(crate) fn check(report: &mut Report, http: &HttpConfig) {
     report.ok(
         "binding",
         format!(
-            "{level}: requires that Nango's callback URL is {}, and credentials: \"include\" in the page's requests. To check both, connect once: the attempt must have same_browser: true",
+            "{level}: requires that Nango's callback URL is {}, and that the page's requests have credentials: \"include\". To check both, connect once: the attempt must have same_browser: true",
             crate::cli::doctor::url_below(own, crate::cli::doctor::CALLBACK_PATH)
         ),
     );
 }
 
-/// Returns whether two pages are on the same site: by scheme and domain, like `SameSite`, regardless of ports.
+/// Returns whether two URLs are on the same site. Like `SameSite`, this compares scheme and domain, not ports.
 fn site(page: &Url, own: &Url) -> Site {
     if page.scheme() != own.scheme() {
         return Site::Other;

@@ -1,4 +1,4 @@
-//! Checks the brakes, and reports why they are engaged.
+//! Reports engaged brakes with their reasons, and orphans at Nango.
 
 use super::Report;
 use crate::clock::Clock;
@@ -18,18 +18,18 @@ pub(crate) async fn check(report: &mut Report, config: &Config, clock: &Clock) {
     let public_url = config.http.public_url.clone();
     let brakes = Brakes::new(database.clone(), nango, public_url, clock.clone());
     let _ = brakes.probe().await;
-    // Before the first start there is no schema, and no brake.
+    // Before the first start, neither the schema nor a brake exists.
     if let Ok(engaged) = brakes.engaged().await {
         for one in &engaged {
             let remediation = match one.brake {
                 Brake::Database => {
-                    "restored or moved: `patchbay brake release database`; a copy: add --copy"
+                    "if the database was restored or moved: `patchbay brake release database`. If it is a copy: add --copy"
                 }
                 Brake::Nango => {
-                    "correct NANGO_SECRET_KEY; if the environment is right: `patchbay brake release nango`"
+                    "correct NANGO_SECRET_KEY. If the environment is right: `patchbay brake release nango`"
                 }
                 _ => {
-                    "find out what happened (docs/OPERATIONS.md); if it is correct: `patchbay brake release`"
+                    "find the cause (docs/OPERATIONS.md). If the changes are correct: `patchbay brake release`"
                 }
             };
             report.fail(
@@ -47,7 +47,7 @@ pub(crate) async fn check(report: &mut Report, config: &Config, clock: &Clock) {
             report.warn(
                 "orphans",
                 format!("{orphans} connections of this installation at Nango belong to no row"),
-                "`patchbay orphans list` shows them, `restore` brings them back, `delete` deletes them at Nango",
+                "`patchbay orphans list` shows them, `restore` restores them, `delete` deletes them at Nango",
             );
         } else {
             report.ok(

@@ -8,7 +8,7 @@ use crate::db::{CONTRACT_PREFIX, Database, DatabaseError, SchemaStatus};
 /// The clock skew of Nango, in seconds, above which the operator is warned.
 pub(crate) const MAX_CLOCK_SKEW_SECONDS: i64 = 5;
 
-/// The maximum number of unreadable rows that are listed.
+/// The maximum number of unreadable rows in the finding.
 const MAX_NAMED_ROWS: usize = 10;
 
 pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig, clock: &Clock) {
@@ -27,7 +27,7 @@ pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig, clock: &
                 }
                 DatabaseError::TooOld(_) => "update the server to PostgreSQL 13 or newer",
                 _ => {
-                    "start the database, and check the host and port in DATABASE_URL, and firewalls"
+                    "start the database, and check firewalls and the host and port in DATABASE_URL"
                 }
             };
             report.fail("database", error.to_string(), remediation);
@@ -52,8 +52,11 @@ pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig, clock: &
 }
 
 fn describe(report: &mut Report, status: &SchemaStatus, clock: &Clock) {
-    // The connection already rejects older servers.
-    report.ok("database", format!("PostgreSQL {} answers", status.version));
+    // `Database::connect` rejects servers that are too old.
+    report.ok(
+        "database",
+        format!("PostgreSQL {} responds", status.version),
+    );
     let removed = status
         .newer
         .iter()
@@ -62,24 +65,24 @@ fn describe(report: &mut Report, status: &SchemaStatus, clock: &Clock) {
         _ if !status.damage.is_empty() => fail_damaged(report, &status.damage),
         (Some(version), _) => report.fail(
             "migrations",
-            format!("migration {version} differs from that of this program"),
+            format!("the applied migration {version} differs from this program's"),
             "use the database of this installation, or restore its schema",
         ),
         (None, Some((version, _))) => report.fail(
             "migrations",
             format!("migration {version} of a newer Patchbay has removed parts of the schema that this version requires"),
-            "run that version, or a newer one",
+            "run that version or a newer one",
         ),
         (None, None) if status.has_legacy_tables => report.warn(
             "migrations",
             "the tables of the FastAPI service are not imported yet",
-            "back them up; `patchbay migrate` or the next start imports them, or reports why it cannot and changes nothing (docs/UPGRADING.md)",
+            "back them up. `patchbay migrate` or the next start imports them, or reports why it cannot and changes nothing (docs/UPGRADING.md)",
         ),
         (None, None) => match (status.pending.len(), status.newer.len()) {
             (0, 0) => report.ok("migrations", "the schema is up to date"),
             (0, newer) => report.ok(
                 "migrations",
-                format!("the schema has {newer} migrations of a newer version, which only add"),
+                format!("the schema has {newer} migrations of a newer version, which removed nothing"),
             ),
             (pending, _) => report.warn(
                 "migrations",
@@ -90,10 +93,12 @@ fn describe(report: &mut Report, status: &SchemaStatus, clock: &Clock) {
     }
     let skew = (status.now - clock.now()).num_seconds();
     let found = format!("the database's clock differs by {skew} s from this machine's");
-    let remediation =
-        "synchronize both by NTP; a replica whose clock differs by more than a minute is not ready";
+    let remediation = "synchronize both with NTP. A replica whose clock differs by more than a minute is not ready";
     match skew.abs() {
-        0..=2 => report.ok("database clock", "the database has the same time"),
+        0..=2 => report.ok(
+            "database clock",
+            "the database's clock agrees with this machine's",
+        ),
         3..=60 => report.warn("database clock", found, remediation),
         _ => report.fail("database clock", found, remediation),
     }
@@ -136,9 +141,9 @@ async fn check_write(report: &mut Report, database: &Database, status: &SchemaSt
     }
 }
 
-/// Checks that all rows can be read. The service skips those that cannot.
+/// Checks that all rows can be read. The service skips unreadable rows.
 async fn check_rows(report: &mut Report, database: &Database) {
-    // Before the first start there are no tables. A damaged schema is reported by its own check.
+    // Before the first start, no tables exist. Another check reports a damaged schema.
     let Ok(search) = database.find_unreadable_rows().await else {
         return;
     };
@@ -163,7 +168,7 @@ async fn check_rows(report: &mut Report, database: &Database) {
             named.join(", "),
             first.error
         ),
-        "correct or delete them: the service skips them, and their users' requests fail",
+        "correct or delete them. The service skips them, and requests for them fail",
     );
 }
 
@@ -171,13 +176,13 @@ fn pooler(report: &mut Report, database: &Database) {
     if database.is_transaction_pooled() {
         report.warn(
             "pooler",
-            "a pooler in transaction mode is in front: changes are polled twice a second, and statements are prepared each time",
-            "it works; a direct connection or a pooler in session mode (Supabase's port 5432) is faster",
+            "the database is behind a pooler in transaction mode: changes are polled twice a second, and statements are prepared each time",
+            "no action required: a direct connection or a pooler in session mode (Supabase's port 5432) is faster",
         );
     } else {
         report.ok(
             "pooler",
-            "none, or one in session mode: changes are notified immediately",
+            "no pooler, or one in session mode: changes are notified immediately",
         );
     }
 }

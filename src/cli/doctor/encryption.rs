@@ -6,12 +6,12 @@ use crate::config::Config;
 use crate::db::Database;
 use crate::webhooks::{SecretsAtRest, Webhooks};
 
-/// How to create a key.
+/// The remediation that creates a key.
 const NEW_KEY: &str =
     "set ENCRYPTION_KEY to the output of `openssl rand -base64 32`, for each replica";
 
 pub(crate) async fn check(report: &mut Report, config: &Config, clock: &Clock) {
-    // If the database is unreachable or has no tables yet, other checks report it.
+    // Other checks report an unreachable database or missing tables.
     let found = secrets(config, clock).await.unwrap_or_default();
     let (plain, of_another_key) = (found.plain, found.of_another_key);
     if let Some((endpoint, error)) = found.unreadable.first() {
@@ -32,7 +32,7 @@ pub(crate) async fn check(report: &mut Report, config: &Config, clock: &Clock) {
         report.warn(
             "encryption",
             format!(
-                "of the webhook endpoints' secrets {plain} are not encrypted, and {of_another_key} with the second key"
+                "{plain} secrets of webhook endpoints are not encrypted, and {of_another_key} are encrypted with the second key"
             ),
             "no action required: the service encrypts them with the first key within a minute of its start",
         );

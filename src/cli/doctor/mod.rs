@@ -1,6 +1,6 @@
 //! The checks of `patchbay doctor`.
 //!
-//! The checks change nothing in the database or at Nango. The session that one of them creates is deleted.
+//! The checks change nothing in the database. At Nango, one of them creates a connect session and deletes it.
 
 mod accounts;
 mod binding;
@@ -23,10 +23,10 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::environment::Variable;
 
-/// The path to which providers return if they return to the product's own domain.
+/// The path of the callback, to which providers redirect if Nango's callback URL is Patchbay's.
 const CALLBACK_PATH: &str = "/api/v1/connectors/callback";
 
-/// Returns an address below the public one.
+/// Returns the URL of `path` below `url`.
 fn url_below(url: &Url, path: &str) -> String {
     format!("{}{path}", url.as_str().trim_end_matches('/'))
 }
@@ -37,22 +37,22 @@ fn url_below(url: &Url, path: &str) -> String {
 pub enum Level {
     /// No problem.
     Ok,
-    /// It works, with a limitation or a risk.
+    /// A limitation or a risk.
     Warn,
-    /// It does not work.
+    /// A failure: part of the service does not work.
     Fail,
 }
 
 /// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// The short name of the check. It does not change.
+    /// The short, stable name of the check.
     pub check: &'static str,
     /// The severity.
     pub level: Level,
-    /// What the check found.
+    /// The human-readable result.
     pub detail: String,
-    /// How to fix it; `None` if there is nothing to fix.
+    /// How to fix the problem; `None` if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remediation: Option<String>,
 }
@@ -60,7 +60,7 @@ pub struct Finding {
 /// The results of all checks.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
-    /// The findings, in the order in which the checks depend on each other.
+    /// The findings. A check comes after those on which it depends.
     pub findings: Vec<Finding>,
 }
 
@@ -109,7 +109,7 @@ impl Report {
     }
 }
 
-/// A table for people. The remediation of a finding is below it.
+/// Writes a human-readable table, with each remediation below its finding.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.findings.iter().map(|one| one.check.len());
@@ -141,7 +141,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Checks everything that a service with these variables needs. A `token` is explained claim by claim.
+/// Runs all checks with the variables that `lookup` returns. If `token` is given, checks it claim by claim.
 pub async fn run<V: Into<Variable>>(
     lookup: &dyn Fn(&str) -> Option<V>,
     token: Option<&str>,
@@ -153,7 +153,7 @@ pub async fn run<V: Into<Variable>>(
         Err(error) => {
             for problem in error.problems {
                 let remediation =
-                    "set or correct the variable: docs/CONFIGURATION.md lists them all";
+                    "set or correct the variable. docs/CONFIGURATION.md lists all variables";
                 report.fail("configuration", problem, remediation);
             }
             if let Ok(database) = Config::read_database(lookup) {
@@ -162,7 +162,7 @@ pub async fn run<V: Into<Variable>>(
             return report;
         }
     };
-    report.ok("configuration", "every variable can be read");
+    report.ok("configuration", "all variables are valid");
     let catalog = match Catalog::load(config.catalog_file.as_deref()) {
         Ok(catalog) => catalog,
         Err(error) => {

@@ -19,7 +19,7 @@ use crate::nango::{
 };
 use crate::net::http_client;
 
-/// An id that does not exist at Nango, so that requests with it find and change nothing.
+/// An id that does not exist at Nango. Requests with it find and change nothing.
 const NONEXISTENT_ID: &str = "patchbay-doctor-nobody";
 
 /// The page of keys in Nango's dashboard.
@@ -60,13 +60,12 @@ pub(crate) async fn check(report: &mut Report, config: &Config, catalog: &Catalo
             return;
         }
         Err(error) => {
-            let remediation =
-                "start Nango, or correct NANGO_BASE_URL: it is the address of Nango's API";
+            let remediation = "start Nango, or set NANGO_BASE_URL to the URL of Nango's API";
             report.fail("nango", error.to_string(), remediation);
             return;
         }
     };
-    report.ok("nango", format!("{} answers", config.client.base_url));
+    report.ok("nango", format!("{} responds", config.client.base_url));
     report.ok("nango key", "Nango accepts NANGO_SECRET_KEY");
     scopes(report, &nango).await;
     let configured: HashMap<&str, &str> = integrations
@@ -92,7 +91,7 @@ fn scope_remediation(what: &str) -> String {
     )
 }
 
-/// Tests each required permission of the key with a request for a nonexistent id.
+/// Tests each required permission of the key with a request for a nonexistent id. Returns the errors by permission.
 async fn probe_permissions(nango: &Nango) -> [(&'static str, Option<Error>); 4] {
     let session = SessionRequest {
         reconnects: None,
@@ -128,17 +127,17 @@ async fn probe_permissions(nango: &Nango) -> [(&'static str, Option<Error>); 4] 
     ]
 }
 
-/// Returns the error of a proxied call to a nonexistent integration. It shows whether the key lacks the scope.
+/// Returns the error of a proxied call to a nonexistent integration, which reveals a missing scope of the key.
 async fn proxy_error(nango: &Nango) -> Option<Error> {
     let call = ProxyCall::new(Method::GET, (NONEXISTENT_ID, None), &HeaderMap::new());
-    let call = call.expect("one plain segment is a safe path");
+    let call = call.expect("a plain segment is a safe path");
     nango
         .proxy(NONEXISTENT_ID, NONEXISTENT_ID, call)
         .await
         .err()
 }
 
-/// Returns whether Nango withholds credentials from the key, judging by the first listed connection.
+/// Returns whether Nango omits the credentials of the first listed connection because the key lacks the scope.
 async fn are_credentials_withheld(nango: &Nango, listed: &[ConnectionSummary]) -> bool {
     let Some(first) = listed.first() else {
         return false;
@@ -149,17 +148,17 @@ async fn are_credentials_withheld(nango: &Nango, listed: &[ConnectionSummary]) -
 }
 
 async fn scopes(report: &mut Report, nango: &Nango) {
-    let one = ListConnections {
+    let first = ListConnections {
         limit: Some(1),
         ..ListConnections::default()
     };
-    let (listed, list_error) = match nango.connections(&one).await {
+    let (listed, list_error) = match nango.connections(&first).await {
         Ok(listed) => (listed, None),
         Err(error) => (Vec::new(), Some(error)),
     };
     let before = report.findings.len();
-    let tried = probe_permissions(nango).await;
-    for (what, error) in tried.into_iter().chain([("list connections", list_error)]) {
+    let probes = probe_permissions(nango).await;
+    for (what, error) in probes.into_iter().chain([("list connections", list_error)]) {
         match error {
             Some(Error::Unauthorized { detail, .. }) => report.fail(
                 "nango scopes",
@@ -216,22 +215,22 @@ fn connectors(report: &mut Report, catalog: &Catalog, integrations: &HashMap<&st
         report.warn(
             "connector",
             format!("Nango has no integration for {count} of {offered} connectors, which users see as not configured: {names}"),
-            "add an integration in Nango for each that you offer, with the provider in GET /api/v1/connectors, and with the slug or the name in brackets as key; disable the others in CATALOG_FILE (enabled = false)",
+            "in Nango, add an integration for each connector that you offer. Its provider is in GET /api/v1/connectors. Its key is the slug, or the key in parentheses. In CATALOG_FILE, disable the others (enabled = false)",
         );
     }
-    let found = format!("{configured} connectors have their integration at Nango");
+    let found = format!("{configured} connectors have an integration at Nango");
     if configured > 0 {
         report.ok("connectors", found);
     } else {
         report.fail(
             "connectors",
             found,
-            "add integrations in Nango, each with its connector's slug as key; is it the right environment?",
+            "add integrations in Nango, each with its connector's slug as key, or correct NANGO_SECRET_KEY if the environment is wrong",
         );
     }
 }
 
-/// Compares this machine's clock with the time of Nango's responses.
+/// Compares this machine's clock with the `Date` header of a response from Nango.
 async fn time(report: &mut Report, config: &NangoConfig, clock: &Clock) {
     let Ok(client) = http_client::client(config.client.timeout) else {
         return;
@@ -248,15 +247,15 @@ async fn time(report: &mut Report, config: &NangoConfig, clock: &Clock) {
     let Some(date) = date.map(DateTime::<Utc>::from) else {
         return;
     };
-    // The header has whole seconds, and the response took some time.
+    // The header has whole seconds. The tolerance includes the duration of the request.
     let skew = (date - sent_at + TimeDelta::milliseconds(500)).num_seconds();
     if skew.abs() > MAX_CLOCK_SKEW_SECONDS + config.client.timeout.as_secs().cast_signed() {
         report.warn(
             "nango clock",
             format!("Nango's clock differs by {skew} s from this machine's"),
-            "synchronize this machine's clock by NTP: Nango's timestamps decide which grant is the newest",
+            "synchronize this machine's clock with NTP. Nango's timestamps decide which grant is the newest",
         );
     } else {
-        report.ok("nango clock", "Nango has the same time");
+        report.ok("nango clock", "Nango's clock agrees with this machine's");
     }
 }

@@ -9,7 +9,7 @@ use super::{Report, url_below};
 use crate::catalog::{Availability, Catalog};
 use crate::nango::{Error, IntegrationDefaults, Nango, Session, SessionRequest};
 
-/// Creates a session like `serve` does, with an address for its webhooks, and deletes it. `configured` maps Nango's
+/// Creates a session with its own webhook URL, like `serve`, and deletes it. `configured` maps the keys of Nango's
 /// integrations to their providers.
 pub(crate) async fn check(
     report: &mut Report,
@@ -23,7 +23,7 @@ pub(crate) async fn check(
         connectors
             .any(|one| one.integration_key == key && one.availability() == Availability::Available)
     };
-    // Without an integration, the check of the connectors fails.
+    // The check of the connectors reports that no connector has an integration.
     let Some(integration) = configured.keys().copied().find(|key| is_offered(key)) else {
         return;
     };
@@ -40,7 +40,7 @@ pub(crate) async fn check(
         Ok(session) => {
             report.ok(
                 "nango session",
-                "Nango creates a session with a webhook address of its own",
+                "Nango creates a session with its own webhook URL",
             );
             delete(report, nango, &session).await;
         }
@@ -61,14 +61,14 @@ pub(crate) async fn check(
 fn refused_address(report: &mut Report, webhook_base_url: &Url, error: &Error) {
     let remediation = if error.to_string().contains("not allowed") {
         "set PUBLIC_URL or NANGO_WEBHOOK_BASE_URL to a public address, or let a self-hosted Nango call private ones \
-         (NANGO_OUTBOUND_URL_POLICY={\"blockPrivateIps\":false}; loopback addresses stay refused)"
+         (NANGO_OUTBOUND_URL_POLICY={\"blockPrivateIps\":false}; loopback addresses are always rejected)"
     } else {
-        "update Nango to a version that knows webhook_url_override"
+        "update Nango to a version that supports webhook_url_override"
     };
     report.warn(
         "nango session",
         format!(
-            "Nango refuses the session's webhook address below {webhook_base_url}: {error}. Authorizations are found by polling, \
+            "Nango rejects the session's webhook URL below {webhook_base_url}: {error}. Authorizations are detected by polling, \
              denials when the session expires"
         ),
         remediation,
@@ -77,13 +77,13 @@ fn refused_address(report: &mut Report, webhook_base_url: &Url, error: &Error) {
 
 fn fail(report: &mut Report, integration: &str, error: &Error) {
     if matches!(error, Error::Unauthorized { .. }) {
-        // The check of the scopes has reported it.
+        // The check of the scopes has reported this error.
         return;
     }
     let remediation = "check the integration in Nango, and Nango's log of the request";
     report.fail(
         "nango session",
-        format!("Nango creates no session for the integration {integration:?}: {error}"),
+        format!("Nango cannot create a session for the integration {integration:?}: {error}"),
         remediation,
     );
 }

@@ -1,4 +1,4 @@
-//! Checks the configuration for users' tokens, and explains a given token.
+//! Checks the configuration for users' tokens, and a single token claim by claim.
 
 use std::time::Duration;
 
@@ -39,11 +39,11 @@ pub(crate) async fn check(
         (true, _) => {}
         (false, None) => report.ok(
             "tokens",
-            "those signed with AUTH_JWT_SECRET (HS256, HS384, HS512) are accepted",
+            "tokens signed with AUTH_JWT_SECRET (HS256, HS384, HS512) are accepted",
         ),
         (false, Some(_)) => report.warn(
             "tokens",
-            "those signed with AUTH_JWT_SECRET (HS256, HS384, HS512) are accepted in addition to the identity provider's",
+            "tokens signed with AUTH_JWT_SECRET (HS256, HS384, HS512) are accepted in addition to the identity provider's",
             "remove AUTH_JWT_SECRET, unless you sign tokens with it",
         ),
     }
@@ -54,13 +54,13 @@ pub(crate) async fn check(
         Some(Err(error)) => report.fail(
             "jwks",
             format!("the keys cannot be fetched: {error}"),
-            "correct AUTH_JWKS_URL, let this service reach it, or allow its private network in AUTH_JWKS_ALLOWED_NETWORKS; where the JWKS has no key, have the identity provider sign with asymmetric keys",
+            "correct AUTH_JWKS_URL, make it reachable from this service, or allow its private network in AUTH_JWKS_ALLOWED_NETWORKS. If the JWKS has no key, configure the identity provider to sign with asymmetric keys",
         ),
     }
     if config.jwks_url.is_some() && config.issuers.is_empty() {
         report.warn(
             "issuer",
-            "a token of any issuer is accepted if one of the keys signed it",
+            "tokens of any issuer are accepted if one of the keys signed them",
             "set AUTH_ISSUER to the identity provider's `iss`",
         );
     }
@@ -76,7 +76,7 @@ pub(crate) async fn check(
     }
 }
 
-/// Lets the running service verify a token signed with each secret. Whether the service runs is another check.
+/// Sends the running service a token signed with each secret. Another check reports that the service does not run.
 async fn try_secrets(report: &mut Report, config: &Config, public_url: &Url, clock: &Clock) {
     let Ok(client) = http_client::client(TIMEOUT) else {
         return;
@@ -86,24 +86,24 @@ async fn try_secrets(report: &mut Report, config: &Config, public_url: &Url, clo
         let request = client
             .get(&address)
             .bearer_auth(sign(config, secret, clock));
-        let Ok(answer) = request.send().await else {
+        let Ok(response) = request.send().await else {
             return;
         };
-        if answer.status() == StatusCode::UNAUTHORIZED {
+        if response.status() == StatusCode::UNAUTHORIZED {
             report.fail(
                 "tokens",
                 format!(
-                    "the service at PUBLIC_URL refuses a token that secret {} of AUTH_JWT_SECRET signs",
+                    "the service at PUBLIC_URL rejects a token signed with secret {} of AUTH_JWT_SECRET",
                     index + 1
                 ),
-                "give it the same AUTH_JWT_SECRET, AUTH_ISSUER, AUTH_AUDIENCE and AUTH_USER_CLAIM as this command, and restart it",
+                "start it with the same AUTH_JWT_SECRET, AUTH_ISSUER, AUTH_AUDIENCE and AUTH_USER_CLAIM as this command",
             );
         }
     }
 }
 
-/// Signs a token as the configuration requires, for a user who does not exist. It is valid for an hour, so that clock
-/// skew, which another check reports, does not fail this one.
+/// Returns a signed token with the configured issuer and audience, for a nonexistent user. It is valid for an hour, so
+/// that clock skew does not fail this check. Another check reports clock skew.
 fn sign(config: &Config, secret: &SecretString, clock: &Clock) -> String {
     let mut claims = Map::new();
     claims.insert("exp".to_owned(), (clock.now().timestamp() + 3600).into());
@@ -126,7 +126,7 @@ fn sign(config: &Config, secret: &SecretString, clock: &Clock) -> String {
     format!("{signed}.{signature}")
 }
 
-/// Explains a token claim by claim, and reports its user.
+/// Reports each claim of a token, and its user or why it is rejected.
 async fn explain(
     report: &mut Report,
     config: &Config,
@@ -136,7 +136,7 @@ async fn explain(
 ) {
     if token.starts_with(KEY_PREFIX) {
         let remediation =
-            "`patchbay keys list` shows which keys there are; give --token a user's token";
+            "pass a user's token in --token. `patchbay keys list` shows the service keys";
         report.warn("token", "this is a service key", remediation);
         return;
     }
@@ -144,17 +144,17 @@ async fn explain(
     match auth.authenticate(token).await {
         Ok(caller) => report.ok(
             "token",
-            format!("it is valid: its user is {}", caller.user_id),
+            format!("the token is valid: its user is {}", caller.user_id),
         ),
         Err(error) => report.fail(
             "token",
-            format!("it is refused: {error}"),
+            format!("the token is rejected: {error}"),
             remediation(error),
         ),
     }
 }
 
-/// Reports the header and the claims, as far as the token can be decoded.
+/// Reports the header and the claims, if the token can be decoded.
 fn explain_claims(
     report: &mut Report,
     config: &Config,
@@ -198,10 +198,10 @@ fn explain_claims(
                 (false, _) => report.fail(
                     check,
                     format!("{found}, but {variable} requires {}", wanted.join(" or ")),
-                    format!("correct {variable}, or how the identity provider makes its tokens"),
+                    format!("correct {variable}, or the identity provider's configuration"),
                 ),
                 (true, false) => report.ok(check, found),
-                (true, true) => report.ok(check, format!("{found}; any is accepted")),
+                (true, true) => report.ok(check, format!("{found}; any value is accepted")),
             }
         }
         check_times(report, config, &claims, clock);
@@ -226,13 +226,13 @@ fn check_times(report: &mut Report, config: &Config, claims: &Map<String, Value>
             let found = claims.get(name).filter(|value| !value.is_null());
             match (name, found) {
                 ("exp", None) => {
-                    let remediation = "have the identity provider's tokens expire";
-                    report.fail(check, "missing: it would never expire", remediation);
+                    let remediation = "configure the identity provider to let its tokens expire";
+                    report.fail(check, "missing: the token would never expire", remediation);
                 }
                 (_, Some(found)) => report.fail(
                     check,
                     format!("{found} is not a number"),
-                    "have the identity provider write it as seconds since 1970, without quotes",
+                    "configure the identity provider to write it as seconds since 1970, without quotes",
                 ),
                 (_, None) => {}
             }
@@ -248,7 +248,7 @@ fn check_times(report: &mut Report, config: &Config, claims: &Map<String, Value>
             (remaining > leeway, format!("{at}, {} s ago", -remaining))
         };
         if wrong {
-            let remediation = "use a new token; if it is new, this machine's clock or the identity provider's is wrong";
+            let remediation = "use a new token. If it is new, this machine's clock or the identity provider's is wrong";
             report.fail(check, found, remediation);
         } else {
             report.ok(check, found);
@@ -260,59 +260,63 @@ fn remediation(error: crate::auth::Error) -> &'static str {
     use crate::auth::Error;
     match error {
         Error::TooLarge => {
-            "have the identity provider put less into its tokens, such as fewer groups"
+            "configure the identity provider to issue smaller tokens, for example with fewer groups"
         }
         Error::NotAJwt => {
-            "pass the whole token; with Auth0, Okta and Logto, the frontend must request a token for an API (audience, resource), or it gets an opaque one"
+            "pass the whole token. With Auth0, Okta and Logto, the frontend must request a token for an API (audience, resource). Otherwise it receives an opaque one"
         }
-        Error::Encrypted => "let the identity provider only sign; with Auth0, request an audience",
+        Error::Encrypted => {
+            "configure the identity provider to sign tokens without encrypting them. With Auth0, request an audience"
+        }
         Error::BadHeader | Error::BadClaims | Error::BadSignatureEncoding => {
-            "give the whole token as the identity provider made it"
+            "pass the whole token, unchanged from the identity provider"
         }
-        Error::Unsigned => "have the identity provider sign its tokens",
-        Error::CriticalHeader => "let the identity provider create tokens without crit",
-        Error::WrongType => "take an access token or an ID token: this one is for another purpose",
-        Error::UnsupportedAlgorithm => "have it signed with RS256, PS256, ES256 or EdDSA",
+        Error::Unsigned => "configure the identity provider to sign its tokens",
+        Error::CriticalHeader => "configure the identity provider to issue tokens without `crit`",
+        Error::WrongType => "use an access token or an ID token. This token has another purpose",
+        Error::UnsupportedAlgorithm => {
+            "configure the identity provider to sign with RS256, PS256, ES256 or EdDSA"
+        }
         Error::NoSecret => {
-            "set AUTH_JWT_SECRET, or have the identity provider sign with a key of its JWKS"
+            "set AUTH_JWT_SECRET, or configure the identity provider to sign with a key of its JWKS"
         }
         Error::AnotherSecret => {
-            "AUTH_JWT_SECRET must be the identity provider's own, byte for byte"
+            "set AUTH_JWT_SECRET to the identity provider's secret, byte for byte"
         }
-        Error::NoKeySet => "set AUTH_JWKS_URL to the address of the identity provider's JWKS",
+        Error::NoKeySet => "set AUTH_JWKS_URL to the URL of the identity provider's JWKS",
         Error::UnknownKey => {
-            "AUTH_JWKS_URL must be that of the identity provider that signed the token"
+            "set AUTH_JWKS_URL to the JWKS of the identity provider that signed the token"
         }
         Error::KeyOfAnotherAlgorithm | Error::NoKeyOfAlgorithm => {
-            "compare the token's alg with the keys at AUTH_JWKS_URL, which may be another's"
+            "compare the token's `alg` with the keys at AUTH_JWKS_URL, which may belong to another identity provider"
         }
-        Error::TooManyKeys => "have the identity provider name the key in its tokens (kid)",
+        Error::TooManyKeys => {
+            "configure the identity provider to name the key in its tokens (`kid`)"
+        }
         Error::AnotherKey => {
-            "give the token unchanged; if it is, AUTH_JWKS_URL is that of another identity provider or tenant"
+            "pass the token unchanged. If it is unchanged, AUTH_JWKS_URL belongs to another identity provider or tenant"
         }
-        Error::NoExpiry => "have the identity provider's tokens expire",
+        Error::NoExpiry => "configure the identity provider to let its tokens expire",
         Error::ExpiryNotANumber | Error::StartNotANumber | Error::IssueTimeNotANumber => {
-            "have the identity provider write times as seconds since 1970, without quotes"
+            "configure the identity provider to write times as seconds since 1970, without quotes"
         }
-        Error::Expired => "use a new token; if it is new, this machine's clock is wrong",
+        Error::Expired => "use a new token. If it is new, this machine's clock is wrong",
         Error::NotYetValid | Error::IssuedInTheFuture => {
-            "synchronize the clocks of this machine and of the identity provider by NTP, or raise AUTH_LEEWAY_SECONDS"
+            "synchronize the clocks of this machine and of the identity provider with NTP, or raise AUTH_LEEWAY_SECONDS"
         }
-        Error::NoIssuer => "have the identity provider write iss, or unset AUTH_ISSUER",
-        Error::WrongIssuer => {
-            "set AUTH_ISSUER to the token's iss, character for character: a slash at its end counts"
-        }
+        Error::NoIssuer => "configure the identity provider to write `iss`, or unset AUTH_ISSUER",
+        Error::WrongIssuer => "set AUTH_ISSUER to the token's `iss`, including a slash at its end",
         Error::NoAudience => {
-            "have the identity provider write aud, or unset AUTH_AUDIENCE; of tokens without aud, client_id is compared"
+            "configure the identity provider to write `aud`, or unset AUTH_AUDIENCE. If a token has no `aud`, its `client_id` is compared"
         }
         Error::WrongAudience => {
-            "set AUTH_AUDIENCE to the token's aud, if the token is for this service"
+            "set AUTH_AUDIENCE to the token's `aud`, if the token is for this service"
         }
         Error::NoUser => "set AUTH_USER_CLAIM to the claim with the user's id",
         Error::UserNotText => "set AUTH_USER_CLAIM to a claim that is text or a whole number",
         Error::InvalidUser(_) => {
             "set AUTH_USER_CLAIM to a claim that is the same in all tokens of the user"
         }
-        Error::KeysUnavailable => "correct AUTH_JWKS_URL, or let this service reach it",
+        Error::KeysUnavailable => "correct AUTH_JWKS_URL, or make it reachable from this service",
     }
 }

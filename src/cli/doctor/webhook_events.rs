@@ -1,4 +1,4 @@
-//! Checks which of Nango's webhooks have arrived, and which are disabled.
+//! Checks whether Nango's webhooks of new and deleted connections arrive.
 
 use super::Report;
 use crate::db::{Database, DatabaseConfig, WebhookActivity};
@@ -6,9 +6,9 @@ use crate::db::{Database, DatabaseConfig, WebhookActivity};
 /// The page of the webhook settings in Nango's dashboard.
 const SWITCHES: &str = "in Nango: Environment settings, Webhooks";
 
-/// Compares recorded changes with the webhooks that should have reported them.
+/// Compares recorded connects and disconnects with the arrival times of Nango's webhooks.
 pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig) {
-    // If the database does not answer or has no tables yet, its own checks report it.
+    // Other checks report an unreachable database or missing tables.
     let Ok(database) = Database::connect(config).await else {
         return;
     };
@@ -22,22 +22,22 @@ pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig) {
 fn creation(report: &mut Report, activity: &WebhookActivity) {
     const CHECK: &str = "webhook events";
     let remediation = format!(
-        "switch on \"Send New Connection Creation Webhooks\" and \"Send Auth Refresh Error Webhooks\" ({SWITCHES}). A \
-         self-hosted Nango has both off in the environments dev and prod that it starts with"
+        "enable \"Send New Connection Creation Webhooks\" and \"Send Auth Refresh Error Webhooks\" ({SWITCHES}). In a \
+         self-hosted Nango, both are off in the initial environments dev and prod"
     );
     match (activity.last_connect, activity.creation) {
         (None, None) => report.ok(
             CHECK,
             format!(
-                "not known before the first connect: \"Send New Connection Creation Webhooks\" and \"Send Auth Refresh \
-                 Error Webhooks\" have to be on ({SWITCHES})"
+                "not known before the first connect. \"Send New Connection Creation Webhooks\" and \"Send Auth Refresh \
+                 Error Webhooks\" must be enabled ({SWITCHES})"
             ),
         ),
         (Some(connect), None) => report.warn(
             CHECK,
             format!(
                 "an account was connected at {}, but no webhook of a new connection has ever arrived: Nango's webhook events \
-                 are off, or its webhooks do not reach this service. Connects are found by polling, denials when the session \
+                 are off, or its webhooks do not reach this service. Connects are detected by polling, denials when the session \
                  expires",
                 connect.format("%F %T")
             ),
@@ -48,7 +48,7 @@ fn creation(report: &mut Report, activity: &WebhookActivity) {
                 CHECK,
                 format!(
                     "an account was connected at {}, but the last webhook of a new connection arrived at {}: Nango's webhook \
-                     events are off, or its webhooks do not reach this service any more",
+                     events are off, or its webhooks no longer reach this service",
                     connect.format("%F %T"),
                     webhook.format("%F %T")
                 ),
@@ -65,8 +65,8 @@ fn creation(report: &mut Report, activity: &WebhookActivity) {
     }
 }
 
-/// Reports missing deletion webhooks. This is no warning: the sweep also finds deletions, and Nango before 0.72 has no
-/// such webhook.
+/// Reports missing deletion webhooks. The level is never a warning, because the sweep also detects deletions, and Nango
+/// before 0.72 has no such webhook.
 fn deletion(report: &mut Report, activity: &WebhookActivity) {
     const CHECK: &str = "deletion events";
     let detail = match (activity.last_disconnect, activity.deletion) {
@@ -75,11 +75,11 @@ fn deletion(report: &mut Report, activity: &WebhookActivity) {
             webhook.format("%F %T")
         ),
         (Some(_), None) => format!(
-            "off: accounts were disconnected, and no webhook of a deletion has ever arrived. Deletions at Nango show after the \
-             next sweep; from 0.72 on, the event \"Connection deleted\" makes them show within a second ({SWITCHES})"
+            "off: accounts were disconnected, but no webhook of a deletion has ever arrived. The next sweep detects deletions at \
+             Nango. From Nango 0.72 on, the event \"Connection deleted\" reports them within a second ({SWITCHES})"
         ),
         (None, None) => format!(
-            "not known before the first disconnect: from 0.72 on, Nango has the event \"Connection deleted\" ({SWITCHES})"
+            "not known before the first disconnect. From 0.72 on, Nango has the event \"Connection deleted\" ({SWITCHES})"
         ),
     };
     report.ok(CHECK, detail);

@@ -1,47 +1,49 @@
-//! Credentials: what a check finds of them, and whether Nango still holds them.
+//! Credentials: the result of a check, and whether Nango still has the connection.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Transition;
 use crate::domain::{Account, Connection, EventKind, Reason, State};
 
-/// How many refusals mean that credentials are dead, and over how long they have to be spread.
+/// The number of rejected refreshes after which credentials are dead, and the minimum time between the first and the
+/// last.
 const MIN_REFUSALS: usize = 3;
 const MIN_REFUSAL_SPREAD: TimeDelta = TimeDelta::minutes(5);
 
-/// How long after a refusal another one counts.
+/// The minimum time between two rejected refreshes that count.
 const REFUSAL_INTERVAL: TimeDelta = TimeDelta::minutes(1);
 
-/// How many times Nango has to lack a connection that is missing, and over how long these times have to be spread.
+/// The number of absences at Nango after which a connection is missing, and the minimum time between the first and the
+/// last.
 const MIN_ABSENCES: usize = 5;
 pub(crate) const MIN_ABSENCE_SPREAD: TimeDelta = TimeDelta::minutes(5);
 
-/// How long after an absence another one counts.
+/// The minimum time between two absences that count.
 pub(crate) const ABSENCE_INTERVAL: TimeDelta = TimeDelta::minutes(1);
 
-/// The longest time between two absences that confirm each other. After a longer one, a clock may have jumped or nothing
-/// may have queried Nango.
+/// The maximum time between two consecutive absences. A longer gap means that a clock jumped or that Nango was not
+/// queried, so the count starts again.
 const MAX_ABSENCE_GAP: TimeDelta = TimeDelta::minutes(15);
 
-/// The pause before dead credentials are tried again, doubled with each refusal, and the longest one.
+/// The initial and the maximum backoff before dead credentials are retried. It doubles with each rejected refresh.
 const INITIAL_RETRY_PAUSE: TimeDelta = TimeDelta::minutes(2);
 const MAX_RETRY_PAUSE: TimeDelta = TimeDelta::hours(12);
 
-/// After how many refusals dead credentials are not tried any more: the pauses before take a week.
+/// The number of rejected refreshes after which dead credentials are not retried. The pauses before add up to a week.
 const MAX_REFUSALS: usize = 23;
 
 impl Connection {
-    /// Nango has just refreshed the credentials; `account` is their account, if the provider reports it. Returns
-    /// `None` if nothing changes.
+    /// Applies a successful refresh at Nango. `account` is the credentials' account, if the provider reports it.
+    /// Returns `None` if nothing changes.
     #[must_use]
     pub fn healthy(&self, account: Option<&Account>, now: DateTime<Utc>) -> Option<Transition> {
-        let news = match &self.state {
+        let is_change = match &self.state {
             State::Connected { .. } => self.failing_since.is_some(),
             State::Error { reason, .. } => match reason {
                 Reason::AccountMismatch => return None,
                 Reason::NeedsReauthorization | Reason::MissingUpstream => true,
-                // Before the failed attempt it may have been another account's, so the provider has to report the
-                // account.
+                // The state before the failed attempt may have been an account mismatch, so the provider has to report
+                // the account.
                 _ => self.account.is_none() || account.is_some(),
             },
             State::Pending { .. } | State::Disconnected { .. } => return None,
@@ -50,21 +52,21 @@ impl Connection {
         if self.differs_from(account) {
             return Some(self.mismatched(upstream, account, now));
         }
-        if !news {
+        if !is_change {
             return None;
         }
         let state = State::Connected {
             upstream: upstream.clone(),
         };
         let mut transition = self.transition(state, EventKind::Recovered, now);
-        // An imported connection may never have been seen connected.
+        // An imported connection may not have a time yet.
         transition.connection.connected_at.get_or_insert(now);
         transition.connection.last_checked_at = Some(now);
         transition.connection.clear_errors();
         Some(transition)
     }
 
-    /// A refresh was refused, by a provider that may only be out of order. `None` if that is no news.
+    /// Records a failed refresh that may be caused by a provider's outage. Returns `None` if nothing changes.
     #[must_use]
     pub fn credentials_failing(&self, now: DateTime<Utc>) -> Option<Transition> {
         if !matches!(self.state, State::Connected { .. }) || self.failing_since.is_some() {
@@ -78,8 +80,8 @@ impl Connection {
         Some(transition)
     }
 
-    /// The provider refused to refresh the credentials and refreshed others'. Returns the refusals so far, and whether
-    /// they mean that the credentials are dead: one refusal may be a moment's.
+    /// Counts a refresh that the provider rejected while it refreshed other connections. Returns the times of all
+    /// counted ones, and whether they mean that the credentials are dead. A single rejection may be temporary.
     #[must_use]
     pub fn refused(&self, now: DateTime<Utc>) -> (Vec<DateTime<Utc>>, bool) {
         let mut refusals = self.refusals.clone();
@@ -95,8 +97,8 @@ impl Connection {
         (refusals, is_dead)
     }
 
-    /// Nango does not have the connection at this moment. Returns when it did not have it so far, and whether that proves
-    /// that it is missing. The newest time replaces the last one when there are enough.
+    /// Counts an absence of the connection at Nango. Returns the times of all counted ones, and whether they mean that
+    /// the connection is missing. When there are enough times, the newest replaces the last.
     #[must_use]
     pub fn absent(&self, now: DateTime<Utc>) -> (Vec<DateTime<Utc>>, bool) {
         let mut absences = self.absences.clone();
@@ -114,14 +116,14 @@ impl Connection {
         (absences, is_missing)
     }
 
-    /// Whether dead credentials are to be tried again: with growing pauses, for a week.
+    /// Returns whether a retry of dead credentials is due. Retries have exponential backoff and stop after a week.
     #[must_use]
     pub fn is_retry_due(&self, now: DateTime<Utc>) -> bool {
         self.state.reason() == Some(Reason::NeedsReauthorization)
             && is_retry_due(&self.refusals, now)
     }
 
-    /// A refresh was refused for good. `None` if that is no news.
+    /// Records that the credentials are dead. Returns `None` if the connection is not connected.
     #[must_use]
     pub fn credentials_dead(&self, now: DateTime<Utc>) -> Option<Transition> {
         let State::Connected { upstream } = &self.state else {
@@ -138,7 +140,7 @@ impl Connection {
         Some(transition)
     }
 
-    /// Nango no longer holds `gone`. `None` if that is no news.
+    /// Records that Nango no longer has the connection `nango_connection_id`. Returns `None` if nothing changes.
     #[must_use]
     pub fn missing(&self, nango_connection_id: &str, now: DateTime<Utc>) -> Option<Transition> {
         let upstream = match &self.state {
@@ -152,7 +154,7 @@ impl Connection {
         if upstream.id != nango_connection_id {
             return None;
         }
-        // Its id is kept: should Nango hold it again, it is known again.
+        // The id is kept, so that the connection is recognized if Nango has it again.
         let state = State::Error {
             reason: Reason::MissingUpstream,
             upstream: Some(upstream.clone()),
@@ -165,7 +167,8 @@ impl Connection {
         Some(transition)
     }
 
-    /// Its token was refused by the provider, and refreshed. `None` if it is connected no longer.
+    /// Records the refresh of a token that the provider had rejected. Returns `None` if the connection is not
+    /// connected.
     #[must_use]
     pub fn token_refreshed(&self, now: DateTime<Utc>) -> Option<Transition> {
         let State::Connected { .. } = &self.state else {
@@ -178,7 +181,7 @@ impl Connection {
     }
 }
 
-/// Whether credentials that were refused at these times are to be tried again.
+/// Returns whether a retry is due for credentials whose refreshes were rejected at these times.
 pub(crate) fn is_retry_due(refusals: &[DateTime<Utc>], now: DateTime<Utc>) -> bool {
     let Some(last) = refusals.last() else {
         return true;
@@ -242,9 +245,9 @@ mod tests {
             (every_minute.to_vec(), false),
             ([&every_minute[..], &[299]].concat(), false),
             ([&every_minute[..], &[300]].concat(), true),
-            // Several in one minute are one.
+            // Several absences within a minute count as one.
             (vec![0, 1, 2, 3, 4, 300], false),
-            // Nothing counts from before a clock has jumped.
+            // Absences from before a clock jump do not count.
             ([&every_minute[..], &[240 + hour]].concat(), false),
             ([&every_minute[..], &[240 - hour]].concat(), false),
             (vec![0, 60, hour, hour + 60, hour + 120], false),

@@ -1,4 +1,4 @@
-//! Grants: a user has authorized, and whose account it is.
+//! Grants: the authorization of a connection, and its account.
 
 use chrono::{DateTime, Utc};
 
@@ -8,19 +8,19 @@ use crate::domain::{
     State,
 };
 
-/// What a grant does.
+/// The effect of a grant.
 #[derive(Debug, PartialEq)]
 pub enum Grant {
-    /// It changes the connection.
+    /// The grant changes the connection.
     Applied(Box<Transition>),
-    /// It was known already.
+    /// The grant was applied before.
     AlreadyApplied,
-    /// It comes too late or is not the newest: what Nango holds of it is to be deleted.
+    /// The grant is late or not the newest. Its connection at Nango has to be deleted.
     Discarded,
 }
 
 impl Connection {
-    /// Nango stores `grant`, which `attempt` created; `account` is its account, if the provider reports it.
+    /// Applies `grant`, which `attempt` created. `account` is its account, if the provider reports it.
     #[must_use]
     pub fn granted(
         &self,
@@ -30,7 +30,7 @@ impl Connection {
         now: DateTime<Utc>,
     ) -> Grant {
         let current = self.state.upstream();
-        // Nango renews a connection in place: what a canceled reauthorization has changed cannot be undone there.
+        // Nango renews a connection in place, so a completed reauthorization cannot be undone after a cancellation.
         let is_renewed = current.is_some_and(|current| current.id == grant.id);
         let is_canceled = attempt.outcome == Some(Outcome::Canceled) && !is_renewed;
         if attempt.invalidated || is_canceled || matches!(self.state, State::Disconnected { .. }) {
@@ -41,14 +41,14 @@ impl Connection {
             Some(current) if current.is_newer_than(grant) => return Grant::Discarded,
             other => other.cloned(),
         };
-        let same = discard.is_none() && current.is_some();
-        // A repeated notification of a grant that was already applied does not change the connection. But a session
-        // may be granted again, with another account.
-        let seen = self.pending_account.as_ref().or(self.account.as_ref());
-        let another = seen
+        let is_same_connection = discard.is_none() && current.is_some();
+        // A repeated notification of an applied grant changes nothing. But one session may be granted again with
+        // another account.
+        let last_account = self.pending_account.as_ref().or(self.account.as_ref());
+        let is_other_account = last_account
             .zip(account)
-            .is_some_and(|(seen, account)| seen.id != account.id);
-        if same && attempt.is_grant_applied() && !another {
+            .is_some_and(|(last_account, account)| last_account.id != account.id);
+        if is_same_connection && attempt.is_grant_applied() && !is_other_account {
             return Grant::AlreadyApplied;
         }
         let mut transition = if current.is_some() && self.differs_from(account) {
@@ -78,14 +78,14 @@ impl Connection {
         connection.connected_at = Some(now);
         connection.last_synced_at = connection.last_synced_at.max(Some(now));
         connection.last_checked_at = Some(now);
-        // Without a connection at Nango to renew, the next account may be another one.
-        let known = self
+        // Without a connection at Nango to renew, the new grant may be for a different account.
+        let previous = self
             .account
             .as_ref()
             .filter(|_| self.state.upstream().is_some());
         connection.account = match account {
-            Some(account) => Some(account.or_known(known)),
-            None => known.cloned(),
+            Some(account) => Some(account.or_known(previous)),
+            None => previous.cloned(),
         };
         connection.account_unknown_reason = None;
         connection.scopes = None;
@@ -97,7 +97,8 @@ impl Connection {
         transition.by(Actor::User)
     }
 
-    /// Nango's connection has become another account's: it is neither used nor thrown away until the user decides.
+    /// Records that Nango's connection now has a different account. It is neither used nor deleted until the user
+    /// decides.
     pub(super) fn mismatched(
         &self,
         grant: &NangoConnectionRef,
@@ -125,7 +126,7 @@ impl Connection {
         transition
     }
 
-    /// A look-up has found whose account the connection is. `None` if that is no news.
+    /// Applies the account that a lookup found. Returns `None` if nothing changes.
     #[must_use]
     pub fn account_identified(&self, account: &Account, now: DateTime<Utc>) -> Option<Transition> {
         let is_mismatch = self.state.reason() == Some(Reason::AccountMismatch);
@@ -134,8 +135,8 @@ impl Connection {
         }
         let upstream = self.state.upstream()?;
         if self.differs_from(Some(account)) {
-            let known = self.pending_account.as_ref();
-            let is_new = known.is_none_or(|known| known.id != account.id);
+            let pending = self.pending_account.as_ref();
+            let is_new = pending.is_none_or(|pending| pending.id != account.id);
             return is_new.then(|| self.mismatched(upstream, Some(account), now));
         }
         let account = account.or_known(self.account.as_ref());
@@ -144,7 +145,7 @@ impl Connection {
             return None;
         }
         if is_mismatch {
-            // Authorized once more, as the right account.
+            // The user reauthorized with the expected account.
             let grant = upstream.clone();
             let mut transition = self.connected(&grant, Some(&account), now);
             transition.outcome = None;
@@ -157,7 +158,7 @@ impl Connection {
         Some(transition)
     }
 
-    /// The user takes the account that a reconnect came back as. `None` if there is nothing to decide.
+    /// Accepts the different account that a reconnect returned, for the user. Returns `None` if no account is pending.
     #[must_use]
     pub fn account_accepted(&self, now: DateTime<Utc>) -> Option<Transition> {
         let State::Error {
@@ -181,7 +182,7 @@ impl Connection {
 }
 
 impl Attempt {
-    /// Whether a grant of this attempt has been looked at and decided on.
+    /// Returns whether a grant of this attempt was applied, including as an account mismatch.
     pub(crate) fn is_grant_applied(&self) -> bool {
         let mismatched = |failure: &Failure| failure.reason == Reason::AccountMismatch;
         self.outcome == Some(Outcome::Succeeded) || self.error.as_ref().is_some_and(mismatched)

@@ -77,7 +77,7 @@ async fn binding_check_detects_differently_configured_service() {
         &report,
         "callback",
         Level::Warn,
-        "does not lead to",
+        "does not redirect to",
         "NANGO_BASE_URL",
     );
 }

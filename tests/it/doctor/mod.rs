@@ -120,7 +120,7 @@ async fn doctor_passes_against_sandbox_and_changes_nothing() {
         "{report}"
     );
     let last = report.findings.last().unwrap();
-    assert_eq!(last.detail, "it is valid: its user is ada");
+    assert_eq!(last.detail, "the token is valid: its user is ada");
     assert_eq!(ada.get("/connections").await, before);
     let sessions = app.control("requests", Method::GET, Value::Null).await;
     let made = |call: &&Value| {

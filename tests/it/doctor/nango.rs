@@ -132,7 +132,7 @@ async fn session_check_reports_refused_webhook_address() {
         ),
         (
             "refuse_webhook_url_override",
-            "refuses the session's webhook address",
+            "rejects the session's webhook URL",
             "update Nango",
         ),
     ] {

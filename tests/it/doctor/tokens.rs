@@ -105,7 +105,7 @@ async fn token_check_detects_service_with_another_secret() {
     let both = format!("{JWT_SECRET},another secret that has more than 32 bytes");
     let report = run_doctor(&app, &[("AUTH_JWT_SECRET", &both)], None).await;
     let all = failures(&report);
-    let refused = "refuses a token that secret 2 of AUTH_JWT_SECRET signs";
+    let refused = "rejects a token signed with secret 2 of AUTH_JWT_SECRET";
     assert_eq!((all[0].0, all[0].1), ("tokens", Level::Fail), "{report}");
     assert!(all[0].2.contains(refused), "{report}");
     assert!(all[0].3.contains("the same AUTH_JWT_SECRET"), "{report}");

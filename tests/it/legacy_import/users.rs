@@ -16,21 +16,21 @@ async fn refused_user_ids_are_not_taken_over() {
         (
             "update user_connector_connection set user_id = '.' where status = 'disconnected'; \
              update user_connector_connection set user_id = '..' where status = 'pending'",
-            refused(3, "is neither . nor .., which no URL can carry"),
+            refused(3, "must not be . or .., which URLs resolve"),
         ),
         (
             "update user_connector_connection set user_id = user_id || U&'\\00a0' where status = 'pending'; \
              update user_connector_connection set user_id = ' ' || user_id where status = 'connected'",
-            refused(4, "has no white space at its beginning or end"),
+            refused(4, "must not start or end with whitespace"),
         ),
         (
             "update user_connector_connection set user_id = E'a\\tb' where status = 'connected'",
-            refused(2, "has no control characters"),
+            refused(2, "must not contain control characters"),
         ),
         (
             "update user_connector_connection set user_id = repeat('x', 256) where status = 'pending'; \
              update user_connector_connection set user_id = '' where status = 'connected'",
-            refused(4, "has 1 to 255 characters"),
+            refused(4, "must have 1 to 255 characters"),
         ),
         (
             "alter table user_connector_connection alter column user_id drop not null; \

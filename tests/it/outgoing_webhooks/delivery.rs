@@ -184,7 +184,7 @@ async fn endpoint_is_disabled_when_it_answers_410() {
     ada.connected("gmail").await;
     eventually(async || only(&hooks).await.off.is_some()).await;
     let (_, reason) = only(&hooks).await.off.unwrap();
-    assert_eq!(reason, "it answered 410, Gone");
+    assert_eq!(reason, "the endpoint returned 410 Gone");
     end_attempt(&ada, "gmail").await;
     app.advance(TimeDelta::hours(3));
     receiver.answers(|_| StatusCode::OK);
@@ -220,7 +220,7 @@ async fn endpoint_is_disabled_after_days_of_failures() {
     .await;
     let endpoint = only(&hooks).await;
     let (since, reason) = endpoint.off.unwrap();
-    assert_eq!(reason, "nothing has arrived there for days");
+    assert_eq!(reason, "no message was delivered for five days");
     assert!(since - endpoint.failing_since.unwrap() >= TimeDelta::days(5));
     assert_eq!(endpoint.waiting, 2);
     receiver.answers(|_| StatusCode::OK);

@@ -325,7 +325,7 @@ async fn webhooks_command_manages_endpoints() {
     assert!(!list.contains(secret));
     let (ok, said, _) = patchbay(&["test", id]).await;
     assert!(ok);
-    assert_eq!(said, "it answered 204\n");
+    assert_eq!(said, "the endpoint returned 204\n");
     assert_eq!(receiver.received()[0].message(), "patchbay.test");
 
     patchbay(&["disable", id]).await;
@@ -350,7 +350,7 @@ async fn webhooks_command_manages_endpoints() {
     let (_, rotated, _) = patchbay(&["rotate", id, "--grace-hours", "0"]).await;
     assert_ne!(rotated.trim(), secret);
     let (ok, _, said) = patchbay(&["test", id]).await;
-    assert!(!ok && said.contains("it answered 401"), "{said}");
+    assert!(!ok && said.contains("the endpoint returned 401"), "{said}");
     let (ok, _, _) = patchbay(&["remove", id]).await;
     assert!(ok);
     let (ok, _, said) = patchbay(&["remove", id]).await;
@@ -472,7 +472,7 @@ async fn disabled_endpoint_is_listed_as_json_and_counted() {
     let one = &listed[0];
     assert_eq!(one["id"], json!(id));
     assert_eq!(one["state"], "disabled");
-    assert_eq!(one["disabled_reason"], "it answered 410, Gone");
+    assert_eq!(one["disabled_reason"], "the endpoint returned 410 Gone");
     assert!(one["disabled_at"].is_string());
     let service = app.service().await;
     let mut metrics = String::new();
