@@ -9,6 +9,7 @@ use tokio::process::Command;
 use url::Url;
 
 use super::{TestResponse, text};
+use crate::eventually::eventually;
 use crate::fault_table::process_killed::replica_process;
 use crate::test_app::{JWT_SECRET, TestApp, User, free_port};
 
@@ -94,14 +95,11 @@ async fn internal_error_is_logged_with_request_id_and_not_returned() {
 }
 
 async fn until_ready(app: &TestApp, url: &str) {
-    for _ in 0..200 {
+    eventually(async || {
         let answer = app.client.get(format!("{url}/readyz")).send().await;
-        if answer.is_ok_and(|answer| answer.status() == 200) {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
-    }
-    panic!("the service did not become ready");
+        answer.is_ok_and(|answer| answer.status() == 200)
+    })
+    .await;
 }
 
 /// Runs a user's operations, including failures. Returns the values that must not be logged.
