@@ -271,7 +271,6 @@ impl TestApp {
             // The clock stands still in most tests, so quotas would not refill.
             ("RATE_LIMIT_USER_PER_MINUTE", "0".to_owned()),
             ("RATE_LIMIT_CONNECT_PER_MINUTE", "0".to_owned()),
-            ("RATE_LIMIT_UPDATE_PER_MINUTE", "0".to_owned()),
             ("RATE_LIMIT_ADDRESS_PER_MINUTE", "0".to_owned()),
             ("SHUTDOWN_DELAY_SECONDS", "0".to_owned()),
         ];
