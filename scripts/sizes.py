@@ -94,7 +94,7 @@ class Service:
         environment = {
             **os.environ, "DATABASE_URL": database.url, "PORT": str(self.port), "SANDBOX_PORT": str(self.nango_port),
             "RUST_LOG": "warn", "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8", "SWEEP_INTERVAL_SECONDS": "86400",
-            "RATE_LIMIT_USER_PER_MINUTE": "0", "RATE_LIMIT_CONNECT_PER_MINUTE": "0", "RATE_LIMIT_UPDATE_PER_MINUTE": "0",
+            "RATE_LIMIT_USER_PER_MINUTE": "0", "RATE_LIMIT_CONNECT_PER_MINUTE": "0",
             "RATE_LIMIT_ADDRESS_PER_MINUTE": "0", "MAX_STREAMS_PER_USER": "0",
         }
         self.environment = environment

@@ -414,7 +414,6 @@ pub(crate) async fn start_service(
         // The load comes from few users, who would exceed the limits.
         ("RATE_LIMIT_USER_PER_MINUTE", "0"),
         ("RATE_LIMIT_CONNECT_PER_MINUTE", "0"),
-        ("RATE_LIMIT_UPDATE_PER_MINUTE", "0"),
         ("MAX_STREAMS_PER_USER", "0"),
         ("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8"),
         // All streams come from one address.

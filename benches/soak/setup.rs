@@ -98,7 +98,6 @@ async fn replicas(
         ("KEEP_ALIVE_SECONDS", "5"),
         ("RATE_LIMIT_USER_PER_MINUTE", "0"),
         ("RATE_LIMIT_CONNECT_PER_MINUTE", "0"),
-        ("RATE_LIMIT_UPDATE_PER_MINUTE", "0"),
         ("RATE_LIMIT_ADDRESS_PER_MINUTE", "0"),
         ("RUST_LOG", "warn"),
     ];

@@ -177,7 +177,7 @@ class World(Stage):
             "NANGO_WEBHOOK_SIGNING_KEY": self.signing_key, "AUTH_JWT_SECRET": jwt_secret, "SERVICE_API_KEYS": f"faults={KEY}",
             "METRICS_TOKEN": KEY, "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8", "SHUTDOWN_DELAY_SECONDS": "0",
             "SWEEP_INTERVAL_SECONDS": "5", "TOKEN_CACHE_TTL_SECONDS": "0", "RATE_LIMIT_USER_PER_MINUTE": "0",
-            "RATE_LIMIT_CONNECT_PER_MINUTE": "0", "RATE_LIMIT_UPDATE_PER_MINUTE": "0", "RATE_LIMIT_ADDRESS_PER_MINUTE": "0",
+            "RATE_LIMIT_CONNECT_PER_MINUTE": "0", "RATE_LIMIT_ADDRESS_PER_MINUTE": "0",
             "RUST_LOG": "info", **(clock.environment if clock else {}), **settings,
         }
         self.replicas = []

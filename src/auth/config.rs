@@ -47,7 +47,6 @@ impl Environment<'_> {
             jwks_networks: self.with_default("AUTH_JWKS_ALLOWED_NETWORKS", Networks::default()),
             issuers: self.list("AUTH_ISSUER"),
             audiences: self.list("AUTH_AUDIENCE"),
-            leeway: self.seconds("AUTH_LEEWAY_SECONDS", 30),
             user_claim: self.with_default("AUTH_USER_CLAIM", "sub".to_owned()),
         };
         if let Err(forbidden) = config.check_jwks_url() {

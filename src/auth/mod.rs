@@ -34,6 +34,9 @@ pub use error::Error;
 /// The maximum length of a token, in bytes. A token with 200 groups has 12 KB.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
+/// The maximum difference between the identity provider's clock and ours.
+pub(crate) const LEEWAY: Duration = Duration::from_secs(30);
+
 /// The minimum length of a secret, in bytes: HS256 needs a key at least as long as its digest (RFC 7518, 3.2).
 const MIN_SECRET_BYTES: usize = 32;
 
@@ -54,8 +57,6 @@ pub struct Config {
     pub issuers: Vec<String>,
     /// The accepted values of `aud`, or of `client_id` in a token without `aud`. Empty accepts any audience.
     pub audiences: Vec<String>,
-    /// The maximum difference between the identity provider's clock and ours.
-    pub leeway: Duration,
     /// The claim that names the user.
     pub user_claim: String,
 }
@@ -87,8 +88,7 @@ fn system_resolver() -> Arc<dyn Resolve> {
 }
 
 impl Default for Config {
-    /// Returns a configuration without keys, which no [`Authenticator`] accepts; 30 seconds of leeway; the user is the
-    /// token's `sub`.
+    /// Returns a configuration without keys, which no [`Authenticator`] accepts; the user is the token's `sub`.
     fn default() -> Self {
         Self {
             hmac_secrets: Vec::new(),
@@ -96,7 +96,6 @@ impl Default for Config {
             jwks_networks: Networks::default(),
             issuers: Vec::new(),
             audiences: Vec::new(),
-            leeway: Duration::from_secs(30),
             user_claim: "sub".to_owned(),
         }
     }
@@ -134,7 +133,6 @@ pub struct Authenticator {
     jwks: Option<Jwks>,
     issuers: Vec<String>,
     audiences: Vec<String>,
-    leeway: f64,
     user_claim: String,
     clock: Clock,
 }
@@ -172,7 +170,6 @@ impl Authenticator {
             jwks: jwks.transpose()?,
             issuers: with_spellings(config.issuers),
             audiences: config.audiences,
-            leeway: config.leeway.as_secs_f64(),
             user_claim: config.user_claim,
             clock,
         })
@@ -272,19 +269,19 @@ impl Authenticator {
 
     /// Checks the time claims. Returns the time until the token expires.
     fn check_times(&self, claims: &Map<String, Value>) -> Result<Duration, Error> {
-        let now = seconds(self.clock.now());
+        let (now, leeway) = (seconds(self.clock.now()), LEEWAY.as_secs_f64());
         let expiry = numeric_date(claims, "exp").map_err(|NotANumber| Error::ExpiryNotANumber)?;
-        let remaining = expiry.ok_or(Error::NoExpiry)? + self.leeway - now;
+        let remaining = expiry.ok_or(Error::NoExpiry)? + leeway - now;
         if remaining <= 0.0 {
             return Err(Error::Expired);
         }
         let start = numeric_date(claims, "nbf").map_err(|NotANumber| Error::StartNotANumber)?;
-        if start.is_some_and(|start| now + self.leeway < start) {
+        if start.is_some_and(|start| now + leeway < start) {
             return Err(Error::NotYetValid);
         }
         let issued =
             numeric_date(claims, "iat").map_err(|NotANumber| Error::IssueTimeNotANumber)?;
-        if issued.is_some_and(|issued| now + self.leeway < issued) {
+        if issued.is_some_and(|issued| now + leeway < issued) {
             return Err(Error::IssuedInTheFuture);
         }
         // A time beyond the range of a `Duration` counts as unlimited.

@@ -28,7 +28,7 @@ use super::{Failure, parsed_variable as variable, read_variables, variable as lo
 const DATA_DIR: &str = ".patchbay/postgres";
 
 /// The variables that the sandbox reads in the same way as `serve`.
-const FORWARDED_VARIABLES: [&str; 13] = [
+const FORWARDED_VARIABLES: [&str; 12] = [
     "CATALOG",
     "CONNECT_BINDING",
     "CORS_ALLOWED_ORIGINS",
@@ -37,7 +37,6 @@ const FORWARDED_VARIABLES: [&str; 13] = [
     "RATE_LIMIT_ADDRESS_PER_MINUTE",
     "RATE_LIMIT_CONNECT_PER_MINUTE",
     "MAX_STREAMS_PER_USER",
-    "RATE_LIMIT_UPDATE_PER_MINUTE",
     "RATE_LIMIT_USER_PER_MINUTE",
     "MAX_CONCURRENT_REQUESTS",
     "METRICS_TOKEN",

@@ -72,7 +72,6 @@ fn empty_value_means_unset() {
     assert_eq!(config.http.listen.to_string(), "0.0.0.0:8000");
     assert_eq!(config.log_format, LogFormat::Json);
     assert_eq!(config.auth.user_claim, "sub");
-    assert_eq!(config.auth.leeway, Duration::from_secs(30));
     assert_eq!(config.database.startup_timeout, Duration::from_secs(60));
     assert_eq!(
         config.nango.unwrap().client.base_url.as_str(),

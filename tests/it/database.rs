@@ -23,6 +23,7 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::task::JoinSet;
 
+use crate::eventually::eventually_locked;
 use crate::test_app::TestApp;
 use crate::test_database::{self, TestDatabase};
 
@@ -346,16 +347,7 @@ async fn connection_and_attempt_are_read_from_one_snapshot() {
         started["connection_id"].as_str().unwrap()
     );
     let change = async {
-        let waits = "select count(*) > 0 from pg_locks \
-                     where not granted and relation = 'connect_attempt'::regclass and database = \
-                     (select oid from pg_database where datname = current_database())";
-        while !sqlx::query_scalar::<_, bool>(waits)
-            .fetch_one(&mut sql)
-            .await
-            .unwrap()
-        {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        eventually_locked(&mut sql).await;
         sqlx::raw_sql(
             "update user_connector_connection set status = 'connected', status_reason = null, \
                connected_at = now(), nango_connection_id = 'n', nango_created_at = now(), integration_key = 'gmail', \

@@ -2,10 +2,11 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use dev_postgres::{DevPostgres, Durability, Error};
 use sqlx::{Connection, PgConnection};
+
+use crate::eventually::eventually;
 
 /// The variable with the folder for the helper at the end of this file.
 const FOLDER: &str = "PATCHBAY_TEST_POSTGRES_FOLDER";
@@ -28,11 +29,7 @@ async fn execute(url: &str, statement: &'static str) -> sqlx::Result<()> {
 }
 
 async fn wait_until_gone(url: &str) {
-    let since = Instant::now();
-    while PgConnection::connect(url).await.is_ok() {
-        assert!(since.elapsed() < Duration::from_secs(30), "still there");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    eventually(async || PgConnection::connect(url).await.is_err()).await;
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 mod users;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use aws_lc_rs::hmac;
 use patchbay::catalog::Catalog;
@@ -11,6 +11,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
+use crate::eventually::eventually_value;
 use crate::pooler::Pooler;
 use crate::process::Process;
 use crate::test_app::{POOLER_SETTINGS, TestApp, User};
@@ -200,13 +201,8 @@ async fn sweep_keeps_imported_connections_and_skips_unknown_ones() {
         ]
     );
     // Disconnected connections are deleted at Nango; those without a row stay.
-    for _ in 0..1000 {
-        if app.nango_connections().await.len() == 5 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let stored = app.nango_connections().await;
+    let stored =
+        eventually_value(async || app.nango_connections().await, |ids| ids.len() == 5).await;
     assert!(
         !stored.contains(&format!("{BEN}_gmail_default")),
         "{stored:?}"

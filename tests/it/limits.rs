@@ -4,8 +4,6 @@ mod concurrency;
 mod shares;
 mod updates;
 
-use std::time::Duration;
-
 use chrono::TimeDelta;
 use futures::future::join_all;
 use patchbay::auth::service_keys::Scope;
@@ -16,11 +14,12 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use crate::eventually::{eventually, eventually_value};
 use crate::isolation::query_parity::with_statement_log;
 use crate::test_app::{ORIGIN, PROMPT_TIMEOUT, TestApp, User};
 use crate::test_database;
 
-const METRICS_TOKEN: &str = "a token that only Prometheus has";
+pub(crate) const METRICS_TOKEN: &str = "a token that only Prometheus has";
 
 /// A well-formed service key that does not exist.
 const MADE_UP_KEY: &str = "pbk_aaaaaaaa_0123456789abcdef0123456789abcdef";
@@ -432,13 +431,7 @@ async fn stream_limit_frees_slot_when_stream_closes() {
     Answer::to(third).await.is_refused("rate_limited", "1");
     assert_eq!(open(&bob).await.status(), StatusCode::OK);
     drop(second);
-    for _ in 0..400 {
-        if open(&ada).await.status() == StatusCode::OK {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("the closed stream has kept its place");
+    eventually(async || open(&ada).await.status() == StatusCode::OK).await;
 }
 
 #[tokio::test]
@@ -474,16 +467,13 @@ async fn busy(user: &User<'_>) -> JoinHandle<reqwest::Result<reqwest::Response>>
     busy
 }
 
-async fn until_metrics_say(app: &TestApp, line: &str) {
-    let mut text = String::new();
-    for _ in 0..400 {
+/// Waits until the metrics have this line.
+pub(crate) async fn until_metrics_say(app: &TestApp, line: &str) {
+    let lines = async || -> Vec<String> {
         let request = app.client.get(format!("{}/metrics", app.url));
         let answer = request.bearer_auth(METRICS_TOKEN).send().await.unwrap();
-        text = answer.text().await.unwrap();
-        if text.lines().any(|output| output == line) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("there is no {line} in\n{text}");
+        let text = answer.text().await.unwrap();
+        text.lines().map(str::to_owned).collect()
+    };
+    eventually_value(lines, |lines| lines.iter().any(|one| one == line)).await;
 }

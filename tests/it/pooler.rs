@@ -3,7 +3,6 @@
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 use std::{env, fs};
 
 use reqwest::StatusCode;
@@ -14,6 +13,7 @@ use tokio::time::Instant;
 use url::Url;
 use uuid::Uuid;
 
+use crate::eventually::eventually_value;
 use crate::reliability::event_streams::StreamReader;
 use crate::test_app::{self, TestApp, free_port};
 use crate::test_database::{self, TestDatabase};
@@ -73,17 +73,11 @@ impl Pooler {
     }
 
     async fn wait(&self) {
-        for _ in 0..250 {
-            if tokio::net::TcpStream::connect(("127.0.0.1", self.port))
-                .await
-                .is_ok()
-            {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        let log = fs::read_to_string(self.folder.join("log"));
-        panic!("PgBouncer does not listen: {log:?}");
+        let connection = async || {
+            let connected = tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await;
+            connected.map_err(|error| (error, fs::read_to_string(self.folder.join("log"))))
+        };
+        eventually_value(connection, Result::is_ok).await.unwrap();
     }
 
     /// Returns a database's URL through the pooler.

@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
 use std::{env, io};
 
 use reqwest::StatusCode;
@@ -11,6 +10,7 @@ use serde_json::Value;
 use tokio::process::{Child, Command};
 use uuid::Uuid;
 
+use crate::eventually::{TIMEOUT, eventually_value};
 use crate::test_app::client;
 
 /// A running `patchbay` with only the given environment variables. Dropping it kills the process.
@@ -109,7 +109,7 @@ impl Process {
 
     /// Waits until the process has ended.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
-        let ended = tokio::time::timeout(Duration::from_secs(30), self.child.wait()).await;
+        let ended = tokio::time::timeout(TIMEOUT, self.child.wait()).await;
         match ended {
             Ok(status) => status.unwrap(),
             Err(_elapsed) => panic!("it goes on: {}", self.output()),
@@ -123,17 +123,20 @@ impl Process {
 
     /// Waits until `/readyz` has this status. Returns the body.
     pub(crate) async fn until_ready_is(&mut self, url: &str, status: StatusCode) -> Value {
-        for _ in 0..1500 {
+        let readiness = async || {
             if let Ok(Some(ended)) = self.child.try_wait() {
                 panic!("it ended with {ended}: {}", self.output());
             }
             let answer = client().get(format!("{url}/readyz")).send().await;
-            match answer {
-                Ok(answer) if answer.status() == status => return answer.json().await.unwrap(),
-                _ => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
-        }
-        panic!("{url}/readyz was never {status}: {}", self.output());
+            (answer, self.output())
+        };
+        let (answer, _) = eventually_value(readiness, |(answer, _)| {
+            answer
+                .as_ref()
+                .is_ok_and(|answer| answer.status() == status)
+        })
+        .await;
+        answer.unwrap().json().await.unwrap()
     }
 }
 

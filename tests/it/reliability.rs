@@ -45,17 +45,6 @@ fn text<'a>(body: &'a Value, field: &str) -> &'a str {
         .unwrap_or_else(|| panic!("{field} in {body:#}"))
 }
 
-/// Waits until background work has met the condition.
-pub(crate) async fn wait_for(mut condition: impl AsyncFnMut() -> bool) {
-    for _ in 0..250 {
-        if condition().await {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
-    panic!("not within five seconds");
-}
-
 async fn check(user: &User<'_>, id: &str) -> Value {
     let (status, body) = user
         .call(Method::POST, &format!("/connections/{id}/check"), None)

@@ -3,24 +3,21 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use patchbay::cli::doctor::Level;
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::connect_attacks::test_browser::TestBrowser;
 use crate::doctor::run_doctor;
+use crate::eventually::eventually_value;
 use crate::process::new_folder;
 use crate::reliability::event_streams::StreamReader;
-use crate::test_app::{TestApp, free_port};
+use crate::test_app::{PROMPT_TIMEOUT, TestApp, free_port};
 
 /// Where nginx serves Patchbay.
 const PREFIX: &str = "/connect";
-
-/// The maximum delay of an event through the proxy.
-const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// An nginx with its usual settings. Dropping it stops it.
 struct Nginx {
@@ -57,15 +54,12 @@ impl Nginx {
             spawned => spawned.unwrap(),
         };
         let nginx = Self { process, folder };
-        for _ in 0..250 {
+        let connection = async || {
             let connected = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
-            if connected.is_ok() {
-                return Some(nginx);
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        let log = fs::read_to_string(nginx.folder.join("log"));
-        panic!("nginx does not listen: {log:?}");
+            connected.map_err(|error| (error, fs::read_to_string(nginx.folder.join("log"))))
+        };
+        eventually_value(connection, Result::is_ok).await.unwrap();
+        Some(nginx)
     }
 }
 
@@ -108,14 +102,17 @@ async fn events_pass_through_nginx_at_once() {
     };
     let ada = app.user("ada").await.at_url(&public_url);
     let request = ada.request(Method::GET, "/connections/events");
-    let opened = Instant::now();
-    let mut stream = StreamReader::of(request.header("accept-encoding", "gzip, br")).await;
-    assert!(opened.elapsed() < AT_ONCE, "{:?}", opened.elapsed());
+    // A proxy that buffers would pass nothing on before its buffer is full or the stream ends.
+    let stream = StreamReader::of(request.header("accept-encoding", "gzip, br"));
+    let mut stream = timeout(PROMPT_TIMEOUT, stream).await.unwrap();
     let headers = stream.response.headers();
     assert_eq!(headers["cache-control"], "no-cache, no-transform");
     assert!(!headers.contains_key("content-encoding"), "{headers:?}");
     ada.connect("gmail").await;
-    let event = timeout(AT_ONCE, stream.next()).await.unwrap().unwrap();
+    let event = timeout(PROMPT_TIMEOUT, stream.next())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(event["kind"], "attempt_started");
 
     let direct = app.user("ada").await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use patchbay::service::SweepSchedule;
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, Response, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::eventually::{eventually, eventually_value};
 use crate::test_app::{TestApp, client};
 
 /// The timeout of each step, for a busy machine.
@@ -47,13 +48,9 @@ async fn readiness_fails_first_and_requests_are_served_while_draining() {
 
     let meanwhile = async {
         let client = client();
-        let reported = loop {
-            let answer = client.get(format!("{url}/readyz")).send().await.unwrap();
-            if answer.status() == StatusCode::SERVICE_UNAVAILABLE {
-                break answer;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        };
+        let ready = async || client.get(format!("{url}/readyz")).send().await.unwrap();
+        let fails = |answer: &Response| answer.status() == StatusCode::SERVICE_UNAVAILABLE;
+        let reported = eventually_value(ready, fails).await;
         assert_eq!(reported.headers()["connection"], "close");
         assert_eq!(reported.json::<Value>().await.unwrap()["code"], "stopping");
         // The response is complete, and the connection is closed after it.
@@ -88,9 +85,7 @@ async fn partially_sent_request_is_answered_during_shutdown() {
     early.write_all(half).await.unwrap();
     let rest_of_it = async {
         // Until no more connections are accepted.
-        while connect(&url).await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        eventually(async || connect(&url).await.is_err()).await;
         early.write_all(b"\r\n").await.unwrap();
         read_to_end(&mut early).await
     };
@@ -115,9 +110,7 @@ async fn interrupted_sweep_releases_lease_for_other_replica() {
     );
     let sweep = service.sweeper.sweep(hourly, &stop);
     let stopped = async {
-        while app.nango_calls("GET", "/connections").await == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        eventually(async || app.nango_calls("GET", "/connections").await > 0).await;
         stop.cancel();
     };
     let (report, ()) = tokio::join!(timeout(TIMEOUT, sweep), stopped);

@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
+use crate::eventually::{eventually, eventually_value};
 use crate::test_app::TestApp;
 
 /// The timeout of each step, for a busy machine.
@@ -154,15 +155,11 @@ async fn one_address_cannot_hold_all_connections() {
     other.write_all(request).await.unwrap();
     assert!(read_to_end(&mut other).await.contains("ok\n"));
     drop(idle);
-    for _ in 0..500 {
+    eventually(async || {
         let mut again = from("127.0.0.5").await;
-        if again.write_all(request).await.is_ok() && read_to_end(&mut again).await.contains("ok\n")
-        {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("connections that have ended still count");
+        again.write_all(request).await.is_ok() && read_to_end(&mut again).await.contains("ok\n")
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -210,13 +207,7 @@ async fn connection_closes_when_client_reads_no_response() {
     timeout(TIMEOUT, ask)
         .await
         .expect("it is answered on and on");
-    for _ in 0..500 {
-        if open_connections(&app).await == "1" {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("{} clients are connected", open_connections(&app).await);
+    eventually_value(async || open_connections(&app).await, |open| open == "1").await;
 }
 
 #[tokio::test]
@@ -246,11 +237,5 @@ async fn http2_is_supported_and_idle_connections_close() {
         .unwrap();
     let answer = client.get(format!("{}/healthz", app.url)).send().await;
     assert_eq!(answer.unwrap().version(), reqwest::Version::HTTP_2);
-    for _ in 0..500 {
-        if open_connections(&app).await == "1" {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("{} clients are connected", open_connections(&app).await);
+    eventually_value(async || open_connections(&app).await, |open| open == "1").await;
 }

@@ -1,7 +1,6 @@
 //! Start of the program, waiting for the database, losing it, and stopping.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use jsonwebtoken::{EncodingKey, Header, encode};
 use reqwest::{Client, Response, StatusCode};
@@ -12,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use url::Url;
 
+use crate::eventually::{eventually, eventually_locked};
 use crate::process::Process;
 use crate::test_app::{JWT_SECRET, client, free_port};
 use crate::test_database;
@@ -246,24 +246,11 @@ async fn in_flight_requests_complete_before_shutdown() {
         let url = url.clone();
         async move { list(&client(), &url).await.status() }
     });
-    let waits = "select count(*) > 0 from pg_locks where not granted and database = \
-                 (select oid from pg_database where datname = current_database())";
-    while !sqlx::query_scalar::<_, bool>(waits)
-        .fetch_one(&mut blocker)
-        .await
-        .unwrap()
-    {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    eventually_locked(&mut blocker).await;
 
     process.signal("TERM").await;
-    // New connections are refused.
-    while TcpStream::connect(url.trim_start_matches("http://"))
-        .await
-        .is_ok()
-    {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let address = url.trim_start_matches("http://");
+    eventually(async || TcpStream::connect(address).await.is_err()).await;
     assert!(!slow.is_finished());
     sqlx::raw_sql("rollback")
         .execute(&mut blocker)

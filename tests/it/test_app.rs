@@ -28,6 +28,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::eventually::{eventually, eventually_value};
 use crate::pooler::Pooler;
 use crate::test_database::{self, TestDatabase};
 
@@ -106,17 +107,14 @@ impl Replica {
 
     async fn ready(&mut self) {
         let client = client();
-        for _ in 0..1500 {
-            let answer = client.get(format!("{}/readyz", self.url)).send().await;
-            if answer.is_ok_and(|answer| answer.status() == StatusCode::OK) {
-                return;
-            }
+        eventually(async || {
             if self.running.as_ref().is_some_and(JoinHandle::is_finished) {
                 panic!("the service has ended: {:?}", self.stop().await);
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("the service did not become ready");
+            let answer = client.get(format!("{}/readyz", self.url)).send().await;
+            answer.is_ok_and(|answer| answer.status() == StatusCode::OK)
+        })
+        .await;
     }
 
     /// Stops like after a signal. Returns the result of the run.
@@ -273,7 +271,6 @@ impl TestApp {
             // The clock stands still in most tests, so quotas would not refill.
             ("RATE_LIMIT_USER_PER_MINUTE", "0".to_owned()),
             ("RATE_LIMIT_CONNECT_PER_MINUTE", "0".to_owned()),
-            ("RATE_LIMIT_UPDATE_PER_MINUTE", "0".to_owned()),
             ("RATE_LIMIT_ADDRESS_PER_MINUTE", "0".to_owned()),
             ("SHUTDOWN_DELAY_SECONDS", "0".to_owned()),
         ];
@@ -485,15 +482,7 @@ impl TestApp {
 
     /// Waits until Nango has exactly these connections, newest first.
     pub(crate) async fn wait_for_nango_connections(&self, ids: &[&str]) {
-        let mut last = Vec::new();
-        for _ in 0..400 {
-            last = self.nango_connections().await;
-            if last == ids {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("Nango holds {last:?}, not {ids:?}");
+        eventually_value(async || self.nango_connections().await, |last| last == ids).await;
     }
 
     /// Follows the popup like a browser. Returns the last page.

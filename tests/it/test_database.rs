@@ -13,6 +13,8 @@ use tokio::sync::OnceCell;
 use url::Url;
 use uuid::Uuid;
 
+use crate::eventually::eventually;
+
 /// An empty database, which is dropped soon after the value, even with open connections.
 pub(crate) struct TestDatabase {
     url: Url,
@@ -175,16 +177,12 @@ async fn test_databases_are_empty_isolated_and_dropped() {
     let gone = one.name().to_owned();
     drop(one);
     let mut connection = connect(other.url()).await;
-    loop {
-        let exists: bool =
-            sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
-                .bind(&gone)
-                .fetch_one(&mut connection)
-                .await
-                .unwrap();
-        if !exists {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually(async || {
+        sqlx::query_scalar("select not exists (select from pg_database where datname = $1)")
+            .bind(&gone)
+            .fetch_one(&mut connection)
+            .await
+            .unwrap()
+    })
+    .await;
 }

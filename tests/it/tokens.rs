@@ -8,7 +8,7 @@ use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
-use crate::reliability::wait_for;
+use crate::eventually::eventually;
 use crate::test_app::{TestApp, client};
 
 mod names;
@@ -369,11 +369,11 @@ async fn abandoned_proxy_call_is_recorded() {
     let url = app.url.clone();
     let calling =
         tokio::spawn(async move { call(&url, KEY, "ada", Method::GET, &path, None).await });
-    wait_for(async || app.nango_calls("GET", "/proxy/").await > 0).await;
+    eventually(async || app.nango_calls("GET", "/proxy/").await > 0).await;
     calling.abort();
     assert!(calling.await.unwrap_err().is_cancelled());
     let mut sql = app.sql().await;
-    wait_for(async || {
+    eventually(async || {
         let written = sqlx::query_scalar("select service || ' ' || purpose from token_access");
         let written: Vec<String> = written.fetch_all(&mut sql).await.unwrap();
         written == ["workflow proxy"]

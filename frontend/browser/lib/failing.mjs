@@ -22,7 +22,7 @@ export function failingHouse(proxies = PROXIES) {
     free.push(...all);
     return {
       origins: [product.origin, ...all.map(({ url }) => url)],
-      settings: { RATE_LIMIT_ADDRESS_PER_MINUTE: "100000", RATE_LIMIT_UPDATE_PER_MINUTE: "0", RATE_LIMIT_USER_PER_MINUTE: "100000", MAX_STREAMS_PER_USER: "100" },
+      settings: { RATE_LIMIT_ADDRESS_PER_MINUTE: "100000", RATE_LIMIT_CONNECT_PER_MINUTE: "0", RATE_LIMIT_USER_PER_MINUTE: "100000", MAX_STREAMS_PER_USER: "100" },
     };
   });
   after(async () => {

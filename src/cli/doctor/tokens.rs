@@ -13,7 +13,7 @@ use url::Url;
 
 use super::{Report, url_below};
 use crate::auth::service_keys::KEY_PREFIX;
-use crate::auth::{Authenticator, Config};
+use crate::auth::{Authenticator, Config, LEEWAY};
 use crate::clock::Clock;
 use crate::net::http_client;
 
@@ -204,7 +204,7 @@ fn explain_claims(
                 (true, true) => report.ok(check, format!("{found}; any value is accepted")),
             }
         }
-        check_times(report, config, &claims, clock);
+        check_times(report, &claims, clock);
         let user = text(claims.get(&config.user_claim));
         report.ok("token user", format!("{}: {user}", config.user_claim));
     }
@@ -214,9 +214,9 @@ fn decode_object(part: &str) -> Option<Map<String, Value>> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
 }
 
-fn check_times(report: &mut Report, config: &Config, claims: &Map<String, Value>, clock: &Clock) {
+fn check_times(report: &mut Report, claims: &Map<String, Value>, clock: &Clock) {
     let now = clock.now();
-    let leeway = config.leeway.as_secs().cast_signed();
+    let leeway = LEEWAY.as_secs().cast_signed();
     for (check, name) in [
         ("token exp", "exp"),
         ("token nbf", "nbf"),
@@ -302,7 +302,7 @@ fn remediation(error: crate::auth::Error) -> &'static str {
         }
         Error::Expired => "use a new token. If it is new, this machine's clock is wrong",
         Error::NotYetValid | Error::IssuedInTheFuture => {
-            "synchronize the clocks of this machine and of the identity provider with NTP, or raise AUTH_LEEWAY_SECONDS"
+            "synchronize the clocks of this machine and of the identity provider with NTP"
         }
         Error::NoIssuer => "configure the identity provider to write `iss`, or unset AUTH_ISSUER",
         Error::WrongIssuer => "set AUTH_ISSUER to the token's `iss`, including a slash at its end",

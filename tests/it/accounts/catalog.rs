@@ -1,7 +1,5 @@
 //! Integrations that are not in the catalog.
 
-use std::time::Duration;
-
 use nango_sandbox::Integration;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -105,8 +103,5 @@ async fn added_integration_is_offered_without_restart() {
         .unwrap();
     assert_eq!(added.status(), StatusCode::OK);
     let shows = async || slugs(&ada.get("").await).contains(&"slack-new");
-    let minute = Duration::from_secs(60);
-    tokio::time::timeout(minute, eventually(shows))
-        .await
-        .expect("the integration is in the catalog within a minute");
+    eventually(shows).await;
 }

@@ -1,11 +1,10 @@
 //! The worker of account lookups, with a failing Nango or provider.
 
-use std::time::Duration;
-
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::{app_with_accounts, make_lookups_due, reconnect_as, text, wait_for};
+use crate::eventually::eventually_value;
 use crate::test_app::PROMPT_TIMEOUT;
 
 fn is_identified(connection: &Value) -> bool {
@@ -98,17 +97,11 @@ async fn other_account_is_detected_when_provider_answers_late() {
     let again = wait_for(&ada, id, |one| one["attempt"]["outcome"] == "succeeded").await;
     assert_eq!(again["account"], known["account"]);
     app.faults(json!({ "consent": "allow" })).await;
-    let due = async {
-        loop {
-            make_lookups_due(&app).await;
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+    let looked_up = async || {
+        make_lookups_due(&app).await;
+        ada.connection(id).await
     };
-    let refused = wait_for(&ada, id, |one| one["status"] == "error");
-    let refused = tokio::select! {
-        refused = refused => refused,
-        () = due => unreachable!(),
-    };
+    let refused = eventually_value(looked_up, |one| one["status"] == "error").await;
     assert_eq!(refused["status_reason"], "account_mismatch");
     assert_eq!(refused["pending_account"]["name"], "Grace Hopper");
     let accepted = json!({ "account_id": refused["pending_account"]["id"] });

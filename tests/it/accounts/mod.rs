@@ -7,16 +7,11 @@ mod lookups;
 mod rules;
 mod scopes;
 
-use std::time::Duration;
-
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::eventually::eventually;
+use crate::eventually::eventually_value;
 use crate::test_app::{TestApp, User, WITH_ACCOUNTS};
-
-/// The timeout for a connection to reach its expected state.
-const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Starts a test app with account lookups.
 async fn app_with_accounts() -> TestApp {
@@ -31,16 +26,7 @@ fn text<'a>(body: &'a Value, field: &str) -> &'a str {
 
 /// Waits until a connection satisfies `is_so`.
 async fn wait_for(user: &User<'_>, id: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-    let mut last = Value::Null;
-    let holds = async || {
-        last = user.connection(id).await;
-        is_so(&last)
-    };
-    let result = tokio::time::timeout(WAIT_TIMEOUT, eventually(holds)).await;
-    if result.is_err() {
-        panic!("{id} did not become as it should be: {last:#}");
-    }
-    last
+    eventually_value(async || user.connection(id).await, is_so).await
 }
 
 /// Makes postponed lookups due, as if time had passed.

@@ -1,11 +1,10 @@
 //! Expiry of unfinished attempts.
 
-use std::time::Duration;
-
 use chrono::TimeDelta;
 use serde_json::json;
 
 use super::{events, text};
+use crate::eventually::eventually_value;
 use crate::test_app::TestApp;
 
 #[tokio::test]
@@ -59,13 +58,8 @@ async fn expiry_poll_finds_grant_without_webhook() {
     connections.expiry.run().await.unwrap();
     // Poll the database: a request to the service would make it query Nango. The running replica may process
     // the expiry instead.
-    for _ in 0..100 {
-        if events(&app, &id).await.len() > 1 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    assert_eq!(events(&app, &id).await, ["attempt_started", "connected"]);
+    let kinds = eventually_value(async || events(&app, &id).await, |kinds| kinds.len() > 1).await;
+    assert_eq!(kinds, ["attempt_started", "connected"]);
 }
 
 #[tokio::test]
@@ -84,12 +78,10 @@ async fn attempt_does_not_expire_while_nango_is_unavailable() {
     assert_eq!(events(&app, &id).await, ["attempt_started"]);
     app.faults(json!({})).await;
     // The result of the last poll is cached for a second.
-    for _ in 0..100 {
+    let expire = async || {
         connections.expiry.run().await.unwrap();
-        if events(&app, &id).await.len() > 1 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    assert_eq!(events(&app, &id).await, ["attempt_started", "connected"]);
+        events(&app, &id).await
+    };
+    let kinds = eventually_value(expire, |kinds| kinds.len() > 1).await;
+    assert_eq!(kinds, ["attempt_started", "connected"]);
 }

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::process::Output;
-use std::time::Duration;
 
 use insta::assert_snapshot;
 use reqwest::{Method, StatusCode};
@@ -11,6 +10,7 @@ use tokio::process::Command;
 use uuid::Uuid;
 
 use super::text;
+use crate::eventually::eventually_value;
 use crate::test_app::TestApp;
 
 fn slugs(body: &Value) -> Vec<String> {
@@ -179,14 +179,8 @@ async fn connector_is_unconfigured_until_nango_has_integration() {
         .await
         .unwrap();
     assert_eq!(added.status(), StatusCode::OK);
-    let mut status = StatusCode::CONFLICT;
-    for _ in 0..100 {
-        (status, _) = ada.call(Method::POST, "/github/connect", None).await;
-        if status != StatusCode::CONFLICT {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let connect = async || ada.call(Method::POST, "/github/connect", None).await.0;
+    let status = eventually_value(connect, |status| *status != StatusCode::CONFLICT).await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(ada.get("/github").await["configured"], true);
 }

@@ -1,13 +1,12 @@
 //! Nango errors: the response to the caller, the state of the row, and a
 //! successful retry.
 
-use std::time::Duration;
-
 use insta::assert_snapshot;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{TestResponse, events, text};
+use crate::eventually::eventually;
 use crate::test_app::TestApp;
 
 /// Starts a connection under a fault, then removes the fault and tries again. Returns the failed response and the row.
@@ -281,12 +280,7 @@ async fn connect_works_when_nango_rejects_webhook_override() {
     let again = ada.send(Method::POST, &path, None).await.json();
     app.advance(chrono::TimeDelta::seconds(1));
     app.popup(&text(&again, "oauth_url")).await;
-    for _ in 0..200 {
-        if ada.connection(&id).await["attempt"]["outcome"] == "succeeded" {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually(async || ada.connection(&id).await["attempt"]["outcome"] == "succeeded").await;
     assert_eq!(
         events(&app, &id).await,
         [

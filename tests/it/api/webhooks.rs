@@ -1,7 +1,5 @@
 //! Nango's webhooks and their verification.
 
-use std::time::Duration;
-
 use aws_lc_rs::{digest, hmac};
 use insta::assert_snapshot;
 use reqwest::{Method, RequestBuilder};
@@ -9,6 +7,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{TestResponse, events, text};
+use crate::eventually::eventually_value;
 use crate::test_app::TestApp;
 
 /// Returns Nango's webhook body of a success.
@@ -493,16 +492,10 @@ async fn environment_webhook_url_is_supported() {
     ada.wait_until(&text(&started, "connection_id"), "connected")
         .await;
     let address = format!("{}/api/v1/webhooks/nango", app.url);
-    for _ in 0..100 {
-        let sent = app.control("webhooks", Method::GET, json!(null)).await;
-        assert_eq!(sent[0]["url"], address);
-        // A poll may have found the connection before the webhook was answered.
-        if sent[0]["attempts"][0]["status"] == 204 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("the webhook was not taken");
+    let sent = async || app.control("webhooks", Method::GET, json!(null)).await;
+    // A poll may have found the connection before the webhook was answered.
+    let sent = eventually_value(sent, |sent| sent[0]["attempts"][0]["status"] == 204).await;
+    assert_eq!(sent[0]["url"], address);
 }
 
 /// The state after a restore, or after an attempt's history was pruned.

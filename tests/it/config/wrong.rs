@@ -214,9 +214,9 @@ pub(super) const INVALID: &[(&str, &str, &str)] = &[
         "AUTH_JWKS_ALLOWED_NETWORKS must list networks such as 10.0.0.0/8, separated by commas, and \"private\" is not one",
     ),
     (
-        "AUTH_LEEWAY_SECONDS",
+        "KEEP_ALIVE_SECONDS",
         "soon",
-        "AUTH_LEEWAY_SECONDS is not a whole number: write digits only, without a unit, such as 30",
+        "KEEP_ALIVE_SECONDS is not a whole number: write digits only, without a unit, such as 75",
     ),
     (
         "SWEEP_INTERVAL_SECONDS",

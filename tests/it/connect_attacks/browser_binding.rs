@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::app;
 use super::test_browser::{PageResponse, TestBrowser};
+use crate::eventually::eventually_value;
 use crate::test_app::{ORIGIN, TestApp, User};
 
 const COOKIE: &str = "patchbay-browser";
@@ -62,10 +63,7 @@ async fn starting_browser_is_recognized_on_return() {
         assert_eq!(browser.cookie(COOKIE), Some(known.as_str()));
         browser.open(text(&again, "oauth_url")).await;
         let list = async || ada.get("/connections").await["connections"][0].clone();
-        let mut seen = list().await;
-        while seen["attempt"]["outcome"].is_null() {
-            seen = list().await;
-        }
+        let seen = eventually_value(list, |seen| !seen["attempt"]["outcome"].is_null()).await;
         assert_eq!(seen["attempt"]["same_browser"], true, "{seen:#}");
         assert_eq!(seen["attempt"]["id"], again["attempt_id"]);
     }

@@ -2,13 +2,11 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Duration;
 
 use reqwest::Client;
 use tokio::process::{Child, Command};
 
-/// The number of readiness checks during a start, at intervals of 20 ms.
-const MAX_START_ATTEMPTS: usize = 1500;
+use crate::eventually::eventually;
 
 /// A running `patchbay serve`. Dropping the value kills it.
 pub(super) struct ServiceProcess {
@@ -45,20 +43,18 @@ impl LaunchConfig {
             .spawn()
             .unwrap();
         let mut process = ServiceProcess { child };
-        for _ in 0..MAX_START_ATTEMPTS {
-            let answer = self.client.get(format!("{}/readyz", self.url)).send().await;
-            if answer.is_ok_and(|answer| answer.status().is_success()) {
-                return process;
-            }
+        eventually(async || {
             if let Some(status) = process.child.try_wait().unwrap() {
                 panic!(
                     "the service ended by itself ({status}): see {:?}",
                     self.folder
                 );
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("the service did not become ready: see {:?}", self.folder);
+            let answer = self.client.get(format!("{}/readyz", self.url)).send().await;
+            answer.is_ok_and(|answer| answer.status().is_success())
+        })
+        .await;
+        process
     }
 }
 

@@ -11,6 +11,7 @@ use reqwest::StatusCode;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use crate::eventually::eventually_value;
 use crate::test_app::{TestApp, client, read};
 
 #[tokio::test]
@@ -43,16 +44,13 @@ async fn replica_is_not_ready_when_its_clock_is_minutes_off() {
         let url = format!("http://{}/readyz", replica.local_addr().unwrap());
         let stop = CancellationToken::new();
         let running = tokio::spawn(replica.run(stop.clone()));
-        let unready = loop {
+        let readiness = async || {
             let answer = client().get(&url).send().await.unwrap();
-            let status = answer.status();
-            let body: Value = answer.json().await.unwrap();
-            if body["code"] != "starting" {
-                assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body}");
-                break body;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            (answer.status(), answer.json::<Value>().await.unwrap())
         };
+        let (status, unready) =
+            eventually_value(readiness, |(_, body)| body["code"] != "starting").await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{unready}");
         assert!(
             unready["detail"].as_str().unwrap().contains("clock"),
             "{unready}"

@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 use uuid::Uuid;
 
+use crate::eventually::{TIMEOUT, eventually, eventually_locked};
 use crate::reliability::event_streams::StreamReader;
-use crate::reliability::wait_for;
 use crate::startup::{list, serve};
 use crate::test_app::{TestApp, client};
 use crate::test_database::{self, TestDatabase};
@@ -112,22 +112,22 @@ async fn list_recovers_when_database_connection_hangs() {
     let lock = "begin; lock table user_connector_connection";
     sqlx::raw_sql(lock).execute(&mut sql).await.unwrap();
     let losing = async {
-        let waits = "select exists (select from pg_locks where not granted and database = \
-                     (select oid from pg_database where datname = current_database()))";
-        wait_for(async || sqlx::query_scalar(waits).fetch_one(&mut sql).await.unwrap()).await;
+        eventually_locked(&mut sql).await;
         relay.hang();
         sqlx::raw_sql("rollback").execute(&mut sql).await.unwrap();
     };
     let (first, ()) = tokio::join!(list(), losing);
     assert_eq!(first, StatusCode::SERVICE_UNAVAILABLE);
     // The pool's other connections hang, too.
-    for _ in 0..10 {
-        match list().await {
-            StatusCode::OK => return,
-            status => assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE),
-        }
-    }
-    panic!("no list is answered");
+    eventually(async || {
+        let status = list().await;
+        assert!(
+            [StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE].contains(&status),
+            "{status}"
+        );
+        status == StatusCode::OK
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -175,12 +175,7 @@ async fn hung_connection_returns_its_pool_slot() {
     }
     relay.hang();
     drop(used);
-    for _ in 0..5 {
-        if test_database::ping(&patchbay).await.is_ok() {
-            return;
-        }
-    }
-    panic!("the pool has no place");
+    eventually(async || test_database::ping(&patchbay).await.is_ok()).await;
 }
 
 #[tokio::test]
@@ -200,7 +195,8 @@ async fn transactions_fail_and_close_when_connections_hang() {
         // Dropping it returns its connection to the pool.
     });
     join_all(statements).await;
-    assert!(started.elapsed() < Duration::from_secs(15));
+    // Without a timeout of its own, a statement waits until TCP gives up, after 15 minutes.
+    assert!(started.elapsed() < TIMEOUT);
     for _ in 0..3 {
         test_database::ping(&patchbay).await.unwrap();
     }
@@ -221,6 +217,7 @@ async fn service_stops_in_time_when_database_is_silent() {
     process.signal("TERM").await;
     let started = Instant::now();
     assert!(process.ended().await.success(), "{}", process.output());
-    assert!(started.elapsed() < Duration::from_secs(26));
+    // The stop itself may take 23 seconds.
+    assert!(started.elapsed() < Duration::from_secs(40));
     assert_eq!(waiting.await.unwrap(), StatusCode::SERVICE_UNAVAILABLE);
 }

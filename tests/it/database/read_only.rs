@@ -1,7 +1,6 @@
 //! A server that stops accepting writes, like the old primary after a failover.
 
 use std::path::Path;
-use std::time::Duration;
 
 use dev_postgres::{DevPostgres, Durability};
 use patchbay::cli::doctor::Level;
@@ -12,6 +11,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use url::Url;
 
 use crate::doctor::{failures, run_doctor};
+use crate::eventually::{eventually, eventually_value};
 use crate::process::Process;
 use crate::startup::{list, serve};
 use crate::test_app::{TestApp, client};
@@ -60,17 +60,15 @@ impl Server {
             "alter system set default_transaction_read_only = {value}; select pg_reload_conf()"
         );
         self.execute(&change).await;
-        loop {
+        eventually(async || {
             let mut new = PgConnection::connect(self.postgres.url()).await.unwrap();
             let now: String = sqlx::query_scalar("show default_transaction_read_only")
                 .fetch_one(&mut new)
                 .await
                 .unwrap();
-            if now == value {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+            now == value
+        })
+        .await;
     }
 
     fn url(&self) -> Url {
@@ -204,14 +202,7 @@ async fn pool_follows_the_primary_among_several_hosts() {
     let none = test_database::pool(url, 3).await.err();
     assert!(matches!(none, Some(DatabaseError::ReadOnly)), "{none:?}");
     servers[0].set_read_only(false).await;
-    let mut written = write(&patchbay).await;
-    for _ in 0..40 {
-        if written.is_ok() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(250)).await;
-        written = write(&patchbay).await;
-    }
+    let written = eventually_value(async || write(&patchbay).await, Result::is_ok).await;
     assert_eq!(written.unwrap(), i32::from(ports[0]));
     patchbay.check_ready().await.unwrap();
 }

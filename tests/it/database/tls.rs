@@ -3,7 +3,6 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 use std::{fs, io};
 
 use dev_postgres::{DevPostgres, Durability};
@@ -13,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use url::Url;
 
+use crate::eventually::eventually;
 use crate::process::Process;
 use crate::test_database;
 
@@ -69,9 +69,7 @@ impl TlsServer {
         }
         let server = Self { server, authority };
         // The server reloads its settings asynchronously.
-        while !server.speaks_tls().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        eventually(async || server.speaks_tls().await).await;
         Some(server)
     }
 

@@ -6,7 +6,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{failures, run_doctor, single_finding};
-use crate::reliability::wait_for;
+use crate::eventually::eventually;
 use crate::test_app::{TestApp, User};
 
 #[tokio::test]
@@ -180,7 +180,7 @@ async fn switched_off_webhook_events_are_reported() {
         let report = run_doctor(&app, &[], None).await;
         events(&report, "webhook events").level == Level::Ok
     };
-    wait_for(arrived).await;
+    eventually(arrived).await;
     ada.disconnect("notion", "").await;
     let deletion = events(&run_doctor(&app, &[], None).await, "deletion events");
     assert!(deletion.detail.starts_with("off"), "{deletion:?}");
@@ -194,7 +194,7 @@ async fn switched_off_webhook_events_are_reported() {
         let deletion = events(&report, "deletion events");
         deletion.detail.starts_with("the last webhook")
     };
-    wait_for(arrived).await;
+    eventually(arrived).await;
 
     // The connectors have been disabled since.
     let mut sql = app.sql().await;

@@ -6,8 +6,9 @@ use sqlx::AssertSqlSafe;
 
 use super::{
     check, deliveries, describe_status, event_kinds, expire_leases, popup, read_column, reconnect,
-    refused_until_dead, revoked, text, wait_for, wait_until_settled,
+    refused_until_dead, revoked, text, wait_until_settled,
 };
+use crate::eventually::eventually;
 use crate::test_app::TestApp;
 
 /// Makes the server close the connection during a statement.
@@ -44,7 +45,7 @@ fn is_reported(reported: &(StatusCode, Value)) {
 
 /// Waits until a webhook was rejected, so that Nango retries it.
 async fn webhook_is_rejected(app: &TestApp) {
-    wait_for("a webhook meets no database", async || {
+    eventually(async || {
         let all = deliveries(app).await;
         let mut tries = all
             .iter()

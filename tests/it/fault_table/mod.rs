@@ -20,6 +20,7 @@ use patchbay::nango::Nango;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use crate::eventually::{eventually, eventually_value};
 use crate::invariants::violations;
 use crate::test_app::{TestApp, User, client};
 
@@ -121,18 +122,12 @@ async fn deliveries(app: &TestApp) -> Vec<Value> {
 
 /// Waits until each sent webhook has its final response. Returns the statuses.
 async fn assert_status(app: &TestApp) -> Vec<u64> {
-    for _ in 0..250 {
-        let last: Option<Vec<u64>> = deliveries(app)
-            .await
-            .iter()
-            .map(|delivery| delivery["attempts"].as_array()?.last()?["status"].as_u64())
-            .collect();
-        if let Some(last) = last {
-            return last;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("a webhook was not answered");
+    let statuses = async || -> Option<Vec<u64>> {
+        let all = deliveries(app).await;
+        let last = |delivery: &Value| delivery["attempts"].as_array()?.last()?["status"].as_u64();
+        all.iter().map(last).collect()
+    };
+    eventually_value(statuses, Option::is_some).await.unwrap()
 }
 
 /// Waits until the service has processed the changes at Nango: by webhooks, or by a sweep if none arrive.
@@ -176,20 +171,9 @@ async fn read_column(app: &TestApp, column: &'static str) -> String {
         .unwrap()
 }
 
-/// Waits until background work has met the condition.
-async fn wait_for(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    for _ in 0..250 {
-        if condition().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("not within five seconds: {what}");
-}
-
 /// Waits until a call to Nango is pending.
 async fn wait_for_nango_call(app: &TestApp, method: &str, part: &str) {
-    wait_for(&format!("{method} {part} at Nango"), async || {
+    eventually(async || {
         let calls = app.control("requests", Method::GET, Value::Null).await;
         calls.as_array().unwrap().iter().any(|call| {
             let target = format!("{}?{}", text(call, "path"), text(call, "query"));
@@ -219,12 +203,12 @@ async fn wait_until_settled(app: &TestApp) {
     app.advance(TimeDelta::minutes(11));
     app.service().await.deletions.delete_due().await.unwrap();
     let mut sql = app.sql().await;
-    wait_for("nothing is left to be deleted at Nango", async || {
-        let pending: i64 = sqlx::query_scalar("select count(*) from upstream_deletion")
+    let is_done = "select not exists (select from upstream_deletion)";
+    eventually(async || {
+        sqlx::query_scalar(is_done)
             .fetch_one(&mut sql)
             .await
-            .unwrap();
-        pending == 0
+            .unwrap()
     })
     .await;
     let address = format!("http://{}", app.sandbox.address());

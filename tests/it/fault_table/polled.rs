@@ -8,7 +8,8 @@ use super::process_killed::replica_process;
 use super::user_behaviour::{
     cancel_request, consent_never_given, expire_attempt, hold_response, two_grants, two_tabs,
 };
-use super::{describe_status, event_kinds, popup, reconnect, text, wait_for, wait_until_settled};
+use super::{describe_status, event_kinds, popup, reconnect, text, wait_until_settled};
+use crate::eventually::eventually;
 use crate::test_app::TestApp;
 
 #[tokio::test]
@@ -61,10 +62,7 @@ async fn connect_is_found_by_the_sweep_when_the_tab_is_closed() {
     };
     hold_response(&app, "POST /connect/sessions").await;
     cancel_request(&app, connect(), ("POST", "/connect/sessions")).await;
-    wait_for("the answer is kept", async || {
-        connect().send().await.unwrap().status() == StatusCode::OK
-    })
-    .await;
+    eventually(async || connect().send().await.unwrap().status() == StatusCode::OK).await;
     let started: Value = connect().send().await.unwrap().json().await.unwrap();
     popup(&app, &started).await;
     assert_eq!(app.sweep().await.found, 1);

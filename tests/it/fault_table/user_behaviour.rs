@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 
 use super::{
     assert_status, check, describe_status, event_kinds, noticed, popup, read_column, reconnect,
-    refused_until_dead, revoked, text, wait_for, wait_for_nango_call, wait_until_settled,
+    refused_until_dead, revoked, text, wait_for_nango_call, wait_until_settled,
 };
+use crate::eventually::eventually;
 use crate::test_app::TestApp;
 
 /// Cancels the client's request while Nango processes its call.
@@ -40,17 +41,11 @@ async fn connect_tab_closed() {
     let call = ("POST", "/connect/sessions");
     cancel_request(&app, connect(), call).await;
     // The request continues, and its response is stored for a retry with the same key.
-    wait_for("the answer is kept", async || {
-        connect().send().await.unwrap().status() == StatusCode::OK
-    })
-    .await;
+    eventually(async || connect().send().await.unwrap().status() == StatusCode::OK).await;
     let started: Value = connect().send().await.unwrap().json().await.unwrap();
     popup(&app, &started).await;
     // The tab is closed again, so only the webhook reports the grant.
-    wait_for("connected", async || {
-        read_column(&app, "status").await == "connected"
-    })
-    .await;
+    eventually(async || read_column(&app, "status").await == "connected").await;
     let id = text(&started, "connection_id");
     assert_eq!(event_kinds(&ada, id).await, "attempt_started connected");
     wait_until_settled(&app).await;
@@ -70,10 +65,7 @@ async fn reconnect_tab_closed() {
     let started = reconnect(&ada, id).await;
     let version: i32 = read_column(&app, "version").await.parse().unwrap();
     popup(&app, &started).await;
-    wait_for("authorized again", async || {
-        read_column(&app, "version").await == (version + 1).to_string()
-    })
-    .await;
+    eventually(async || read_column(&app, "version").await == (version + 1).to_string()).await;
     assert_eq!(
         event_kinds(&ada, id).await,
         "attempt_started connected attempt_started attempt_started reauthorized"
@@ -118,7 +110,7 @@ async fn disconnect_tab_closed() {
         "disconnected user_disconnected succeeded"
     );
     // Nango's confirmation is applied without another user request.
-    wait_for("confirmed", async || {
+    eventually(async || {
         let (_, again) = ada.disconnect("gmail", "").await;
         again["upstream_deleted"] == true
     })
@@ -210,7 +202,7 @@ pub(super) async fn expire_attempt(app: &TestApp) {
     app.service().await.expiry.run().await.unwrap();
     let mut sql = app.sql().await;
     // The running replica may process the expiry instead.
-    wait_for("no attempt is open", async || {
+    eventually(async || {
         let open = "select count(*) from connect_attempt where outcome is null";
         let open: i64 = sqlx::query_scalar(open).fetch_one(&mut sql).await.unwrap();
         open == 0
@@ -316,7 +308,7 @@ pub(super) async fn two_tabs(app: TestApp) {
     popup(&app, &open).await;
     noticed(&app).await;
     replaced_grants_are_due(&app).await;
-    wait_for("the newest is kept alone", async || {
+    eventually(async || {
         let stored = app.nango_connections().await;
         stored.len() == 1 && stored[0] != text(&waited, "nango_connection_id")
     })
@@ -414,10 +406,7 @@ pub(super) async fn two_grants(app: TestApp) {
     tokio::join!(popup(&app, &started), popup(&app, &started));
     noticed(&app).await;
     replaced_grants_are_due(&app).await;
-    wait_for("one of the two is kept", async || {
-        app.nango_connections().await.len() == 1
-    })
-    .await;
+    eventually(async || app.nango_connections().await.len() == 1).await;
     let id = text(&started, "connection_id");
     assert_eq!(describe_status(&ada, id).await, "connected - succeeded");
     let kept = ada.connection(id).await;
@@ -463,10 +452,7 @@ async fn disconnect_two_grants() {
     // Nango's session outlives the disconnect, and so may the popup.
     popup(&app, &started).await;
     assert_status(&app).await;
-    wait_for("the late grant is deleted", async || {
-        app.nango_connections().await.is_empty()
-    })
-    .await;
+    eventually(async || app.nango_connections().await.is_empty()).await;
     assert_eq!(
         describe_status(&ada, id).await,
         "disconnected user_disconnected succeeded"

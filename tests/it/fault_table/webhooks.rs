@@ -12,6 +12,7 @@ use super::{
     assert_status, deliver, deliveries, describe_status, event_kinds, nango_refreshes, popup,
     read_column, reconnect, refused_until_dead, revoked, send, text, wait_until_settled,
 };
+use crate::eventually::eventually;
 use crate::test_app::{self, TestApp, User};
 
 /// Waits for an attempt like a tab. Returns the time between the grant and the end of the wait.
@@ -146,10 +147,7 @@ async fn refresh_webhook_twice() {
     let (ada, id) = revoked(&app).await;
     app.faults(json!({ "duplicate_webhooks": true })).await;
     nango_refreshes(&app, &ada, &id).await;
-    super::wait_for("the failure is seen", async || {
-        ada.connection(&id).await["failing_since"].is_string()
-    })
-    .await;
+    eventually(async || ada.connection(&id).await["failing_since"].is_string()).await;
     assert_status(&app).await;
     refused_until_dead(&app).await;
     let dead = ada.connection(&id).await;
@@ -272,10 +270,7 @@ async fn disconnect_webhook_late() {
         describe_status(&ada, id).await,
         "disconnected user_disconnected superseded"
     );
-    super::wait_for("it is deleted again", async || {
-        app.nango_connections().await.is_empty()
-    })
-    .await;
+    eventually(async || app.nango_connections().await.is_empty()).await;
     assert_eq!(
         event_kinds(&ada, id).await,
         "attempt_started connected attempt_started disconnected"

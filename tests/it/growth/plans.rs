@@ -4,6 +4,7 @@ use patchbay::webhooks::DeliveryFilter;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
+use crate::eventually::eventually;
 use crate::isolation::query_parity::{Statements, with_statement_log};
 use crate::outgoing_webhooks::webhooks;
 use crate::test_app::TestApp;
@@ -139,7 +140,7 @@ async fn claims_cost_as_much_however_much_is_due() {
             vec!["now()", "60", "5"],
         ),
     ];
-    crate::eventually::eventually(async || {
+    eventually(async || {
         let all = statements.lock().unwrap();
         claims
             .iter()

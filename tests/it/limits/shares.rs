@@ -2,7 +2,6 @@
 
 use std::future::pending;
 use std::io;
-use std::time::Duration;
 
 use axum::Router;
 use base64::Engine;
@@ -16,9 +15,10 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::{Answer, METRICS_TOKEN, list};
+use crate::eventually::eventually;
 use crate::isolation::query_parity::with_statement_log;
 use crate::test_app::{PROMPT_TIMEOUT, TestApp, User, client};
 use crate::test_database;
@@ -46,12 +46,8 @@ fn endless(request: RequestBuilder) -> Sent {
 
 /// Waits until all requests except `left` were rejected.
 async fn until_refused(sent: Vec<Sent>, left: usize, status: u16) -> Vec<Sent> {
-    for _ in 0..500 {
-        if sent.iter().filter(|one| !one.is_finished()).count() <= left {
-            break;
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
+    let unfinished = || sent.iter().filter(|one| !one.is_finished()).count();
+    eventually(async || unfinished() <= left).await;
     let mut open = Vec::new();
     for one in sent {
         if one.is_finished() {
@@ -66,13 +62,7 @@ async fn until_refused(sent: Vec<Sent>, left: usize, status: u16) -> Vec<Sent> {
 }
 
 async fn until_listed(user: &User<'_>) {
-    for _ in 0..500 {
-        if list(user).await.status == 200 {
-            return;
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
-    panic!("the permits of requests that have gone are not given back");
+    eventually(async || list(user).await.status == 200).await;
 }
 
 /// Returns clients of HTTP/1 and HTTP/2.
@@ -124,16 +114,12 @@ async fn slow_bodies_leave_requests_without_body_alone() {
     let users = [app.user("ada").await, app.user("bob").await];
     let slow = users.map(|user| endless(user.request(Method::POST, "/gmail/connect")));
     let carol = app.user("carol").await;
-    for _ in 0..500 {
+    let with_body = async || {
         let request = carol.request(Method::POST, "/gmail/connect");
-        if Answer::to(request.json(&json!({}))).await.status == 503 {
-            break;
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
-    let request = carol.request(Method::POST, "/gmail/connect");
-    let refused = Answer::to(request.json(&json!({}))).await;
-    refused.is_refused("overloaded", "1");
+        Answer::to(request.json(&json!({}))).await
+    };
+    eventually(async || with_body().await.status == 503).await;
+    with_body().await.is_refused("overloaded", "1");
     assert_eq!(list(&carol).await.status, 200);
     assert!(slow.iter().all(|one| !one.is_finished()));
 }

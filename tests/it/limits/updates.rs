@@ -9,7 +9,7 @@ use crate::test_app::TestApp;
 
 #[tokio::test]
 async fn changes_of_a_connection_have_a_limit_of_their_own() {
-    let app = TestApp::with(&[("RATE_LIMIT_UPDATE_PER_MINUTE", "2")]).await;
+    let app = TestApp::with(&[("RATE_LIMIT_CONNECT_PER_MINUTE", "2")]).await;
     let ada = app.user("ada").await;
     let started = ada.connect("gmail").await;
     let path = format!(

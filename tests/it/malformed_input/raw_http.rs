@@ -181,7 +181,7 @@ async fn head_size_limit_does_not_depend_on_packet_boundaries() {
         // Until more bytes arrive, these could be the start of HTTP/2.
         let mut client = connect(&app).await;
         client.write_all(&head.as_bytes()[..1]).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
         let _ = client.write_all(&head.as_bytes()[1..]).await;
         let mut answer = Vec::new();
         let read = timeout(TIMEOUT, client.read_to_end(&mut answer)).await;

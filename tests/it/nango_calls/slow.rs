@@ -4,6 +4,7 @@ use futures::future::join_all;
 use tokio::time::Instant;
 
 use super::*;
+use crate::eventually::eventually;
 
 /// Starts and grants a connection without a webhook, at a Nango whose list has this latency.
 async fn granted_unseen(app: &TestApp, ada: &User<'_>, latency: Duration) -> Value {
@@ -38,9 +39,7 @@ async fn slow_poll_is_applied_when_its_callers_have_gone() {
     let ada = app.user("ada").await;
     let started = granted_unseen(&app, &ada, Duration::from_secs(4)).await;
     let id = text(&started, "connection_id");
-    let asked = Instant::now();
     assert_eq!(ada.connection(id).await["status"], "pending");
-    assert!(asked.elapsed() < Duration::from_secs(4));
     until_status(&app, id, "connected").await;
 }
 

@@ -1,12 +1,11 @@
 //! Behavior of a real Nango server without a recording: its address policy, required parameters, disabled settings, and
 //! webhooks of newer versions.
 
-use std::time::Duration;
-
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::scenario::{Scenario, location};
+use crate::eventually::eventually_value;
 
 /// Starts a sandbox whose Zendesk and ActiveCampaign integrations each require a parameter.
 async fn with_parameters() -> Scenario {
@@ -109,17 +108,8 @@ async fn webhook_to_private_address_is_dropped() {
     let token = scenario.session(json!({ "tags": {} })).await;
     let query = scenario.authorize(&token, "github").await;
     assert_eq!(scenario.callback(&query).await.status(), 200);
-    let dropped = async {
-        loop {
-            let all = scenario.call(Method::GET, "/sandbox/webhooks", None).await;
-            if !all[0]["attempts"][0].is_null() {
-                return all;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let all = tokio::time::timeout(Duration::from_secs(20), dropped);
-    let all = all.await.unwrap();
+    let webhooks = async || scenario.call(Method::GET, "/sandbox/webhooks", None).await;
+    let all = eventually_value(webhooks, |all| !all[0]["attempts"][0].is_null()).await;
     assert!(all[0]["attempts"][0]["status"].is_null(), "{all}");
     assert_eq!(all[0]["attempts"].as_array().unwrap().len(), 1, "{all}");
     assert!(scenario.hooks.try_recv().is_err());

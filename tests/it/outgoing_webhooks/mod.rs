@@ -6,8 +6,6 @@ mod endpoints;
 mod examples;
 pub(crate) mod receiver;
 
-use std::time::Duration;
-
 use chrono::TimeDelta;
 use patchbay::clock::Clock;
 use patchbay::db::Database;
@@ -18,6 +16,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use url::Url;
 
+use crate::eventually::eventually;
 use crate::test_app::{Setup, TestApp, User, read};
 use receiver::Receiver;
 
@@ -64,14 +63,14 @@ async fn only(webhooks: &Webhooks) -> Endpoint {
 
 /// Advances the clock in steps until a condition holds.
 async fn advance_until(app: &TestApp, step: TimeDelta, mut holds: impl AsyncFnMut() -> bool) {
-    for _ in 0..4000 {
-        if holds().await {
-            return;
+    eventually(async || {
+        let is_over = holds().await;
+        if !is_over {
+            app.advance(step);
         }
-        app.advance(step);
-        tokio::time::sleep(Duration::from_millis(30)).await;
-    }
-    panic!("it never came to be");
+        is_over
+    })
+    .await;
 }
 
 /// Disconnects a user's connection.

@@ -1,7 +1,5 @@
 //! Superseded attempts, and sessions with repeated grants.
 
-use std::time::Duration;
-
 use chrono::TimeDelta;
 use futures::future::join_all;
 use serde_json::json;
@@ -10,6 +8,7 @@ use uuid::Uuid;
 
 use super::event_streams::StreamReader;
 use super::{app_with_accounts, text};
+use crate::eventually::{eventually, eventually_locked, eventually_value};
 use crate::test_app::{TestApp, User};
 
 /// Returns an attempt's outcome, also of superseded attempts, which the API does not return.
@@ -63,12 +62,8 @@ async fn regrant_cancels_pending_deletion() {
     let nango_id = text(&first, "nango_connection_id");
     until_nango_id(&ada, id, |stored| stored != nango_id).await;
     app.advance(TimeDelta::minutes(11));
-    for _ in 0..400 {
-        if !app.nango_connections().await.contains(&nango_id.to_owned()) {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let is_deleted = |ids: &Vec<String>| !ids.iter().any(|id| id == nango_id);
+    eventually_value(async || app.nango_connections().await, is_deleted).await;
     // No retry of the deletion is due.
     until_deletions_wait(&app).await;
 
@@ -83,31 +78,21 @@ async fn regrant_cancels_pending_deletion() {
     app.wait_for_nango_connections(&[nango_id]).await;
     assert_eq!(ada.connection(id).await["status"], "connected");
     // The running replica may have claimed the deletion first.
-    let pending = "select count(*) from upstream_deletion";
+    let is_done = "select not exists (select from upstream_deletion)";
     let mut sql = app.sql().await;
-    for _ in 0..400 {
-        let pending: i64 = sqlx::query_scalar(pending)
+    eventually(async || {
+        sqlx::query_scalar(is_done)
             .fetch_one(&mut sql)
             .await
-            .unwrap();
-        if pending == 0 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("a deletion of a regranted connection is still pending");
+            .unwrap()
+    })
+    .await;
 }
 
 /// Waits until Nango's id in the row satisfies a condition.
 async fn until_nango_id(user: &User<'_>, id: &str, is_it: impl Fn(&str) -> bool) {
-    for _ in 0..400 {
-        let stored = user.connection(id).await["nango_connection_id"].clone();
-        if stored.as_str().is_some_and(&is_it) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("the other grant was never applied");
+    let stored = async || user.connection(id).await["nango_connection_id"].clone();
+    eventually_value(stored, |stored| stored.as_str().is_some_and(&is_it)).await;
 }
 
 /// Waits until a failed deletion is pending and no deletion is leased.
@@ -115,13 +100,7 @@ async fn until_deletions_wait(app: &TestApp) {
     let waits = "select exists (select from upstream_deletion where attempts > 0) \
                  and not exists (select from upstream_deletion where leased_until > now())";
     let mut sql = app.sql().await;
-    for _ in 0..1000 {
-        if sqlx::query_scalar(waits).fetch_one(&mut sql).await.unwrap() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("nothing waits to be deleted");
+    eventually(async || sqlx::query_scalar(waits).fetch_one(&mut sql).await.unwrap()).await;
 }
 
 #[tokio::test]
@@ -156,23 +135,14 @@ async fn concurrent_update_survives_attempt_start() {
     let ada = app.user("ada").await;
     let connected = ada.connected("gmail").await;
     let id = text(&connected, "id");
-    // pg_stat_activity is constant within a transaction, so another connection watches the waits.
-    let (mut sql, mut watcher) = (app.sql().await, app.sql().await);
+    let mut sql = app.sql().await;
     sqlx::raw_sql("begin; select from user_connector_connection for update")
         .execute(&mut sql)
         .await
         .unwrap();
     let noting = async {
         // The attempt has read the connection, and waits to update it.
-        let waits = "select count(*) > 0 from pg_stat_activity \
-                     where datname = current_database() and wait_event_type = 'Lock'";
-        while !sqlx::query_scalar::<_, bool>(waits)
-            .fetch_one(&mut watcher)
-            .await
-            .unwrap()
-        {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        eventually_locked(&mut sql).await;
         sqlx::raw_sql(
             "update user_connector_connection \
              set last_synced_at = '2027-02-03 04:05:06Z', last_checked_at = '2027-02-03 04:05:07Z'; commit",
@@ -199,23 +169,14 @@ async fn merged_change_is_not_lost_when_an_attempt_begins() {
     let path = format!("/connections/{id}");
     let label = |label: &str| Some(json!({ "label": label }));
     ada.call(reqwest::Method::PATCH, &path, label("one")).await;
-    // pg_stat_activity is constant within a transaction, so another connection watches the waits.
-    let (mut sql, mut watcher) = (app.sql().await, app.sql().await);
+    let mut sql = app.sql().await;
     sqlx::raw_sql("begin; select from user_connector_connection for update")
         .execute(&mut sql)
         .await
         .unwrap();
     let changing = async {
         // The attempt has read the connection, and waits to update it.
-        let waits = "select count(*) > 0 from pg_stat_activity \
-                     where datname = current_database() and wait_event_type = 'Lock'";
-        while !sqlx::query_scalar::<_, bool>(waits)
-            .fetch_one(&mut watcher)
-            .await
-            .unwrap()
-        {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        eventually_locked(&mut sql).await;
         // A change that is merged into the previous event keeps the version.
         sqlx::raw_sql(
             "update user_connector_connection \

@@ -8,7 +8,8 @@ use patchbay::service::WebhookOutcome;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::{check, text, wait_for};
+use super::{check, text};
+use crate::eventually::eventually;
 use crate::test_app::{TestApp, User};
 
 /// Returns Nango's ids of the connections in forced refreshes, one per refresh.
@@ -73,7 +74,7 @@ async fn failed_refresh_checks_few_siblings_during_outage() {
     let (status, _) = app.nango(Method::GET, &path).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
     // A webhook is answered after all the calls that it causes.
-    wait_for(async || {
+    eventually(async || {
         let hooks = app.control("webhooks", Method::GET, Value::Null).await;
         let mut hooks = hooks.as_array().unwrap().iter();
         hooks.all(|hook| {

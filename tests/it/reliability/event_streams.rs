@@ -15,9 +15,10 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::text;
+use crate::eventually::eventually;
 use crate::fault_table::process_killed::replica_process;
 use crate::process::Process;
-use crate::test_app::{JWT_SECRET, TestApp, User};
+use crate::test_app::{JWT_SECRET, PROMPT_TIMEOUT, TestApp, User};
 
 /// The timeout of each step.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -286,7 +287,7 @@ async fn unread_stream_uses_bounded_memory_and_blocks_no_writer() {
         .unwrap();
     let mut most = before;
     for _ in 0..20 {
-        timeout(Duration::from_secs(5), rename(&ada_on_replica, id))
+        timeout(PROMPT_TIMEOUT, rename(&ada_on_replica, id))
             .await
             .expect("a writer does not wait for readers");
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -350,9 +351,10 @@ async fn rename(user: &User<'_>, id: &str) {
 
 #[tokio::test]
 async fn stream_ends_when_token_expires() {
-    let app = TestApp::with(&[("AUTH_LEEWAY_SECONDS", "0")]).await;
+    let app = TestApp::new().await;
     let mut ada = app.user("ada").await;
-    let claims = json!({ "sub": "ada", "exp": app.clock.now().timestamp() + 2 });
+    // Accepted for two more seconds, of the 30 seconds that the clocks may differ.
+    let claims = json!({ "sub": "ada", "exp": app.clock.now().timestamp() - 28 });
     let secret = EncodingKey::from_secret(JWT_SECRET.as_bytes());
     ada.token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &secret).unwrap();
     let mut reader = StreamReader::open(&ada, None).await;
@@ -403,8 +405,8 @@ async fn shutdown_ends_streams_and_answers_long_polls() {
         let waiting = ada.request(Method::GET, &path).send();
         (StreamReader::open(&ada, None).await, tokio::spawn(waiting))
     };
-    super::wait_for(async || app.nango_calls("GET", "/connections").await > 0).await;
-    let stopped = timeout(Duration::from_secs(10), app.stop());
+    eventually(async || app.nango_calls("GET", "/connections").await > 0).await;
+    let stopped = timeout(PROMPT_TIMEOUT, app.stop());
     let (event, answer, stopped) = tokio::join!(reader.next(), waiting, stopped);
     assert_eq!(event, None);
     let answer = answer.unwrap().unwrap();

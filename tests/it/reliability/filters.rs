@@ -176,7 +176,7 @@ async fn sweep_ends_when_pages_do_not() {
     let service = app.service().await;
     let stop = CancellationToken::new();
     let report = tokio::time::timeout(
-        crate::test_app::PROMPT_TIMEOUT,
+        crate::eventually::TIMEOUT,
         service.sweeper.sweep(IMMEDIATE_SWEEP, &stop),
     );
     assert!(report.await.expect("it comes to its end").is_err());

@@ -4,13 +4,14 @@ use chrono::TimeDelta;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::{check, text, wait_for};
+use super::{check, text};
+use crate::eventually::eventually;
 use crate::test_app::{TestApp, User};
 
 /// Waits until every webhook was answered. Returns the last one's body.
 async fn last_webhook(app: &TestApp) -> Value {
     let mut last = Value::Null;
-    wait_for(async || {
+    eventually(async || {
         let hooks = app.control("webhooks", Method::GET, Value::Null).await;
         last = hooks.as_array().unwrap().last().unwrap()["body"].clone();
         let mut hooks = hooks.as_array().unwrap().iter();
@@ -124,7 +125,7 @@ async fn recovery_webhook_ends_an_outage_without_a_refresh() {
     // Nango refreshes by itself.
     let path = format!("/connections/{nango_id}?provider_config_key=gmail&force_refresh=true");
     assert_eq!(app.nango(Method::GET, &path).await.0, StatusCode::OK);
-    wait_for(async || ada.connection(id).await["failing_since"].is_null()).await;
+    eventually(async || ada.connection(id).await["failing_since"].is_null()).await;
     assert_eq!(last_webhook(&app).await["success"], true);
     assert_eq!(forced_refreshes(&app).await, before + 1);
     let recovered = ada.connection(id).await;

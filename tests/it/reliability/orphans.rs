@@ -8,7 +8,8 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::{text, wait_for};
+use super::text;
+use crate::eventually::eventually;
 use crate::test_app::{IMMEDIATE_SWEEP, TestApp};
 
 /// Creates a connection of this installation at Nango whose row is deleted.
@@ -16,7 +17,7 @@ async fn orphan(app: &TestApp) -> String {
     let ada = app.user("ada").await;
     let connected = ada.connected("gmail").await;
     // A late webhook would restore it.
-    wait_for(async || {
+    eventually(async || {
         let hooks = app.control("webhooks", Method::GET, Value::Null).await;
         let mut hooks = hooks.as_array().unwrap().iter();
         hooks.all(|hook| hook["attempts"][0]["status"] == 204)
@@ -50,7 +51,7 @@ async fn late_grant_of_erased_user_is_deleted() {
     let erased = app.service().await.erasure.erase(&ada).await.unwrap();
     assert_eq!((erased.connections, erased.confirmed), (1, true));
     app.popup(text(&started, "oauth_url")).await;
-    wait_for(async || app.nango_calls("DELETE", "/connections/").await > 0).await;
+    eventually(async || app.nango_calls("DELETE", "/connections/").await > 0).await;
     app.wait_for_nango_connections(&[]).await;
 }
 
@@ -78,7 +79,7 @@ async fn repeated_erasure_is_unconfirmed_until_nango_confirms() {
     assert!(!named, "the queue names an erased user");
     app.faults(json!({})).await;
     app.advance(TimeDelta::minutes(15));
-    wait_for(async || service.erasure.erase(&ada).await.unwrap().confirmed).await;
+    eventually(async || service.erasure.erase(&ada).await.unwrap().confirmed).await;
     app.wait_for_nango_connections(&[]).await;
 }
 
@@ -110,7 +111,7 @@ async fn erasure_keeps_ids_of_attempts_until_their_sessions_end() {
     assert_eq!(owners().await, [erased, kept]);
     app.advance(TimeDelta::minutes(16));
     app.service().await.expiry.run().await.unwrap();
-    wait_for(async || owners().await.is_empty()).await;
+    eventually(async || owners().await.is_empty()).await;
 }
 
 #[tokio::test]
@@ -129,7 +130,7 @@ async fn expiry_skips_attempts_whose_rows_are_gone() {
     let attempt: uuid::Uuid = text(&started, "attempt_id").parse().unwrap();
     app.advance(TimeDelta::minutes(30));
     app.service().await.expiry.run().await.unwrap();
-    wait_for(async || {
+    eventually(async || {
         let left = "select exists (select from attempt_owner where attempt_id = $1)";
         let left: bool = sqlx::query_scalar(left)
             .bind(attempt)

@@ -14,7 +14,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::event_streams::StreamReader;
-use super::{text, wait_for};
+use super::text;
+use crate::eventually::{eventually, eventually_locked};
 use crate::test_app::{self, IMMEDIATE_SWEEP, Replica, TestApp};
 
 /// More connectors than fit into one batch of deletions.
@@ -33,18 +34,7 @@ async fn job_claimed_after_a_claim_began_is_not_claimed_twice() {
     .unwrap();
     let service = app.service().await;
     let claims = tokio::spawn(async move { service.retention.prune(Duration::from_secs(1)).await });
-    let mut observer = app.sql().await;
-    wait_for(async || {
-        let waiting: i64 = sqlx::query_scalar(
-            "select count(*) from pg_stat_activity \
-             where datname = current_database() and wait_event_type = 'Lock'",
-        )
-        .fetch_one(&mut observer)
-        .await
-        .unwrap();
-        waiting > 0
-    })
-    .await;
+    eventually_locked(&mut other).await;
     // Another replica's lease, which starts later than the waiting transaction.
     sqlx::raw_sql(
         "update job set leased_until = clock_timestamp() + interval '1 hour' where name = 'pruning'; commit",
@@ -132,7 +122,7 @@ async fn deletions_are_requested_once_across_replicas() {
     let (first, second) = tokio::join!(one.deletions.delete_due(), other.deletions.delete_due());
     // The running replica may have deleted some as well.
     assert!(first.unwrap() + second.unwrap() <= CONNECTORS.len());
-    wait_for(async || app.nango_connections().await.is_empty()).await;
+    app.wait_for_nango_connections(&[]).await;
     let calls = app.nango_calls("DELETE", "/connections/").await - refused;
     assert_eq!(calls, CONNECTORS.len());
 }
@@ -154,7 +144,7 @@ async fn attempts_expire_once_across_replicas() {
     };
     // The running replica may process the expiry instead.
     let expired = "select count(*) from connect_attempt where outcome = 'expired'";
-    wait_for(async || count(expired).await == 4).await;
+    eventually(async || count(expired).await == 4).await;
     let reported = "select count(*) from connection_event where kind = 'attempt_failed'";
     assert_eq!(count(reported).await, 4);
     // Each attempt was polled once, although the service caches results for a second only.
@@ -223,7 +213,7 @@ async fn sweep_pauses_when_rate_budget_is_low() {
     service.core.brakes.release(Brake::Nango).await.unwrap();
     let mut sweeping = pin!(service.sweeper.sweep(IMMEDIATE_SWEEP, &stop));
     let waiting = async {
-        wait_for(async || calls().await >= most).await;
+        eventually(async || calls().await >= most).await;
         // A connection's lookups are completed, and no more follow.
         loop {
             let before = calls().await;

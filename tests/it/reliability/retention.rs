@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::event_streams::StreamReader;
 use super::text;
+use crate::eventually::eventually;
 use crate::test_app::{TestApp, User};
 
 /// The pruning interval with which each run is due.
@@ -42,7 +43,7 @@ async fn set_age(app: &TestApp, ada: &User<'_>) -> Uuid {
     let (status, started) = ada.call(Method::POST, &path, None).await;
     assert_eq!(status, StatusCode::OK, "{started}");
     app.popup(text(&started, "oauth_url")).await;
-    super::wait_for(async || ada.connection(id).await["attempt"]["outcome"] == "failed").await;
+    eventually(async || ada.connection(id).await["attempt"]["outcome"] == "failed").await;
     id.parse().unwrap()
 }
 

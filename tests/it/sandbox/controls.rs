@@ -1,14 +1,12 @@
-use std::time::Duration;
-
 use chrono::TimeDelta;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use nango_sandbox::{Config, Sandbox};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use super::configured;
+use crate::eventually::eventually;
 use crate::nango_contract::scenario::Scenario;
 
 #[tokio::test]
@@ -178,10 +176,5 @@ async fn sandbox_closes_connections_when_stopped_or_dropped() {
     let address = sandbox.address();
     drop(sandbox);
     // The accept loop ends at its next poll.
-    let ended = async {
-        while TcpStream::connect(address).await.is_ok() {
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(Duration::from_secs(20), ended).await.unwrap();
+    eventually(async || TcpStream::connect(address).await.is_err()).await;
 }

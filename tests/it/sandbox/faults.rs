@@ -2,6 +2,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{code, configured};
+use crate::eventually::eventually;
 use crate::nango_contract::scenario::Scenario;
 
 async fn list(scenario: &Scenario) -> reqwest::Result<reqwest::Response> {
@@ -184,14 +185,10 @@ async fn faults_can_target_calls_and_hold_responses() {
     let path = format!("/connections/{id}?provider_config_key=github");
     let url = format!("{}{path}", scenario.sandbox.url());
     let delete = scenario.http.delete(url).bearer_auth(Scenario::KEY).send();
-    let gone = async {
-        loop {
-            let stored = scenario.call(Method::GET, "/connections", None).await;
-            if stored["connections"] == json!([]) {
-                return;
-            }
-        }
-    };
+    let gone = eventually(async || {
+        let stored = scenario.call(Method::GET, "/connections", None).await;
+        stored["connections"] == json!([])
+    });
     tokio::select! {
         answer = delete => panic!("it was to be held back: {answer:?}"),
         () = gone => {}

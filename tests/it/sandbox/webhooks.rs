@@ -5,9 +5,9 @@ use axum::http::StatusCode;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::time::timeout;
 
 use super::configured;
+use crate::eventually::eventually_value;
 use crate::nango_contract::scenario::Scenario;
 
 /// Starts a server that responds to every webhook with this status.
@@ -21,18 +21,11 @@ async fn answering(status: StatusCode) -> String {
 
 /// Waits until the deliveries satisfy `ready`, and returns them.
 async fn deliveries(scenario: &Scenario, ready: impl Fn(&[Value]) -> bool) -> Vec<Value> {
-    let look = async {
-        loop {
-            let list = scenario.call(Method::GET, "/sandbox/webhooks", None).await;
-            let list = list.as_array().unwrap().clone();
-            if ready(&list) {
-                return list;
-            }
-        }
+    let list = async || -> Vec<Value> {
+        let list = scenario.call(Method::GET, "/sandbox/webhooks", None).await;
+        list.as_array().unwrap().clone()
     };
-    timeout(Duration::from_secs(20), look)
-        .await
-        .expect("the webhooks are sent")
+    eventually_value(list, |list| ready(list)).await
 }
 
 fn statuses(delivery: &Value) -> Vec<u64> {

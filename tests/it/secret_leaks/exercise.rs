@@ -10,6 +10,7 @@ use url::Url;
 
 use super::CapturedBodies;
 use super::search::{Canaries, Location};
+use crate::eventually::eventually_value;
 use crate::process::{Process, new_folder};
 use crate::test_app::{TestApp, User};
 
@@ -433,17 +434,11 @@ impl Exerciser<'_> {
 
     /// Waits until the product has received its webhooks.
     pub(super) async fn wait_for_deliveries(&self, messages: &CapturedBodies) {
-        for _ in 0..1500 {
-            if messages
-                .lock()
-                .unwrap()
-                .iter()
-                .any(|message| message.contains("connection.disconnected"))
-            {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("the product received {:?}", messages.lock().unwrap());
+        let received = async || messages.lock().unwrap().clone();
+        eventually_value(received, |received| {
+            let mut texts = received.iter();
+            texts.any(|message| message.contains("connection.disconnected"))
+        })
+        .await;
     }
 }

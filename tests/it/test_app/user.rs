@@ -1,11 +1,10 @@
 //! A user of the product, who calls the API and completes popups.
 
-use std::time::Duration;
-
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::{Replica, TestApp};
+use crate::eventually::eventually_value;
 
 /// A user, whose token authenticates calls to the API.
 pub(crate) struct User<'a> {
@@ -95,15 +94,11 @@ impl User<'_> {
 
     /// Waits until a connection has this status.
     pub(crate) async fn wait_until(&self, id: &str, status: &str) -> Value {
-        let mut last = Value::Null;
-        for _ in 0..250 {
-            last = self.connection(id).await;
-            if last["status"] == status {
-                return last;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("{id} did not become {status}: {last:#}");
+        eventually_value(
+            async || self.connection(id).await,
+            |last| last["status"] == status,
+        )
+        .await
     }
 
     pub(crate) async fn disconnect(&self, connector: &str, query: &str) -> (StatusCode, Value) {

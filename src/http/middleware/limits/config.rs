@@ -7,11 +7,9 @@ use crate::environment::Environment;
 pub struct LimitsConfig {
     /// `RATE_LIMIT_USER_PER_MINUTE`: requests of one user.
     pub user_per_minute: u32,
-    /// `RATE_LIMIT_CONNECT_PER_MINUTE`: requests for one user that call Nango: connect, reconnect, check, and a
-    /// callback with an unverified id.
+    /// `RATE_LIMIT_CONNECT_PER_MINUTE`: requests for one user that call Nango (connect, reconnect, check, and a
+    /// callback with an unverified id), and separately changes of labels and configs.
     pub connect_per_minute: u32,
-    /// `RATE_LIMIT_UPDATE_PER_MINUTE`: changes of labels and configs for one user.
-    pub update: u32,
     /// `RATE_LIMIT_ADDRESS_PER_MINUTE`: unauthenticated requests of one address.
     pub address_per_minute: u32,
     /// `MAX_STREAMS_PER_USER`: concurrent event streams of one user, and separately as many waiting requests.
@@ -28,7 +26,6 @@ impl Environment<'_> {
         LimitsConfig {
             user_per_minute: self.number("RATE_LIMIT_USER_PER_MINUTE", 1200),
             connect_per_minute: self.number("RATE_LIMIT_CONNECT_PER_MINUTE", 30),
-            update: self.number("RATE_LIMIT_UPDATE_PER_MINUTE", 30),
             address_per_minute: self.number("RATE_LIMIT_ADDRESS_PER_MINUTE", 600),
             max_streams_per_user: self.number("MAX_STREAMS_PER_USER", 10),
             max_concurrent_requests: self.number("MAX_CONCURRENT_REQUESTS", 1000),

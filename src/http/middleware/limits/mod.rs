@@ -103,7 +103,7 @@ impl Limits {
         Self {
             users: QuotaBuckets::new("user", config.user_per_minute),
             connects: QuotaBuckets::new("connect", config.connect_per_minute),
-            updates: QuotaBuckets::new("update", config.update),
+            updates: QuotaBuckets::new("update", config.connect_per_minute),
             addresses: QuotaBuckets::new("address", config.address_per_minute),
             guesses: QuotaBuckets::new("metrics", config.address_per_minute),
             streams: ConcurrencyLimiter::default(),

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{app, connected, delete_at_nango, engaged, refuse_refresh, statuses, token};
 use crate::doctor::run_doctor;
+use crate::limits::{METRICS_TOKEN, until_metrics_say};
 use crate::reliability::{check, text};
 use crate::test_app::TestApp;
 
@@ -77,7 +78,7 @@ async fn brake_stops_connections_from_dying_together() {
 
 #[tokio::test]
 async fn doctor_and_metrics_report_brakes_and_orphans() {
-    let app = TestApp::with(&[("METRICS_TOKEN", "a token of Prometheus")]).await;
+    let app = TestApp::with(&[("METRICS_TOKEN", METRICS_TOKEN)]).await;
     sqlx::raw_sql(
         "update installation set public_url = 'https://old.example.com/', orphans = 3; \
          update brake set engaged_at = now() where kind = 'missing'",
@@ -105,16 +106,12 @@ async fn doctor_and_metrics_report_brakes_and_orphans() {
         ]
     );
     // The running replica checks the database's identity every two seconds.
-    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
-    let metrics = app.client.get(format!("{}/metrics", app.url));
-    let metrics = metrics.bearer_auth("a token of Prometheus").send().await;
-    let metrics = metrics.unwrap().text().await.unwrap();
     for line in [
         "patchbay_brake_engaged{brake=\"database\"} 1",
         "patchbay_brake_engaged{brake=\"missing\"} 1",
         "patchbay_brake_engaged{brake=\"dead\"} 0",
         "patchbay_orphans 3",
     ] {
-        assert!(metrics.contains(line), "{line} in {metrics}");
+        until_metrics_say(&app, line).await;
     }
 }

@@ -2,26 +2,18 @@
 
 use std::time::Duration;
 
+use crate::eventually::eventually_locked;
 use crate::outgoing_webhooks;
-use crate::reliability::wait_for;
 
 use super::*;
 
-/// Returns `true` if a statement waits for a lock.
-const WAITING: &str = "select exists (select from pg_stat_activity \
-     where datname = current_database() and wait_event_type = 'Lock')";
-
 /// Locks a table, starts claims that wait for the lock, and meanwhile gives a lease to another replica.
 async fn lease_while_claims_wait(app: &TestApp, lock: &'static str, lease: &'static str) {
-    let (mut other, mut observer) = (app.sql().await, app.sql().await);
+    let mut other = app.sql().await;
     sqlx::raw_sql(lock).execute(&mut other).await.unwrap();
     let service = app.service().await;
     let claims = tokio::spawn(async move { service.deletions.delete_due().await });
-    wait_for(async || {
-        let waiting = sqlx::query_scalar(WAITING).fetch_one(&mut observer);
-        waiting.await.unwrap()
-    })
-    .await;
+    eventually_locked(&mut other).await;
     sqlx::raw_sql(lease).execute(&mut other).await.unwrap();
     assert_eq!(claims.await.unwrap().unwrap(), 0);
 }
