@@ -4,9 +4,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumString, IntoStaticStr};
 use utoipa::ToSchema;
-use uuid::Uuid;
 
-use super::Failure;
+use super::{AttemptId, ConnectionId, Failure};
 
 /// The purpose of an attempt.
 #[derive(
@@ -80,9 +79,9 @@ impl Outcome {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attempt {
     /// A UUIDv7; the connection at Nango carries it as a tag.
-    pub id: Uuid,
+    pub id: AttemptId,
     /// The connection it is for.
-    pub connection_id: Uuid,
+    pub connection_id: ConnectionId,
     /// What it sets out to do.
     pub kind: AttemptKind,
     /// Until when Nango lets the user begin.

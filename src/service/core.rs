@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use url::Url;
-use uuid::Uuid;
 
 use super::brakes::Brakes;
 use super::session::WebhookUrls;
@@ -13,7 +12,7 @@ use super::{Error, Result};
 use crate::clock::Clock;
 use crate::db;
 use crate::db::{Database, Transaction};
-use crate::domain::Connection;
+use crate::domain::{Connection, InstallationId};
 use crate::nango;
 use crate::nango::attempt_poller::{AttemptPoller, INSTALLATION_TAG};
 use crate::nango::integration_cache::IntegrationCache;
@@ -30,7 +29,7 @@ pub struct Core {
     /// `None` if `NANGO_ENABLED` is false.
     pub(crate) upstream: Option<NangoGateway>,
     /// The id that the tags of this installation's connections at Nango have.
-    pub(crate) installation: Uuid,
+    pub(crate) installation: InstallationId,
     /// The database was copied from another installation's, whose connections at Nango its rows may name.
     pub(crate) is_copy: bool,
     /// The brakes.

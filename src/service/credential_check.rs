@@ -8,14 +8,13 @@ use moka::future::Cache;
 use serde::Serialize;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use super::account::AccountIdentifier;
 use super::core::Core;
 use super::{Error, Result};
 use crate::db;
 use crate::domain::state_machine::Transition;
-use crate::domain::{Account, Brake, Connection, EventKind, Reason, State};
+use crate::domain::{Account, Brake, Connection, ConnectorId, EventKind, Reason, State};
 use crate::nango;
 use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG};
 use crate::nango::{Credentials, ListConnections, Nango, Refresh};
@@ -86,8 +85,8 @@ impl From<CredentialHealth> for Health {
 /// the turns of the checks that webhooks ask for.
 #[derive(Debug)]
 pub(crate) struct SuspectCredentials {
-    found: Cache<Uuid, CredentialHealth>,
-    turns: Cache<Uuid, Arc<Mutex<()>>>,
+    found: Cache<ConnectorId, CredentialHealth>,
+    turns: Cache<ConnectorId, Arc<Mutex<()>>>,
 }
 
 impl Default for SuspectCredentials {
@@ -101,12 +100,12 @@ impl Default for SuspectCredentials {
 
 impl SuspectCredentials {
     /// Whether a check within the last minute found that a connector's provider refreshes no credentials.
-    pub(crate) fn is_provider_out_of_order(&self, connector: Uuid) -> bool {
+    pub(crate) fn is_provider_out_of_order(&self, connector: ConnectorId) -> bool {
         self.found.contains_key(&connector)
     }
 
     /// The turn of a check of a connector that a webhook asks for; `None` while another one has it.
-    pub(crate) async fn take_turn(&self, connector: Uuid) -> Option<OwnedMutexGuard<()>> {
+    pub(crate) async fn take_turn(&self, connector: ConnectorId) -> Option<OwnedMutexGuard<()>> {
         let turn = self.turns.get_with(connector, async { Arc::default() });
         turn.await.try_lock_owned().ok()
     }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use moka::future::Cache;
 use tokio::sync::Semaphore;
-use uuid::Uuid;
 
 use super::Result;
 use super::core::Core;
@@ -14,7 +13,7 @@ use super::reader::ConnectionReader;
 use crate::db;
 use crate::db::batch::BatchLoader;
 use crate::db::connection_health::{STATEMENT_TIMEOUT, with_timeout};
-use crate::domain::{Reason, Status, UserId};
+use crate::domain::{ConnectionId, Reason, Status, UserId};
 use crate::views::{AccountRef, ConnectionView};
 
 /// The most bytes of rows that a list may have to be read in one statement with the lists of other users.
@@ -37,7 +36,7 @@ pub struct Query {
     /// How many at the most; `None` for all.
     pub limit: Option<i64>,
     /// Only those after this one on the list: the page's cursor.
-    pub after: Option<Uuid>,
+    pub after: Option<ConnectionId>,
 }
 
 /// One page of a user's connections, newest first.
@@ -48,7 +47,7 @@ pub struct Page {
     /// How many there are on all pages.
     pub total: i64,
     /// The cursor of the next page, if there is one.
-    pub next: Option<Uuid>,
+    pub next: Option<ConnectionId>,
 }
 
 /// Reads users' lists.

@@ -44,7 +44,6 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use url::Url;
-use uuid::Uuid;
 
 use self::account::AccountIdentifier;
 use self::credential_check::CredentialChecker;
@@ -60,6 +59,7 @@ use crate::clock::Clock;
 use crate::db;
 use crate::db::Database;
 use crate::db::connector_cache::ConnectorCache;
+use crate::domain::ConnectionId;
 use crate::encryption;
 use crate::encryption::Encryption;
 use crate::nango;
@@ -177,7 +177,7 @@ pub enum Error {
     ConnectionNotFound,
     /// Several connections fit, and none was named.
     #[error("there are several connections of this connector: name one by connection_id")]
-    AmbiguousConnection(Vec<Uuid>),
+    AmbiguousConnection(Vec<ConnectionId>),
     /// The connection to be removed is connected.
     #[error("the account is connected: disconnect it before you remove it")]
     StillConnected,
@@ -196,7 +196,7 @@ pub enum Error {
     #[error("{connector} has to be authorized again by its user")]
     NeedsReauthorization {
         /// The connection to reconnect.
-        connection_id: Uuid,
+        connection_id: ConnectionId,
         /// The connector's name.
         connector: String,
     },
@@ -207,7 +207,7 @@ pub enum Error {
     )]
     InsufficientScope {
         /// The connection to reconnect.
-        connection_id: Uuid,
+        connection_id: ConnectionId,
         /// The connector's name.
         connector: String,
         /// The required scopes that were not granted.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::Result;
 use super::connect::RETURN_WINDOW;
@@ -15,7 +14,7 @@ use super::credential_check::{CredentialChecker, MIN_CHECK_INTERVAL};
 use super::reconcile::{Reconciler, tagged_user};
 use crate::db;
 use crate::db::AttemptOwner;
-use crate::domain::{Connection, Failure, Reason, UserId};
+use crate::domain::{AttemptId, Connection, Failure, Reason, UserId};
 use crate::nango;
 use crate::nango::attempt_poller::ATTEMPT_TAG;
 use crate::nango::webhook::{AuthEvent, Event, Operation};
@@ -66,7 +65,11 @@ impl NangoWebhooks {
     /// # Errors
     /// When Nango or the database cannot be asked: then Nango should send it again.
     #[tracing::instrument(target = TRACES, name = "handle_nango_webhook", skip_all)]
-    pub async fn handle(&self, attempt: Option<Uuid>, event: &Event) -> Result<WebhookOutcome> {
+    pub async fn handle(
+        &self,
+        attempt: Option<AttemptId>,
+        event: &Event,
+    ) -> Result<WebhookOutcome> {
         let Event::Auth(event) = event else {
             return Ok(WebhookOutcome::Ignored);
         };
@@ -92,7 +95,7 @@ impl NangoWebhooks {
     /// Handles the webhook of an attempt that was granted or failed.
     async fn handle_attempt_webhook(
         &self,
-        attempt: Option<Uuid>,
+        attempt: Option<AttemptId>,
         event: &AuthEvent,
     ) -> Result<WebhookOutcome> {
         // The tags are signed, the address is not.
@@ -134,7 +137,7 @@ impl NangoWebhooks {
     }
 
     /// Returns the newest attempt to reconnect the connection that an event names.
-    async fn reconnect_of(&self, event: &AuthEvent) -> Result<Option<(UserId, Uuid)>> {
+    async fn reconnect_of(&self, event: &AuthEvent) -> Result<Option<(UserId, AttemptId)>> {
         let Some(connection) = self.connection_of(event).await? else {
             return Ok(None);
         };
@@ -148,7 +151,7 @@ impl NangoWebhooks {
 
     /// Refuses a webhook of an attempt that has caused too many calls in the last minute, and one that no user waits for
     /// while Nango's rate limit leaves little.
-    async fn check_webhook_budget(&self, attempt: Uuid, is_open: bool) -> Result<()> {
+    async fn check_webhook_budget(&self, attempt: AttemptId, is_open: bool) -> Result<()> {
         let upstream = self.core.nango_gateway()?;
         if !is_open {
             self.require_room()?;
@@ -289,7 +292,7 @@ impl NangoWebhooks {
     async fn handle_failure_webhook(
         &self,
         user: &UserId,
-        id: Uuid,
+        id: AttemptId,
         event: &AuthEvent,
     ) -> Result<WebhookOutcome> {
         let upstream = self.core.nango_gateway()?;

@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use uuid::Uuid;
-
 use super::core::Core;
 use super::{Error, Result};
 use crate::db;
 use crate::db::batch::BatchLoader;
 use crate::db::connection_health::Outage;
 use crate::db::connector_cache::ConnectorCache;
-use crate::domain::{Connection, UserId};
+use crate::domain::{Connection, ConnectionId, ConnectorId, UserId};
 use crate::views::ConnectionView;
 
 /// Reads users' own connections, several in one statement.
@@ -33,7 +31,7 @@ impl ConnectionReader {
     }
 
     /// A user's own connection.
-    pub(crate) async fn find_own(&self, user: &UserId, id: Uuid) -> Result<Connection> {
+    pub(crate) async fn find_own(&self, user: &UserId, id: ConnectionId) -> Result<Connection> {
         Ok(self.find_with_attempt(user, id).await?.0)
     }
 
@@ -41,7 +39,7 @@ impl ConnectionReader {
     pub(crate) async fn find_with_attempt(
         &self,
         user: &UserId,
-        id: Uuid,
+        id: ConnectionId,
     ) -> Result<db::ConnectionWithAttempt> {
         let one = self.ones.load(db::ConnectionById(user.clone(), id)).await?;
         self.with_connector(&*one.ok_or(Error::ConnectionNotFound)?)
@@ -77,7 +75,7 @@ impl ConnectionReader {
     pub(crate) async fn find_instance(
         &self,
         user: &UserId,
-        connector: Uuid,
+        connector: ConnectorId,
         instance_id: &str,
     ) -> Result<Option<db::ConnectionWithAttempt>> {
         let asked = db::ConnectionByInstance {
@@ -95,7 +93,7 @@ impl ConnectionReader {
     pub(crate) async fn of_connector(
         &self,
         user: &UserId,
-        connector: Uuid,
+        connector: ConnectorId,
     ) -> Result<Vec<Connection>> {
         let mut tx = self.core.begin_single().await?;
         let rows = db::list(&mut tx, user, Some(connector)).await?;
@@ -107,7 +105,7 @@ impl ConnectionReader {
         Ok(all)
     }
 
-    pub(crate) async fn view(&self, user: &UserId, id: Uuid) -> Result<ConnectionView> {
+    pub(crate) async fn view(&self, user: &UserId, id: ConnectionId) -> Result<ConnectionView> {
         let row = self.ones.load(db::ConnectionById(user.clone(), id)).await?;
         let row = row.ok_or(Error::ConnectionNotFound)?;
         let (connection, attempt) = self.with_connector(&row).await?;

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use moka::future::Cache;
 use tokio::sync::{Mutex, OwnedMutexGuard};
-use uuid::Uuid;
 
 use super::Result;
 use super::account::{AccountIdentifier, Identity};
@@ -21,7 +20,7 @@ use crate::db::{AttemptOwner, AttemptWithConnection};
 use crate::domain::UserId;
 use crate::domain::state_machine::Grant;
 use crate::domain::{
-    Account, Connection, DeletionReason, Failure, Integration, NangoConnectionRef, State,
+    Account, AttemptId, Connection, DeletionReason, Failure, Integration, NangoConnectionRef, State,
 };
 use crate::nango::attempt_poller::{ATTEMPT_TAG, CONNECTION_TAG, USER_TAG};
 
@@ -33,7 +32,7 @@ const TURN_TTL: Duration = Duration::from_secs(60);
 /// The turns of those that apply what Nango holds for an attempt. One at a time takes a connection of the pool: where another
 /// transaction has the row's lock, the others would wait for it too, with all connections there are.
 #[derive(Debug)]
-pub(crate) struct AttemptTurns(Cache<Uuid, Arc<Mutex<()>>>);
+pub(crate) struct AttemptTurns(Cache<AttemptId, Arc<Mutex<()>>>);
 
 impl Default for AttemptTurns {
     fn default() -> Self {
@@ -42,7 +41,7 @@ impl Default for AttemptTurns {
 }
 
 impl AttemptTurns {
-    async fn wait(&self, attempt: Uuid) -> OwnedMutexGuard<()> {
+    async fn wait(&self, attempt: AttemptId) -> OwnedMutexGuard<()> {
         let turn = self.0.get_with(attempt, async { Arc::default() });
         turn.await.lock_owned().await
     }
@@ -56,7 +55,7 @@ const UNCHANGED_FOR: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct UnchangedGrants {
     hasher: RandomState,
-    grants: Cache<Uuid, u64>,
+    grants: Cache<AttemptId, u64>,
 }
 
 impl Default for UnchangedGrants {
@@ -84,7 +83,7 @@ impl UnchangedGrants {
     }
 
     /// Whether exactly these grants of an attempt are known to change nothing.
-    async fn contains(&self, attempt: Uuid, found: &[ConnectionSummary]) -> bool {
+    async fn contains(&self, attempt: AttemptId, found: &[ConnectionSummary]) -> bool {
         found.is_empty() || self.grants.get(&attempt).await == Some(self.hash(found))
     }
 }
@@ -122,7 +121,7 @@ impl Reconciler {
     }
 
     /// Polls Nango for what an attempt has brought about, at most once a second. Returns whether anything changed.
-    pub(crate) async fn poll(&self, attempt: Uuid) -> Result<bool> {
+    pub(crate) async fn poll(&self, attempt: AttemptId) -> Result<bool> {
         let poller = &self.core.nango_gateway()?.attempt_poller;
         let found = poller.poll(attempt).await?.connections;
         if self.unchanged.contains(attempt, &found).await {
@@ -132,7 +131,7 @@ impl Reconciler {
     }
 
     /// Polls Nango without the cache. Returns whether everything that Nango has of the attempt was read.
-    pub(crate) async fn poll_uncached(&self, attempt: Uuid) -> Result<bool> {
+    pub(crate) async fn poll_uncached(&self, attempt: AttemptId) -> Result<bool> {
         let poller = &self.core.nango_gateway()?.attempt_poller;
         let found = poller.poll_uncached(attempt).await?;
         self.apply_grants(attempt, found.connections).await?;
@@ -143,7 +142,7 @@ impl Reconciler {
     pub(crate) async fn find_attempt(
         &self,
         user: &UserId,
-        id: Uuid,
+        id: AttemptId,
     ) -> Result<Option<AttemptWithConnection>> {
         let found = self
             .attempts
@@ -152,7 +151,7 @@ impl Reconciler {
         Ok(found.map(|row| row.with_connection()).transpose()?)
     }
 
-    pub(crate) async fn owner_of(&self, attempt: Uuid) -> Result<Option<AttemptOwner>> {
+    pub(crate) async fn owner_of(&self, attempt: AttemptId) -> Result<Option<AttemptOwner>> {
         let mut tx = self.core.begin_single().await?;
         let owner = db::attempt_owner(&mut tx, attempt).await?;
         tx.commit().await?;
@@ -163,7 +162,7 @@ impl Reconciler {
     /// an unknown attempt brought about is kept: the database may not be the one that it was started in.
     pub(crate) async fn delete_erased(
         &self,
-        attempt: Uuid,
+        attempt: AttemptId,
         summary: &ConnectionSummary,
     ) -> Result<bool> {
         if !self.core.is_ours(summary) {
@@ -214,7 +213,7 @@ impl Reconciler {
     /// Takes what Nango holds for an attempt, the newest first: the others are then older and go.
     pub(super) async fn apply_grants(
         &self,
-        attempt: Uuid,
+        attempt: AttemptId,
         mut found: Vec<ConnectionSummary>,
     ) -> Result<bool> {
         let identity = self.unchanged.hash(&found);
@@ -233,7 +232,7 @@ impl Reconciler {
     /// Applies one grant that Nango confirms. Returns whether it changed anything.
     pub(crate) async fn apply_grant(
         &self,
-        attempt: Uuid,
+        attempt: AttemptId,
         summary: &ConnectionSummary,
     ) -> Result<bool> {
         let outcome = self.reconcile_grant(attempt, summary).await?;
@@ -242,7 +241,7 @@ impl Reconciler {
 
     async fn reconcile_grant(
         &self,
-        attempt: Uuid,
+        attempt: AttemptId,
         summary: &ConnectionSummary,
     ) -> Result<GrantOutcome> {
         // What Nango confirms names its user.
@@ -316,7 +315,7 @@ impl Reconciler {
     }
 
     /// Queues the look-up of a grant that may have been repeated as another account.
-    async fn queue_lookup(&self, connection: &Connection, attempt: Uuid) -> Result<()> {
+    async fn queue_lookup(&self, connection: &Connection, attempt: AttemptId) -> Result<()> {
         let rule = self.accounts.account_rule(connection);
         if !rule.is_some_and(|rule| rule.identifies_account()) {
             return Ok(());
@@ -355,7 +354,7 @@ impl Reconciler {
     pub(crate) async fn attempt_failed(
         &self,
         user: &UserId,
-        id: Uuid,
+        id: AttemptId,
         failure: &Failure,
     ) -> Result<bool> {
         let mut tx = self.core.begin().await?;

@@ -12,7 +12,6 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::account_lookup::AccountLookups;
 use super::core::Core;
@@ -24,7 +23,7 @@ use crate::db;
 use crate::db::{SweepPass, SweepRow};
 use crate::domain::UserId;
 use crate::domain::state_machine::ABSENCE_INTERVAL;
-use crate::domain::{Connection, Reason};
+use crate::domain::{Connection, ConnectionId, Reason};
 use crate::nango;
 use crate::nango::{ConnectionSummary, Priority};
 use crate::telemetry::TRACES;
@@ -273,7 +272,7 @@ impl Sweeper {
     /// Checks these, but of a connector that turns out to be out of order no more than one. Says how many.
     async fn check_all(
         &self,
-        connections: &[(Option<DateTime<Utc>>, Uuid, String)],
+        connections: &[(Option<DateTime<Utc>>, ConnectionId, String)],
         pause: Duration,
     ) -> Result<usize> {
         let mut checked = 0;
@@ -376,7 +375,7 @@ impl Sweeper {
         Ok(())
     }
 
-    async fn connection_of(&self, user: &str, id: Uuid) -> Result<Option<Connection>> {
+    async fn connection_of(&self, user: &str, id: ConnectionId) -> Result<Option<Connection>> {
         // A row whose user cannot be read cannot be checked.
         let Ok(user) = UserId::try_from(user.to_owned()) else {
             return Ok(None);

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use moka::Expiry;
 use moka::future::Cache;
-use uuid::Uuid;
 
 use super::tokens::Token;
+use crate::domain::ConnectionId;
 
 /// How many tokens are held in memory at the most.
 const CACHE_CAPACITY: u64 = 50_000;
@@ -18,17 +18,17 @@ const CACHE_CAPACITY: u64 = 50_000;
 /// in all replicas.
 #[derive(Debug)]
 pub(crate) struct TokenCache {
-    pub(crate) held: Cache<(Uuid, i64), Arc<Token>>,
+    pub(crate) held: Cache<(ConnectionId, i64), Arc<Token>>,
     /// What was reported of a connection and has been looked at: a refused token, or a failed call through the proxy.
-    pub(crate) reports: Cache<(Uuid, String), ()>,
+    pub(crate) reports: Cache<(ConnectionId, String), ()>,
 }
 
 struct TokenExpiry;
 
-impl Expiry<(Uuid, i64), Arc<Token>> for TokenExpiry {
+impl Expiry<(ConnectionId, i64), Arc<Token>> for TokenExpiry {
     fn expire_after_create(
         &self,
-        _: &(Uuid, i64),
+        _: &(ConnectionId, i64),
         stored: &Arc<Token>,
         _: Instant,
     ) -> Option<Duration> {
