@@ -118,9 +118,7 @@ impl Database {
         if self.switches_servers {
             return self.begin().await;
         }
-        // Boxed, because this future is large and would be part of each caller's future.
-        let connection = Box::pin(self.acquire()).await?;
-        Ok(Transaction::single(connection))
+        Ok(Transaction::single(self.acquire().await?))
     }
 
     /// Returns a connection for single-statement reads directly from PostgreSQL. Behind a transaction-mode pooler, a
@@ -146,11 +144,13 @@ impl Database {
             connection.begin(statement).await?;
             Ok(Transaction::new(connection, self.switches_servers))
         };
-        self.timed_acquire(begin).await
+        // Boxed, because this future is large and would be part of each caller's future.
+        Box::pin(self.timed_acquire(begin)).await
     }
 
     async fn connection(&self) -> sqlx::Result<PooledConnection> {
-        let connection = self.pool.acquire().await?;
+        // Boxed, because this future is large and would be part of each caller's future.
+        let connection = Box::pin(self.pool.acquire()).await?;
         Ok(PooledConnection::new(connection, self.primary.clone()))
     }
 
