@@ -6,11 +6,10 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 use url::Url;
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use crate::domain::{
-    Account, AccountUnknownReason, Attempt, AttemptKind, Connection, EventKind, MessageType,
-    Outcome, Reason, Status,
+    Account, AccountUnknownReason, Attempt, AttemptId, AttemptKind, Connection, ConnectionId,
+    ConnectorId, EventKind, MessageType, Outcome, Reason, Status,
 };
 
 /// The maximum number of other connections to the same account in a response. Without a limit, the list of a user whose
@@ -25,14 +24,14 @@ pub struct ConnectionView {
     /// The newest attempt.
     pub attempt: Option<Attempt>,
     /// The user's other connections to the same account, at most `MAX_SAME_ACCOUNT`.
-    pub same_account_as: Vec<Uuid>,
+    pub same_account_as: Vec<ConnectionId>,
 }
 
 /// The account of a connection that is not disconnected.
 #[derive(Clone, Debug)]
 pub(crate) struct AccountRef {
-    pub(crate) connection: Uuid,
-    pub(crate) connector: Uuid,
+    pub(crate) connection: ConnectionId,
+    pub(crate) connector: ConnectorId,
     pub(crate) account_id: String,
 }
 
@@ -96,9 +95,11 @@ impl Serialize for ConnectionView {
 #[schema(as = Connection)]
 pub struct ConnectionBody<'a> {
     /// The id. It stays the same across reconnects and disconnects.
-    id: Uuid,
+    #[schema(value_type = Uuid)]
+    id: ConnectionId,
     user_id: &'a str,
-    connector_id: Uuid,
+    #[schema(value_type = Uuid)]
+    connector_id: ConnectorId,
     connector_slug: &'a str,
     connector_name: &'a str,
     /// Distinguishes several accounts of one connector; empty for the first account.
@@ -136,7 +137,8 @@ pub struct ConnectionBody<'a> {
     /// With `account_mismatch`: the account that the reconnect returned.
     pending_account: Option<&'a Account>,
     /// The user's other connections to the same account, at most 20.
-    same_account_as: &'a [Uuid],
+    #[schema(value_type = Vec<Uuid>)]
+    same_account_as: &'a [ConnectionId],
     /// Since when the credentials cannot be refreshed, while the failure may be transient.
     #[serde(serialize_with = "time_if_any")]
     failing_since: Option<DateTime<Utc>>,
@@ -158,7 +160,8 @@ pub struct ConnectionBody<'a> {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Attempt)]
 pub struct AttemptBody<'a> {
-    id: Uuid,
+    #[schema(value_type = Uuid)]
+    id: AttemptId,
     kind: AttemptKind,
     /// How the attempt ended; null while it is in progress.
     outcome: Option<Outcome>,
@@ -320,7 +323,8 @@ pub(crate) struct MessageData {
 pub struct ConnectAnswer {
     /// The URL to open in the popup; null if the account is already connected.
     pub oauth_url: Option<String>,
-    pub connection_id: Uuid,
+    #[schema(value_type = Uuid)]
+    pub connection_id: ConnectionId,
     /// Nango's id of the connection; null if Nango stores none.
     pub nango_connection_id: Option<String>,
     /// `true` if there is an `oauth_url` to open in a popup.
@@ -331,7 +335,8 @@ pub struct ConnectAnswer {
     pub message: String,
     pub status: Status,
     /// The id of the started attempt; null if none was started.
-    pub attempt_id: Option<Uuid>,
+    #[schema(value_type = Option<Uuid>)]
+    pub attempt_id: Option<AttemptId>,
     /// When the authorization link expires; null if there is none.
     pub expires_at: Option<DateTime<Utc>>,
 }

@@ -40,7 +40,7 @@ impl Connector {
         let words = self.name.split(|c: char| !c.is_alphanumeric());
         let initials = words.filter_map(|word| word.chars().next()).take(2);
         let initials: String = initials.flat_map(char::to_uppercase).collect();
-        let index = usize::from(self.id.as_bytes()[0]) % COLOURS.len();
+        let index = usize::from(self.id.0.as_bytes()[0]) % COLOURS.len();
         let (title, initials, colour) = (escaped(&self.name), escaped(&initials), COLOURS[index]);
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 36 36\" role=\"img\"><title>{title}</title>\

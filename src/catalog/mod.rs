@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use self::search::SearchQuery;
+use crate::domain::ConnectorId;
 
 pub use account::{AccountFields, AccountRequest, AccountRule, AccountValue};
 pub use configured::{CatalogMode, ConfiguredIntegration};
@@ -37,7 +38,7 @@ pub const ID_NAMESPACE: Uuid = uuid::uuid!("2c2a2ccc-e238-4925-a368-3230f5e32781
 pub struct Connector {
     /// UUIDv5 of the slug in [`ID_NAMESPACE`].
     #[serde(skip)]
-    pub id: Uuid,
+    pub id: ConnectorId,
     /// The name in URLs and files: `[a-z0-9][a-z0-9-]{0,62}`.
     pub slug: String,
     /// The display name.
@@ -118,8 +119,8 @@ pub enum Availability<'a> {
 impl Connector {
     /// Returns the id of the connector with this slug, whether or not the connector exists.
     #[must_use]
-    pub fn id_of(slug: &str) -> Uuid {
-        Uuid::new_v5(&ID_NAMESPACE, slug.as_bytes())
+    pub fn id_of(slug: &str) -> ConnectorId {
+        ConnectorId(Uuid::new_v5(&ID_NAMESPACE, slug.as_bytes()))
     }
 
     /// Returns whether the connector can be connected, and if not, why.
@@ -199,7 +200,7 @@ impl Catalog {
     /// Returns the connector with this slug or id.
     #[must_use]
     pub fn get(&self, slug_or_id: &str) -> Option<&Connector> {
-        let id = Uuid::parse_str(slug_or_id).ok();
+        let id = slug_or_id.parse().ok();
         self.iter()
             .find(|connector| connector.slug == slug_or_id || Some(connector.id) == id)
     }

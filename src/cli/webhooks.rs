@@ -4,7 +4,7 @@ use std::io;
 
 use crate::config::Config;
 use crate::db::Database;
-use crate::domain::MessageType;
+use crate::domain::{ConnectionId, MessageType};
 use crate::webhooks::{Delivery, DeliveryFilter, Endpoint, Webhooks};
 use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 use clap::{Args, Subcommand};
@@ -12,7 +12,6 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use strum::VariantNames;
 use url::Url;
-use uuid::Uuid;
 
 use super::print::{print_line, print_note};
 use super::{Failure, variable};
@@ -75,7 +74,7 @@ pub(crate) enum WebhooksCommand {
         since: DateTime<Utc>,
         /// Only events of this connection.
         #[arg(long)]
-        connection: Option<Uuid>,
+        connection: Option<ConnectionId>,
     },
     /// Show the latest deliveries, newest first.
     Deliveries(DeliveriesArgs),
@@ -88,7 +87,7 @@ pub(crate) struct DeliveriesArgs {
     endpoint: Option<String>,
     /// Only deliveries of this connection's events.
     #[arg(long)]
-    connection: Option<Uuid>,
+    connection: Option<ConnectionId>,
     /// Only deliveries that failed and did not succeed later.
     #[arg(long)]
     failed: bool,

@@ -2,18 +2,20 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;
-use uuid::Uuid;
 
 use super::Transaction;
-use crate::domain::{Account, AccountDetails, AccountUnknownReason, Connection, EventKind, UserId};
+use crate::domain::{
+    Account, AccountDetails, AccountUnknownReason, AttemptId, Connection, ConnectionId, EventKind,
+    UserId,
+};
 
 /// A look-up that this replica has claimed.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub(crate) struct AccountLookup {
-    pub(crate) connection_id: Uuid,
+    pub(crate) connection_id: ConnectionId,
     user_id: String,
     /// The attempt that was granted.
-    pub(crate) attempt_id: Option<Uuid>,
+    pub(crate) attempt_id: Option<AttemptId>,
     /// How many times the look-up has failed.
     pub(crate) failures: i32,
     queued_at: DateTime<Utc>,
@@ -30,7 +32,7 @@ impl AccountLookup {
 pub(crate) async fn queue_account_lookup(
     db: &mut Transaction,
     connection: &Connection,
-    attempt: Uuid,
+    attempt: AttemptId,
     delay: f64,
 ) -> sqlx::Result<()> {
     sqlx::query(
@@ -163,7 +165,7 @@ pub(crate) async fn write_identity(
 pub(crate) async fn write_attempt_scopes(
     db: &mut Transaction,
     user: &UserId,
-    attempt: Uuid,
+    attempt: AttemptId,
     scopes: &[String],
 ) -> sqlx::Result<()> {
     sqlx::query("update connect_attempt set scopes = $3 where user_id = $1 and id = $2")
@@ -179,7 +181,7 @@ pub(crate) async fn write_attempt_scopes(
 pub(crate) async fn attempt_scopes(
     db: &mut Transaction,
     user: &UserId,
-    attempt: Uuid,
+    attempt: AttemptId,
 ) -> sqlx::Result<Option<Vec<String>>> {
     let found: Option<Option<Vec<String>>> =
         sqlx::query_scalar("select scopes from connect_attempt where user_id = $1 and id = $2")

@@ -7,12 +7,11 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::FromRow;
-use uuid::Uuid;
 
 use super::Transaction;
 use super::{invalid_row, note_unreadable_row};
 use crate::auth::BrowserToken;
-use crate::domain::{AttemptKind, UserId};
+use crate::domain::{AttemptId, AttemptKind, ConnectionId, UserId};
 
 /// The pause before the next read of an attempt that cannot be read.
 const UNREADABLE_RETRY: TimeDelta = TimeDelta::hours(1);
@@ -20,15 +19,15 @@ const UNREADABLE_RETRY: TimeDelta = TimeDelta::hours(1);
 /// An attempt and its owner.
 #[derive(Clone, Debug)]
 pub(crate) struct OwnedAttempt {
-    pub(crate) attempt_id: Uuid,
-    pub(crate) connection_id: Uuid,
+    pub(crate) attempt_id: AttemptId,
+    pub(crate) connection_id: ConnectionId,
     pub(crate) user: UserId,
 }
 
 /// An open attempt that has expired.
 #[derive(Clone, Debug)]
 pub(crate) struct DueAttempt {
-    pub(crate) attempt_id: Uuid,
+    pub(crate) attempt_id: AttemptId,
     pub(crate) user: UserId,
     pub(crate) kind: AttemptKind,
     pub(crate) created_at: DateTime<Utc>,
@@ -45,9 +44,9 @@ pub(crate) enum AttemptOwner {
 
 #[derive(FromRow)]
 struct OwnerRow {
-    attempt_id: Uuid,
+    attempt_id: AttemptId,
     user_id: Option<String>,
-    connection_id: Option<Uuid>,
+    connection_id: Option<ConnectionId>,
 }
 
 impl TryFrom<OwnerRow> for AttemptOwner {
@@ -59,7 +58,7 @@ impl TryFrom<OwnerRow> for AttemptOwner {
         };
         let user = UserId::try_from(user);
         Ok(Self::User(OwnedAttempt {
-            user: user.map_err(|error| invalid_row("attempt_owner", row.attempt_id, &error))?,
+            user: user.map_err(|error| invalid_row("attempt_owner", row.attempt_id.0, &error))?,
             attempt_id: row.attempt_id,
             connection_id,
         }))
@@ -69,7 +68,7 @@ impl TryFrom<OwnerRow> for AttemptOwner {
 /// Returns the owner of an attempt; `None` if the attempt can no longer be granted.
 pub(crate) async fn attempt_owner(
     db: &mut Transaction,
-    attempt: Uuid,
+    attempt: AttemptId,
 ) -> sqlx::Result<Option<AttemptOwner>> {
     let row: Option<OwnerRow> = sqlx::query_as(
         "select attempt_id, user_id, connection_id from attempt_owner where attempt_id = $1",
@@ -83,7 +82,7 @@ pub(crate) async fn attempt_owner(
 /// Returns the owner of a connection that has an attempt which may still be granted.
 pub(crate) async fn owner_of_connection(
     db: &mut Transaction,
-    connection: Uuid,
+    connection: ConnectionId,
 ) -> sqlx::Result<Option<OwnedAttempt>> {
     let row: Option<OwnerRow> = sqlx::query_as(
         "select attempt_id, user_id, connection_id from attempt_owner where connection_id = $1 limit 1",
@@ -115,7 +114,7 @@ pub(crate) async fn attempts_of_browser(
 }
 
 /// Returns the attempts that can be read and whose users still exist, and the ids of the rows that cannot be read.
-fn owned(rows: Vec<OwnerRow>) -> (Vec<OwnedAttempt>, Vec<Uuid>) {
+fn owned(rows: Vec<OwnerRow>) -> (Vec<OwnedAttempt>, Vec<AttemptId>) {
     let (mut all, mut unreadable) = (Vec::with_capacity(rows.len()), Vec::new());
     for row in rows {
         let id = row.attempt_id;
@@ -137,7 +136,7 @@ pub(crate) async fn due_attempts(
     db: &mut Transaction,
     now: DateTime<Utc>,
     limit: usize,
-) -> sqlx::Result<(Vec<Uuid>, Vec<DueAttempt>)> {
+) -> sqlx::Result<(Vec<AttemptId>, Vec<DueAttempt>)> {
     let rows: Vec<OwnerRow> = sqlx::query_as(
         "select attempt_id, user_id, connection_id from attempt_owner where due_at <= $1 order by due_at limit $2",
     )
@@ -145,20 +144,20 @@ pub(crate) async fn due_attempts(
     .bind(i64::try_from(limit).unwrap_or(i64::MAX))
     .fetch_all(&mut *db)
     .await?;
-    let due: Vec<Uuid> = rows.iter().map(|row| row.attempt_id).collect();
+    let due: Vec<AttemptId> = rows.iter().map(|row| row.attempt_id).collect();
     let (owned, unreadable) = owned(rows);
-    let due: Vec<Uuid> = due
+    let due: Vec<AttemptId> = due
         .into_iter()
         .filter(|id| !unreadable.contains(id))
         .collect();
     if !unreadable.is_empty() {
         postpone_unreadable(db, &unreadable, now).await?;
     }
-    let (users, attempts): (Vec<&str>, Vec<Uuid>) = owned
+    let (users, attempts): (Vec<&str>, Vec<AttemptId>) = owned
         .iter()
         .map(|one| (one.user.as_str(), one.attempt_id))
         .unzip();
-    let open: Vec<(Uuid, String, DateTime<Utc>)> = sqlx::query_as(
+    let open: Vec<(AttemptId, String, DateTime<Utc>)> = sqlx::query_as(
         "select a.id, a.kind, a.created_at from unnest($1::text[], $2::uuid[]) due (user_id, id) \
          join connect_attempt a on a.user_id = due.user_id and a.id = due.id where a.outcome is null",
     )
@@ -166,7 +165,7 @@ pub(crate) async fn due_attempts(
     .bind(attempts)
     .fetch_all(db)
     .await?;
-    let open: HashMap<Uuid, (String, DateTime<Utc>)> = open
+    let open: HashMap<AttemptId, (String, DateTime<Utc>)> = open
         .into_iter()
         .map(|(id, kind, created_at)| (id, (kind, created_at)))
         .collect();
@@ -186,7 +185,7 @@ pub(crate) async fn due_attempts(
 /// Postpones attempts that cannot be read, so that they do not block the queue.
 pub(crate) async fn postpone_unreadable(
     db: &mut Transaction,
-    attempts: &[Uuid],
+    attempts: &[AttemptId],
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {
     sqlx::query("update attempt_owner set due_at = $2 where attempt_id = any($1)")
@@ -200,7 +199,7 @@ pub(crate) async fn postpone_unreadable(
 /// Deletes ended attempts that can no longer be granted. Makes the others due when they can no longer be granted.
 pub(crate) async fn settle_due(
     db: &mut Transaction,
-    attempts: &[Uuid],
+    attempts: &[AttemptId],
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {
     sqlx::query(

@@ -13,14 +13,13 @@ use chrono::{DateTime, Utc};
 use sqlx::Postgres;
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
-use uuid::Uuid;
 
 use super::Transaction;
 use super::one_row;
 use super::rows::{newest_attempt_columns, readable, select_attempts_with_connection};
 use crate::auth::BrowserToken;
 use crate::domain::UserId;
-use crate::domain::{Attempt, Connection, Failure, Integration, Outcome};
+use crate::domain::{Attempt, AttemptId, Connection, ConnectionId, Failure, Integration, Outcome};
 
 /// An attempt with the connection that it is to authorize.
 #[derive(Clone, Debug)]
@@ -35,7 +34,7 @@ pub(crate) struct AttemptWithConnection {
 pub(crate) async fn lock_attempt(
     db: &mut Transaction,
     user: &UserId,
-    attempt: Uuid,
+    attempt: AttemptId,
 ) -> sqlx::Result<Option<AttemptWithConnection>> {
     // The connection is locked first, as everywhere. After waiting for a lock, PostgreSQL rereads only locked rows, so
     // an attempt that was not locked could be stale.
@@ -77,12 +76,12 @@ pub(crate) async fn update_session(
     .bind(&integration.provider)
     .execute(db)
     .await?;
-    one_row(done.rows_affected(), "connect_attempt", attempt.id)
+    one_row(done.rows_affected(), "connect_attempt", attempt.id.0)
 }
 
 /// How an attempt ended.
 pub(crate) struct AttemptEnd<'a> {
-    pub(crate) attempt: Uuid,
+    pub(crate) attempt: AttemptId,
     pub(crate) outcome: Outcome,
     pub(crate) failure: Option<&'a Failure>,
 }
@@ -136,7 +135,7 @@ pub(crate) fn bind_attempt_end<'q>(
 pub(crate) async fn bind_attempt(
     db: &mut Transaction,
     connection: &Connection,
-    attempt: Uuid,
+    attempt: AttemptId,
     browser: &BrowserToken,
 ) -> sqlx::Result<()> {
     // The connection is locked first, as everywhere.
@@ -157,7 +156,7 @@ pub(crate) async fn bind_attempt(
     .bind(browser.hash())
     .execute(db)
     .await?;
-    one_row(done.rows_affected(), "connect_attempt", attempt)
+    one_row(done.rows_affected(), "connect_attempt", attempt.0)
 }
 
 /// Records that a browser returned from a provider, in those attempts of a user that may still be granted. Returns
@@ -165,10 +164,11 @@ pub(crate) async fn bind_attempt(
 pub(crate) async fn record_browser_return(
     db: &mut Transaction,
     user: &UserId,
-    attempts: &[(Uuid, Uuid)],
+    attempts: &[(AttemptId, ConnectionId)],
     now: DateTime<Utc>,
 ) -> sqlx::Result<bool> {
-    let (attempts, connections): (Vec<Uuid>, Vec<Uuid>) = attempts.iter().copied().unzip();
+    let (attempts, connections): (Vec<AttemptId>, Vec<ConnectionId>) =
+        attempts.iter().copied().unzip();
     // The connections are locked first, as everywhere.
     let returned: i64 = sqlx::query_scalar(
         "with locked as materialized ( \
@@ -197,7 +197,7 @@ pub(crate) async fn record_browser_return(
 pub(crate) async fn invalidate_attempts(
     db: &mut Transaction,
     user: &UserId,
-    connection_id: Uuid,
+    connection_id: ConnectionId,
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {
     sqlx::query(
@@ -222,9 +222,9 @@ pub(crate) async fn invalidate_attempts(
 pub(crate) async fn ungranted_attempt(
     db: &mut Transaction,
     user: &UserId,
-    connection_id: Uuid,
+    connection_id: ConnectionId,
     since: DateTime<Utc>,
-) -> sqlx::Result<Option<Uuid>> {
+) -> sqlx::Result<Option<AttemptId>> {
     sqlx::query_scalar(
         "select attempt_id from user_connector_connection where user_id = $1 and id = $2 \
            and attempt_created_at > $3 and attempt_outcome is distinct from 'succeeded'",
@@ -260,9 +260,9 @@ pub(crate) async fn open_attempts_of(
 /// superseded attempt may still be granted.
 pub(crate) async fn unapplied_attempts(
     db: &mut Transaction,
-    attempts: &[Uuid],
-) -> sqlx::Result<HashSet<Uuid>> {
-    let ids: Vec<Uuid> = sqlx::query_scalar(
+    attempts: &[AttemptId],
+) -> sqlx::Result<HashSet<AttemptId>> {
+    let ids: Vec<AttemptId> = sqlx::query_scalar(
         "select id from connect_attempt where id = any($1) \
            and outcome is distinct from 'succeeded' and error_code is distinct from 'account_mismatch'",
     )

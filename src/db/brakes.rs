@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 use sqlx::types::Json;
-use uuid::Uuid;
 
 use super::{Transaction, connection_count};
-use crate::domain::Brake;
+use crate::domain::{Brake, InstallationId};
 
 /// The number of changes of a kind that are allowed within an hour, regardless of the share.
 const MIN_LIMIT: i64 = 10;
@@ -209,7 +208,7 @@ pub(crate) async fn record_identity(db: &mut Transaction, identity: &Identity) -
 }
 
 /// Makes this database another installation, which sends no webhooks and owns no connection at Nango.
-pub(crate) async fn become_copy(db: &mut Transaction) -> sqlx::Result<Uuid> {
+pub(crate) async fn become_copy(db: &mut Transaction) -> sqlx::Result<InstallationId> {
     sqlx::query("delete from webhook_endpoint")
         .execute(&mut *db)
         .await?;

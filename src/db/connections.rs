@@ -1,11 +1,12 @@
 //! Connections of one user, and the write of a transition with its event.
 
-use uuid::Uuid;
-
 use super::Transaction;
 use crate::domain::UserId;
 use crate::domain::state_machine::Transition;
-use crate::domain::{Attempt, Connection, DeletionReason, EventKind, MessageType};
+use crate::domain::{
+    Attempt, AttemptId, Connection, ConnectionId, ConnectorId, DeletionReason, EventKind,
+    MessageType,
+};
 use crate::views::AccountRef;
 use crate::views::ConnectionView;
 use crate::views::{Message, MessageData};
@@ -21,7 +22,7 @@ use super::{RowError, insert_event, one_row, queue_deletion};
 pub(crate) async fn list(
     db: &mut Transaction,
     user: &UserId,
-    connector: Option<Uuid>,
+    connector: Option<ConnectorId>,
 ) -> sqlx::Result<Vec<ConnectionWithAttemptRow>> {
     let rows = sqlx::query(select_with_attempt!(
         "user_connector_connection c \
@@ -50,7 +51,7 @@ pub(crate) async fn accounts_of(
     db: &mut Transaction,
     user: &UserId,
 ) -> sqlx::Result<Vec<AccountRef>> {
-    let rows: Vec<(Uuid, Uuid, String)> = sqlx::query_as(
+    let rows: Vec<(ConnectionId, ConnectorId, String)> = sqlx::query_as(
         "select id, connector_id, account_id from user_connector_connection \
          where user_id = $1 and account_id is not null and nango_connection_id is not null",
     )
@@ -81,7 +82,7 @@ pub(crate) async fn find_by_nango_id(
 pub(crate) async fn apply(
     db: &mut Transaction,
     transition: &Transition,
-    attempt: Option<Uuid>,
+    attempt: Option<AttemptId>,
 ) -> sqlx::Result<Connection> {
     let connection = Connection {
         version: transition.connection.version + 1,
@@ -236,13 +237,13 @@ async fn update(
         .await?;
     let lost = || RowError::NotUpdated {
         table: "user_connector_connection",
-        id: connection.id,
+        id: connection.id.0,
     };
     let written = written.ok_or_else(lost)?;
     let mut columns = RowReader::of(&written, 0);
     let ended: i64 = columns.next()?;
     if let Some(end) = end {
-        one_row(ended.unsigned_abs(), "connect_attempt", end.attempt)?;
+        one_row(ended.unsigned_abs(), "connect_attempt", end.attempt.0)?;
     }
     let wanted = columns.next()?;
     Ok((columns.newest_attempt(connection.id)?, wanted))

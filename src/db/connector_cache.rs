@@ -3,18 +3,16 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use uuid::Uuid;
-
 use super::Database;
 use crate::db;
-use crate::domain::ConnectorRef;
+use crate::domain::{ConnectorId, ConnectorRef};
 
 /// A cache of all connectors in the database, including those that have left the catalog. They change only when a
 /// replica starts, and when Nango's integrations change.
 #[derive(Debug)]
 pub(crate) struct ConnectorCache {
     database: Database,
-    known: RwLock<HashMap<Uuid, Arc<ConnectorRef>>>,
+    known: RwLock<HashMap<ConnectorId, Arc<ConnectorRef>>>,
 }
 
 impl ConnectorCache {
@@ -28,7 +26,7 @@ impl ConnectorCache {
     }
 
     /// Returns the connector of a row; `None` if it was deleted meanwhile.
-    pub(crate) async fn get(&self, id: Uuid) -> sqlx::Result<Option<Arc<ConnectorRef>>> {
+    pub(crate) async fn get(&self, id: ConnectorId) -> sqlx::Result<Option<Arc<ConnectorRef>>> {
         self.find(|known| known.get(&id)).await
     }
 
@@ -43,7 +41,7 @@ impl ConnectorCache {
 
     async fn find(
         &self,
-        of: impl Fn(&HashMap<Uuid, Arc<ConnectorRef>>) -> Option<&Arc<ConnectorRef>>,
+        of: impl Fn(&HashMap<ConnectorId, Arc<ConnectorRef>>) -> Option<&Arc<ConnectorRef>>,
     ) -> sqlx::Result<Option<Arc<ConnectorRef>>> {
         let find = || of(&self.known.read().unwrap_or_else(PoisonError::into_inner)).cloned();
         if let Some(connector) = find() {

@@ -5,12 +5,11 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::types::Json;
-use uuid::Uuid;
 
 use super::Transaction;
 use super::rows::readable;
 use crate::catalog::{Catalog, Connector};
-use crate::domain::ConnectorRef;
+use crate::domain::{ConnectorId, ConnectorRef};
 
 /// Returns all connectors, including those that have left the catalog.
 pub(crate) async fn connectors(db: &mut Transaction) -> sqlx::Result<Vec<ConnectorRef>> {
@@ -37,11 +36,11 @@ pub(crate) async fn connectors_of(
 /// Returns when each connector was first in the catalog.
 pub(crate) async fn connector_creation_times(
     db: &mut Transaction,
-) -> sqlx::Result<HashMap<Uuid, DateTime<Utc>>> {
+) -> sqlx::Result<HashMap<ConnectorId, DateTime<Utc>>> {
     let times = sqlx::query_as("select id, created_at from connector")
         .fetch_all(db)
         .await?;
-    let times: Vec<(Uuid, DateTime<Utc>)> = readable("connector", times);
+    let times: Vec<(ConnectorId, DateTime<Utc>)> = readable("connector", times);
     Ok(times.into_iter().collect())
 }
 
@@ -49,7 +48,7 @@ pub(crate) async fn connector_creation_times(
 pub(crate) async fn seed_connectors(db: &mut Transaction, catalog: &Catalog) -> sqlx::Result<()> {
     let all: Vec<&Connector> = catalog.iter().collect();
     write_connectors(db, &all).await?;
-    let ids: Vec<Uuid> = catalog.iter().map(|connector| connector.id).collect();
+    let ids: Vec<ConnectorId> = catalog.iter().map(|connector| connector.id).collect();
     // Connectors of configured integrations are written after Nango has listed these.
     sqlx::query(
         "update connector set enabled = false, updated_at = now() \

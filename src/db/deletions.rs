@@ -4,10 +4,9 @@ use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
 use sqlx::FromRow;
-use uuid::Uuid;
 
 use super::{Transaction, count_changes, has_room};
-use crate::domain::{Brake, DeletionReason, NangoConnectionRef, UserId};
+use crate::domain::{Brake, ConnectionId, DeletionReason, NangoConnectionRef, UserId};
 
 /// A pending deletion of a connection at Nango.
 #[derive(Clone, Debug, FromRow)]
@@ -15,7 +14,7 @@ pub(crate) struct Deletion {
     pub(crate) nango_connection_id: String,
     pub(crate) integration_key: String,
     pub(crate) user_id: Option<String>,
-    pub(crate) connection_id: Option<Uuid>,
+    pub(crate) connection_id: Option<ConnectionId>,
     pub(crate) reason: String,
     pub(crate) attempts: i32,
 }
@@ -29,7 +28,7 @@ pub(crate) async fn queue_deletion(
     upstream: &NangoConnectionRef,
     reason: DeletionReason,
     user: Option<&UserId>,
-    connection_id: Option<Uuid>,
+    connection_id: Option<ConnectionId>,
     now: DateTime<Utc>,
 ) -> sqlx::Result<bool> {
     if is_in_use(db, &upstream.id).await? {
@@ -70,11 +69,11 @@ pub(crate) async fn queue_deletion(
 pub(crate) async fn queue_erased(
     db: &mut Transaction,
     user: &UserId,
-    connections: &[Uuid],
-    at_nango: &[(Uuid, &str, &str)],
+    connections: &[ConnectionId],
+    at_nango: &[(ConnectionId, &str, &str)],
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {
-    let ids: Vec<Uuid> = at_nango.iter().map(|one| one.0).collect();
+    let ids: Vec<ConnectionId> = at_nango.iter().map(|one| one.0).collect();
     let nango_ids: Vec<&str> = at_nango.iter().map(|one| one.1).collect();
     let keys: Vec<&str> = at_nango.iter().map(|one| one.2).collect();
     sqlx::query(
@@ -119,7 +118,7 @@ pub(crate) async fn is_in_use(db: &mut Transaction, nango_id: &str) -> sqlx::Res
 /// Makes the pending deletions of a connection due now, with a new reason, because the user disconnected it.
 pub(crate) async fn hasten_deletions(
     db: &mut Transaction,
-    connection_id: Uuid,
+    connection_id: ConnectionId,
     reason: DeletionReason,
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {
@@ -185,7 +184,7 @@ macro_rules! claim {
 /// excludes those that no user requested.
 pub(crate) async fn claim_deletions(
     db: &mut Transaction,
-    connection: Option<Uuid>,
+    connection: Option<ConnectionId>,
     now: DateTime<Utc>,
     lease: f64,
     limit: i64,
@@ -250,7 +249,7 @@ pub(crate) async fn reschedule_deletion(
 /// Returns whether a connection has a pending deletion at Nango.
 pub(crate) async fn has_pending_deletion(
     db: &mut Transaction,
-    connection_id: Uuid,
+    connection_id: ConnectionId,
 ) -> sqlx::Result<bool> {
     sqlx::query_scalar("select exists (select 1 from upstream_deletion where connection_id = $1)")
         .bind(connection_id)

@@ -1,18 +1,17 @@
 //! Erases the connections of a user, a batch in each transaction.
 
 use chrono::{DateTime, Utc};
-use uuid::Uuid;
 
 use super::deletions::queue_erased;
 use super::{RowError, Transaction};
-use crate::domain::UserId;
+use crate::domain::{ConnectionId, UserId};
 
 /// The columns that are read of an erased connection: as few as possible, so that other unreadable columns do not
 /// prevent erasure.
 #[derive(sqlx::FromRow)]
 struct ErasedRow {
     user_id: String,
-    id: Uuid,
+    id: ConnectionId,
     nango_connection_id: Option<String>,
     integration_key: String,
 }
@@ -21,7 +20,7 @@ struct ErasedRow {
 pub(crate) async fn erase_connections(
     db: &mut Transaction,
     user: &UserId,
-    ids: &[Uuid],
+    ids: &[ConnectionId],
     now: DateTime<Utc>,
 ) -> sqlx::Result<usize> {
     // Locked for update, so that no transaction writes rows that refer to them.
@@ -34,10 +33,10 @@ pub(crate) async fn erase_connections(
     .fetch_all(&mut *db)
     .await?;
     if let Some(other) = rows.iter().find(|row| row.user_id != user.as_str()) {
-        let (table, id) = ("user_connector_connection", other.id);
+        let (table, id) = ("user_connector_connection", other.id.0);
         return Err(RowError::WrongUser { table, id }.into());
     }
-    let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
+    let ids: Vec<ConnectionId> = rows.iter().map(|row| row.id).collect();
     // The ids of their attempts stay, so that a late grant is recognized.
     sqlx::query(
         "update attempt_owner set user_id = null, connection_id = null, browser_token_hash = null \
@@ -57,7 +56,7 @@ pub(crate) async fn erase_connections(
         .bind(&ids)
         .execute(&mut *db)
         .await?;
-    let at_nango: Vec<(Uuid, &str, &str)> = rows
+    let at_nango: Vec<(ConnectionId, &str, &str)> = rows
         .iter()
         .filter_map(|row| {
             let nango_id = row.nango_connection_id.as_deref()?;

@@ -13,10 +13,10 @@ use super::Transaction;
 use super::batch::{BatchQuery, TooMuch};
 use super::one_row;
 use super::rows::{RowReader, event_columns, name_of, note_unreadable_row, readable};
-use crate::domain::Connection;
 use crate::domain::Event;
 use crate::domain::UserId;
 use crate::domain::state_machine::Transition;
+use crate::domain::{AttemptId, Connection, ConnectionId, EventId};
 use crate::views::Message;
 
 /// The channel that announces each change; the payload is the user's id.
@@ -65,7 +65,7 @@ pub(crate) async fn insert_event(
     db: &mut Transaction,
     connection: &Connection,
     transition: &Transition,
-    attempt: Option<Uuid>,
+    attempt: Option<AttemptId>,
     message: Option<&Message>,
 ) -> sqlx::Result<()> {
     let body = message.map(serde_json::to_string).transpose();
@@ -102,12 +102,12 @@ pub(crate) async fn insert_event(
     .bind(EVENT_CHANNEL)
     .bind(&transition.detail)
     .bind(message.and_then(|message| message.config.as_ref()))
-    .bind(Uuid::now_v7())
+    .bind(EventId(Uuid::now_v7()))
     .bind(connection.user_id.as_str())
     .bind(Json(&transition.context))
     .execute(db)
     .await?;
-    one_row(done.rows_affected(), "connection_event", connection.id)
+    one_row(done.rows_affected(), "connection_event", connection.id.0)
 }
 
 /// Writes a connection's changed label and config under its current version, if its newest event is `updated` and not
@@ -150,7 +150,7 @@ pub(crate) async fn merge_update(
     .bind(Json(&connection.config))
     .bind(connection.updated_at)
     .bind(EVENT_CHANNEL)
-    .bind(Uuid::now_v7())
+    .bind(EventId(Uuid::now_v7()))
     .bind(Json(&updated.context))
     .execute(db)
     .await?;
@@ -260,7 +260,7 @@ impl EventsAfter {
 /// A user's last event, if there is one; and the position of the event with this id, if it is the user's.
 #[derive(Debug, FromRow)]
 pub(crate) struct LastEvent {
-    pub(crate) id: Option<Uuid>,
+    pub(crate) id: Option<EventId>,
     pub(crate) position: Option<i64>,
     pub(crate) asked: Option<i64>,
 }
@@ -268,7 +268,7 @@ pub(crate) struct LastEvent {
 pub(crate) async fn last_event(
     db: &mut Transaction,
     user: &UserId,
-    id: Option<Uuid>,
+    id: Option<EventId>,
 ) -> sqlx::Result<LastEvent> {
     sqlx::query_as(
         "select last.id, last.position, \
@@ -306,7 +306,7 @@ pub(crate) async fn last_events(
 pub(crate) async fn history(
     db: &mut Transaction,
     user: &UserId,
-    connection: Uuid,
+    connection: ConnectionId,
     before_version: Option<i64>,
     limit: i64,
 ) -> sqlx::Result<Vec<Event>> {

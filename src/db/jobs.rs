@@ -1,10 +1,10 @@
 //! Jobs that run on one replica at a time, and the installation's id.
 
 use chrono::{DateTime, Utc};
-use uuid::Uuid;
 
 use super::{Database, Transaction};
 use crate::clock::Clock;
+use crate::domain::InstallationId;
 
 /// Claims a job for `lease` seconds of the database's time, unless another replica has it or it was completed less than
 /// `every` seconds ago. A lease or completion that lies too far in the future, because the clock was set back, is
@@ -74,7 +74,7 @@ pub(crate) async fn record_job(db: &mut Transaction, name: &str) -> sqlx::Result
 }
 
 /// Returns the id that marks this installation's connections at Nango, and whether its database is a copy of another's.
-pub(crate) async fn installation(db: &mut Transaction) -> sqlx::Result<(Uuid, bool)> {
+pub(crate) async fn installation(db: &mut Transaction) -> sqlx::Result<(InstallationId, bool)> {
     sqlx::query_as("select id, is_copy from installation")
         .fetch_one(db)
         .await

@@ -20,6 +20,7 @@ mod erasure;
 mod error;
 pub(crate) mod events;
 pub(crate) mod idempotency;
+mod ids;
 pub(crate) mod jobs;
 pub(crate) mod legacy_import;
 mod migrate;

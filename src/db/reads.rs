@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, PgExecutor, Row};
-use uuid::Uuid;
 
 use super::batch::{BatchQuery, TooMuch};
 use super::rows::{
@@ -19,7 +18,7 @@ use super::rows::{
 };
 use super::{AttemptWithConnection, RowError};
 use crate::domain::UserId;
-use crate::domain::{Attempt, Connection, ConnectorRef};
+use crate::domain::{Attempt, AttemptId, Connection, ConnectionId, ConnectorId, ConnectorRef};
 use crate::views::{AccountRef, MAX_SAME_ACCOUNT};
 
 /// A connection with the newest attempt to authorize it.
@@ -39,7 +38,7 @@ impl NewestConnections {
 
 /// A query for one connection of a user.
 #[derive(Clone, Debug)]
-pub(crate) struct ConnectionById(pub(crate) UserId, pub(crate) Uuid);
+pub(crate) struct ConnectionById(pub(crate) UserId, pub(crate) ConnectionId);
 
 impl BatchQuery for NewestConnections {
     type Output = Arc<Vec<ConnectionWithAttemptRow>>;
@@ -99,7 +98,7 @@ impl BatchQuery for ConnectionById {
         db: impl PgExecutor<'c>,
         ones: &[Self],
     ) -> sqlx::Result<Vec<Self::Output>> {
-        let (names, ids): (Vec<&str>, Vec<Uuid>) = ones
+        let (names, ids): (Vec<&str>, Vec<ConnectionId>) = ones
             .iter()
             .map(|Self(user, id)| (user.as_str(), *id))
             .unzip();
@@ -121,7 +120,7 @@ impl BatchQuery for ConnectionById {
         .bind(MAX_SAME_ACCOUNT)
         .fetch_all(db)
         .await?;
-        let mut by_id: HashMap<Uuid, Arc<ConnectionWithAttemptRow>> =
+        let mut by_id: HashMap<ConnectionId, Arc<ConnectionWithAttemptRow>> =
             HashMap::with_capacity(rows.len());
         for row in rows.into_iter().map(ConnectionWithAttemptRow) {
             by_id.insert(row.id()?, Arc::new(row));
@@ -140,7 +139,7 @@ impl BatchQuery for ConnectionById {
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionByInstance {
     pub(crate) user: UserId,
-    pub(crate) connector: Uuid,
+    pub(crate) connector: ConnectorId,
     pub(crate) name: String,
 }
 
@@ -152,7 +151,7 @@ impl BatchQuery for ConnectionByInstance {
         instances: &[Self],
     ) -> sqlx::Result<Vec<Self::Output>> {
         let users: Vec<&str> = instances.iter().map(|query| query.user.as_str()).collect();
-        let connectors: Vec<Uuid> = instances.iter().map(|query| query.connector).collect();
+        let connectors: Vec<ConnectorId> = instances.iter().map(|query| query.connector).collect();
         let names: Vec<&str> = instances.iter().map(|query| query.name.as_str()).collect();
         let rows = sqlx::query(select_with_attempt!(
             "(select distinct * from unnest((select $1::text[]), (select $2::uuid[]), (select $3::text[])) \
@@ -169,7 +168,7 @@ impl BatchQuery for ConnectionByInstance {
             .map(ConnectionWithAttemptRow)
             .map(Arc::new)
             .collect();
-        let mut by_key: HashMap<(&str, Uuid, &str), &Arc<ConnectionWithAttemptRow>> =
+        let mut by_key: HashMap<(&str, ConnectorId, &str), &Arc<ConnectionWithAttemptRow>> =
             HashMap::with_capacity(rows.len());
         for row in &rows {
             by_key.insert((row.user()?, row.connector()?, row.instance()?), row);
@@ -184,7 +183,7 @@ impl BatchQuery for ConnectionByInstance {
 
 /// A query for the version of a user's connection, which shows whether cached data is still valid.
 #[derive(Clone, Debug)]
-pub(crate) struct ConnectionVersion(pub(crate) UserId, pub(crate) Uuid);
+pub(crate) struct ConnectionVersion(pub(crate) UserId, pub(crate) ConnectionId);
 
 impl BatchQuery for ConnectionVersion {
     type Output = Option<i64>;
@@ -193,7 +192,7 @@ impl BatchQuery for ConnectionVersion {
         db: impl PgExecutor<'c>,
         versions: &[Self],
     ) -> sqlx::Result<Vec<Self::Output>> {
-        let (users, ids): (Vec<&str>, Vec<Uuid>) = versions
+        let (users, ids): (Vec<&str>, Vec<ConnectionId>) = versions
             .iter()
             .map(|Self(user, id)| (user.as_str(), *id))
             .unzip();
@@ -206,7 +205,7 @@ impl BatchQuery for ConnectionVersion {
         .bind(ids)
         .fetch_all(db)
         .await?;
-        let mut by_id: HashMap<Uuid, (&str, i64)> = HashMap::with_capacity(rows.len());
+        let mut by_id: HashMap<ConnectionId, (&str, i64)> = HashMap::with_capacity(rows.len());
         for row in &rows {
             by_id.insert(row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?));
         }
@@ -220,7 +219,7 @@ impl BatchQuery for ConnectionVersion {
 
 /// A query for a user's attempt, with the connection that it is to authorize.
 #[derive(Clone, Debug)]
-pub(crate) struct AttemptById(pub(crate) UserId, pub(crate) Uuid);
+pub(crate) struct AttemptById(pub(crate) UserId, pub(crate) AttemptId);
 
 impl BatchQuery for AttemptById {
     type Output = Option<Arc<AttemptWithConnectionRow>>;
@@ -229,7 +228,7 @@ impl BatchQuery for AttemptById {
         db: impl PgExecutor<'c>,
         attempts: &[Self],
     ) -> sqlx::Result<Vec<Self::Output>> {
-        let (users, ids): (Vec<&str>, Vec<Uuid>) = attempts
+        let (users, ids): (Vec<&str>, Vec<AttemptId>) = attempts
             .iter()
             .map(|Self(user, id)| (user.as_str(), *id))
             .unzip();
@@ -241,7 +240,7 @@ impl BatchQuery for AttemptById {
         .bind(ids)
         .fetch_all(db)
         .await?;
-        let mut by_id: HashMap<Uuid, Arc<AttemptWithConnectionRow>> =
+        let mut by_id: HashMap<AttemptId, Arc<AttemptWithConnectionRow>> =
             HashMap::with_capacity(rows.len());
         for row in rows.into_iter().map(AttemptWithConnectionRow) {
             by_id.insert(row.0.try_get(ATTEMPT_ID)?, Arc::new(row));
@@ -272,8 +271,8 @@ pub(crate) struct ConnectionWithAttemptRow(PgRow);
 
 /// What a list filters and pages by, of a row that is not decoded yet.
 pub(crate) struct Listed<'r> {
-    pub(crate) id: Uuid,
-    pub(crate) connector: Uuid,
+    pub(crate) id: ConnectionId,
+    pub(crate) connector: ConnectorId,
     pub(crate) status: &'r str,
     pub(crate) reason: Option<&'r str>,
     account_id: Option<&'r str>,
@@ -306,12 +305,12 @@ impl AsRef<PgRow> for ConnectionWithAttemptRow {
 
 impl ConnectionWithAttemptRow {
     /// Returns the connection's id.
-    pub(crate) fn id(&self) -> sqlx::Result<Uuid> {
+    pub(crate) fn id(&self) -> sqlx::Result<ConnectionId> {
         self.0.try_get(0)
     }
 
     /// Returns the connector's id. The caller resolves it for [`with_attempt`](Self::with_attempt).
-    pub(crate) fn connector(&self) -> sqlx::Result<Uuid> {
+    pub(crate) fn connector(&self) -> sqlx::Result<ConnectorId> {
         self.0.try_get(1)
     }
 
@@ -349,8 +348,8 @@ impl ConnectionWithAttemptRow {
     }
 
     /// Returns the user's other connections to the same account, from a row of [`ConnectionById`].
-    pub(crate) fn same_account(&self) -> sqlx::Result<Vec<Uuid>> {
-        let ids: Option<Vec<Uuid>> = self.0.try_get("same_account")?;
+    pub(crate) fn same_account(&self) -> sqlx::Result<Vec<ConnectionId>> {
+        let ids: Option<Vec<ConnectionId>> = self.0.try_get("same_account")?;
         Ok(ids.unwrap_or_default())
     }
 
@@ -361,7 +360,7 @@ impl ConnectionWithAttemptRow {
         if row.user()? == user.as_str() {
             return Ok(row);
         }
-        let id = row.id()?;
+        let id = row.id()?.0;
         Err(RowError::WrongUser {
             table: "user_connector_connection",
             id,

@@ -1,9 +1,9 @@
 //! Deletes old rows, in batches.
 
 use chrono::{DateTime, Utc};
-use uuid::Uuid;
 
 use super::Transaction;
+use crate::domain::AttemptId;
 
 /// How many rows of a batch were deleted, and the id after which the next batch starts; `None` if no older rows
 /// follow.
@@ -63,8 +63,8 @@ pub(crate) async fn prune_token_accesses(
 pub(crate) async fn prune_attempts(
     db: &mut Transaction,
     before: DateTime<Utc>,
-    after: Uuid,
-) -> sqlx::Result<Batch<Uuid>> {
+    after: AttemptId,
+) -> sqlx::Result<Batch<AttemptId>> {
     sqlx::query_as(prune_batch!(
         "connect_attempt", by "id",
         "created_at",

@@ -17,8 +17,8 @@ use uuid::Uuid;
 use super::{AttemptWithConnection, RowError, invalid_row};
 use crate::domain::UserId;
 use crate::domain::{
-    Account, AccountDetails, Attempt, Connection, ConnectorRef, Event, EventContext, Failure,
-    Integration, NangoConnectionRef, State, Status,
+    Account, AccountDetails, Attempt, AttemptId, Connection, ConnectionId, ConnectorId,
+    ConnectorRef, Event, EventContext, Failure, Integration, NangoConnectionRef, State, Status,
 };
 
 /// The columns of a connection, `c`.
@@ -171,15 +171,15 @@ impl<'r> RowReader<'r> {
     /// Reads a connection from [`connection_columns`]. The caller supplies its connector.
     pub(crate) fn connection(&mut self, connector: Arc<ConnectorRef>) -> sqlx::Result<Connection> {
         const TABLE: &str = "user_connector_connection";
-        let id = self.next()?;
-        let wrong = |detail: &dyn ToString| invalid_row(TABLE, id, detail);
-        let _connector_id: Uuid = self.next()?;
+        let id: ConnectionId = self.next()?;
+        let wrong = |detail: &dyn ToString| invalid_row(TABLE, id.0, detail);
+        let _connector_id: ConnectorId = self.next()?;
         let user_id: String = self.next()?;
         let (instance_id, label) = (self.next()?, self.next()?);
         let upstream = self.upstream(&wrong)?;
         let (status, reason) = (
-            self.parse_column(TABLE, id)?,
-            self.parse_optional_column(TABLE, id)?,
+            self.parse_column(TABLE, id.0)?,
+            self.parse_optional_column(TABLE, id.0)?,
         );
         let state = match (status, reason, upstream) {
             (Status::Pending, _, previous) => State::Pending { previous },
@@ -227,7 +227,7 @@ impl<'r> RowReader<'r> {
             }
         }
         connection.account_unknown_reason =
-            self.parse_optional_column("user_connector_connection", connection.id)?;
+            self.parse_optional_column("user_connector_connection", connection.id.0)?;
         connection.scopes = self.next()?;
         connection.missing_scopes = self.next()?;
         Ok(())
@@ -275,18 +275,25 @@ impl<'r> RowReader<'r> {
     }
 
     /// Reads a connection's newest attempt from [`newest_attempt_columns`], if it has one.
-    pub(crate) fn newest_attempt(&mut self, connection_id: Uuid) -> sqlx::Result<Option<Attempt>> {
-        let id: Option<Uuid> = self.next()?;
+    pub(crate) fn newest_attempt(
+        &mut self,
+        connection_id: ConnectionId,
+    ) -> sqlx::Result<Option<Attempt>> {
+        let id: Option<AttemptId> = self.next()?;
         id.map(|id| self.attempt_fields(connection_id, id))
             .transpose()
     }
 
-    fn attempt_fields(&mut self, connection_id: Uuid, id: Uuid) -> sqlx::Result<Attempt> {
+    fn attempt_fields(
+        &mut self,
+        connection_id: ConnectionId,
+        id: AttemptId,
+    ) -> sqlx::Result<Attempt> {
         const TABLE: &str = "connect_attempt";
-        let (kind, expires_at) = (self.parse_column(TABLE, id)?, self.next()?);
-        let outcome = self.parse_optional_column(TABLE, id)?;
+        let (kind, expires_at) = (self.parse_column(TABLE, id.0)?, self.next()?);
+        let outcome = self.parse_optional_column(TABLE, id.0)?;
         let (reason, message): (_, Option<String>) =
-            (self.parse_optional_column(TABLE, id)?, self.next()?);
+            (self.parse_optional_column(TABLE, id.0)?, self.next()?);
         let error = reason.map(|reason| Failure {
             reason,
             message: message.unwrap_or_default(),
@@ -309,11 +316,11 @@ impl<'r> RowReader<'r> {
     pub(crate) fn event(&mut self) -> sqlx::Result<Event> {
         const TABLE: &str = "connection_event";
         let (id, position) = (self.next()?, self.next()?);
-        let connection_id: Uuid = self.next()?;
+        let connection_id: ConnectionId = self.next()?;
         let version = self.next()?;
-        let kind = self.parse_column(TABLE, connection_id)?;
-        let status = self.parse_column(TABLE, connection_id)?;
-        let status_reason = self.parse_optional_column(TABLE, connection_id)?;
+        let kind = self.parse_column(TABLE, connection_id.0)?;
+        let status = self.parse_column(TABLE, connection_id.0)?;
+        let status_reason = self.parse_optional_column(TABLE, connection_id.0)?;
         let (attempt_id, detail) = (self.next()?, self.next()?);
         let created_at = self.next::<DateTime<Utc>>()?;
         let Json(context) = self.next::<Json<EventContext>>()?;
@@ -419,7 +426,7 @@ impl FromRow<'_, PgRow> for AttemptWithConnection {
         let integration = columns.integration()?;
         Ok(Self {
             integration: integration
-                .ok_or_else(|| invalid_row("connect_attempt", attempt.id, &"no integration"))?,
+                .ok_or_else(|| invalid_row("connect_attempt", attempt.id.0, &"no integration"))?,
             connection,
             attempt,
         })

@@ -9,7 +9,7 @@ use super::events::{EVENT_CHANNEL, insert_event_cte};
 use super::one_row;
 use super::writes::{bind_connection, mutable_columns, mutable_values, update_connection};
 use crate::domain::state_machine::Transition;
-use crate::domain::{Attempt, Connection, Integration, MessageType};
+use crate::domain::{Attempt, AttemptId, Connection, EventId, Integration, MessageType};
 
 /// A statement that writes a connection, its new attempt and its event.
 ///
@@ -67,7 +67,7 @@ pub(crate) struct NewAttempt<'a> {
     /// Until when the attempt may be granted.
     pub(crate) kept_until: DateTime<Utc>,
     /// The open attempt of the connection that was read. The new one supersedes it.
-    pub(crate) supersedes: Option<Uuid>,
+    pub(crate) supersedes: Option<AttemptId>,
 }
 
 /// The maximum number of connections of a user, including ended ones. It bounds all reads of a user's connections.
@@ -115,7 +115,7 @@ pub(crate) async fn start_attempt(
         .bind(attempt.expires_at)
         .bind(transition.event.as_str())
         .bind(EVENT_CHANNEL)
-        .bind(Uuid::now_v7())
+        .bind(EventId(Uuid::now_v7()))
         .bind(&new.integration.key)
         .bind(&new.integration.provider)
         .bind(new.kept_until)
@@ -134,6 +134,6 @@ pub(crate) async fn start_attempt(
     if done.rows_affected() == 0 {
         return Ok(None);
     }
-    one_row(done.rows_affected(), "connect_attempt", attempt.id)?;
+    one_row(done.rows_affected(), "connect_attempt", attempt.id.0)?;
     Ok(Some(connection))
 }

@@ -8,13 +8,13 @@ use uuid::Uuid;
 
 use super::Transaction;
 use super::rows::{readable, select_connections};
-use crate::domain::Connection;
+use crate::domain::{AttemptId, Connection, ConnectionId};
 
 /// A connection that should exist at Nango.
 #[derive(Clone, Debug, FromRow)]
 pub(crate) struct SweepRow {
     pub(crate) user_id: String,
-    pub(crate) id: Uuid,
+    pub(crate) id: ConnectionId,
     pub(crate) nango_connection_id: String,
     pub(crate) nango_created_at: DateTime<Utc>,
     pub(crate) status: String,
@@ -56,13 +56,13 @@ pub(crate) async fn list_at_nango_since(
     db: &mut Transaction,
     since: DateTime<Utc>,
     range: CreationRange,
-    after: Option<(DateTime<Utc>, Uuid)>,
+    after: Option<(DateTime<Utc>, ConnectionId)>,
     limit: i64,
 ) -> sqlx::Result<Vec<SweepRow>> {
-    let first = range.after.map(|after| (after, Uuid::max()));
+    let first = range.after.map(|after| (after, ConnectionId(Uuid::max())));
     let (created_at, id) = after
         .or(first)
-        .unwrap_or((DateTime::UNIX_EPOCH, Uuid::nil()));
+        .unwrap_or((DateTime::UNIX_EPOCH, ConnectionId(Uuid::nil())));
     let rows = sqlx::query_as(
         "select user_id, id, nango_connection_id, nango_created_at, integration_key, status, status_reason, failing_since, \
            refusals, absences, last_checked_at from user_connector_connection \
@@ -89,7 +89,7 @@ pub(crate) async fn correct_creation_times(
         .iter()
         .map(|(row, _)| row.user_id.as_str())
         .collect();
-    let ids: Vec<Uuid> = corrected.iter().map(|(row, _)| row.id).collect();
+    let ids: Vec<ConnectionId> = corrected.iter().map(|(row, _)| row.id).collect();
     let nango_ids: Vec<&str> = corrected
         .iter()
         .map(|(row, _)| row.nango_connection_id.as_str())
@@ -279,9 +279,9 @@ pub(crate) async fn count_absent(db: &mut Transaction, until: DateTime<Utc>) -> 
 /// Returns those of these attempts that are known: `true` for one whose user was erased.
 pub(crate) async fn known_attempts(
     db: &mut Transaction,
-    attempts: &[Uuid],
-) -> sqlx::Result<HashMap<Uuid, bool>> {
-    let known: Vec<(Uuid, bool)> = sqlx::query_as(
+    attempts: &[AttemptId],
+) -> sqlx::Result<HashMap<AttemptId, bool>> {
+    let known: Vec<(AttemptId, bool)> = sqlx::query_as(
         "select id, false from connect_attempt where id = any($1) \
          union all select attempt_id, true from attempt_owner where attempt_id = any($1) and user_id is null",
     )

@@ -4,12 +4,11 @@ use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
-use uuid::Uuid;
 
 use super::Transaction;
 use super::batch::BatchQuery;
 use super::rows::readable;
-use crate::domain::UserId;
+use crate::domain::{ConnectionId, UserId};
 
 /// The purpose of a token access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,7 +49,7 @@ pub struct RecordedAccess {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Used {
     pub(crate) user: UserId,
-    pub(crate) connection: Uuid,
+    pub(crate) connection: ConnectionId,
     pub(crate) service: String,
     pub(crate) purpose: Purpose,
     pub(crate) at: DateTime<Utc>,
@@ -70,11 +69,11 @@ impl BatchQuery for Used {
         used: &[Self],
     ) -> sqlx::Result<Vec<Self::Output>> {
         let users: Vec<&str> = used.iter().map(|used| used.user.as_str()).collect();
-        let ids: Vec<Uuid> = used.iter().map(|used| used.connection).collect();
+        let ids: Vec<ConnectionId> = used.iter().map(|used| used.connection).collect();
         let services: Vec<&str> = used.iter().map(|used| used.service.as_str()).collect();
         let purposes: Vec<&str> = used.iter().map(|used| used.purpose.as_str()).collect();
         let times: Vec<DateTime<Utc>> = used.iter().map(|used| used.at).collect();
-        let written: Vec<(String, Uuid)> = sqlx::query_as(
+        let written: Vec<(String, ConnectionId)> = sqlx::query_as(
             "with used as materialized ( \
                select c.user_id, c.id, u.service, u.purpose, count(*)::int as count, max(u.at) as at \
                from unnest((select $1::text[]), (select $2::uuid[]), (select $3::text[]), (select $4::text[]), \
@@ -115,7 +114,7 @@ impl BatchQuery for Used {
         .bind(times)
         .fetch_all(db)
         .await?;
-        let written: HashSet<(&str, Uuid)> = written
+        let written: HashSet<(&str, ConnectionId)> = written
             .iter()
             .map(|(user, id)| (user.as_str(), *id))
             .collect();
@@ -128,7 +127,7 @@ impl BatchQuery for Used {
 pub(crate) async fn token_accesses(
     db: &mut Transaction,
     user: &UserId,
-    connection: Uuid,
+    connection: ConnectionId,
     before: Option<i64>,
     limit: i64,
 ) -> sqlx::Result<Vec<RecordedAccess>> {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::rows::{attempt_columns, catch_decode_panic, name_of, select_with_attempt};
 use super::{ConnectionWithAttemptRow, Database, Transaction, webhook_endpoints};
-use crate::domain::{Attempt, ConnectorRef};
+use crate::domain::{Attempt, ConnectionId, ConnectorId, ConnectorRef};
 
 /// The number of rows of a batch.
 const BATCH: i64 = 1000;
@@ -55,7 +55,7 @@ impl Database {
     pub(crate) async fn find_unreadable_rows(&self) -> sqlx::Result<RowSearch> {
         let end = Instant::now() + MAX_TIME;
         let mut search = RowSearch::default();
-        let mut after = (String::new(), Uuid::nil());
+        let mut after = (String::new(), ConnectionId(Uuid::nil()));
         loop {
             let mut tx = self.begin_single().await?;
             let rows = connections_after(&mut tx, &after).await?;
@@ -64,7 +64,7 @@ impl Database {
             after = (last.try_get("user_id")?, last.try_get("id")?);
             for row in rows {
                 let connector = ConnectorRef {
-                    id: Uuid::nil(),
+                    id: ConnectorId(Uuid::nil()),
                     slug: String::new(),
                     name: String::new(),
                 };
@@ -101,7 +101,7 @@ impl Database {
 
 async fn connections_after(
     db: &mut Transaction,
-    (user, id): &(String, Uuid),
+    (user, id): &(String, ConnectionId),
 ) -> sqlx::Result<Vec<PgRow>> {
     sqlx::query(select_with_attempt!(
         "user_connector_connection c where (c.user_id, c.id) > ($1, $2) order by c.user_id, c.id limit $3"

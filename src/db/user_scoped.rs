@@ -1,11 +1,9 @@
 //! One connection, scoped to its owner: another user's connection is not found.
 
-use uuid::Uuid;
-
 use super::RowError;
 use super::Transaction;
 use super::rows::select_connections;
-use crate::domain::{Connection, UserId};
+use crate::domain::{Connection, ConnectionId, UserId};
 
 /// Returns a connection that was read for a user. Every statement filters by user; this check is a second defence,
 /// against a statement without that filter or a wrong result of the database.
@@ -15,7 +13,7 @@ pub(crate) fn ensure_owned(user: &UserId, connection: Connection) -> Result<Conn
     } else {
         Err(RowError::WrongUser {
             table: "user_connector_connection",
-            id: connection.id,
+            id: connection.id.0,
         })
     }
 }
@@ -33,7 +31,7 @@ fn ensure_owned_if_any(
 pub(crate) async fn find_own(
     db: &mut Transaction,
     user: &UserId,
-    id: Uuid,
+    id: ConnectionId,
 ) -> sqlx::Result<Option<Connection>> {
     let connection = sqlx::query_as(select_connections!("where c.user_id = $1 and c.id = $2"))
         .bind(user.as_str())
@@ -64,7 +62,7 @@ pub(crate) async fn find_own_by_nango_id(
 pub(crate) async fn lock_own(
     db: &mut Transaction,
     user: &UserId,
-    id: Uuid,
+    id: ConnectionId,
 ) -> sqlx::Result<Option<Connection>> {
     let connection = sqlx::query_as(select_connections!(
         "where c.user_id = $1 and c.id = $2 for no key update of c"
@@ -77,7 +75,10 @@ pub(crate) async fn lock_own(
 }
 
 /// Returns the ids of all connections of a user.
-pub(crate) async fn connection_ids(db: &mut Transaction, user: &UserId) -> sqlx::Result<Vec<Uuid>> {
+pub(crate) async fn connection_ids(
+    db: &mut Transaction,
+    user: &UserId,
+) -> sqlx::Result<Vec<ConnectionId>> {
     sqlx::query_scalar("select id from user_connector_connection where user_id = $1")
         .bind(user.as_str())
         .fetch_all(db)

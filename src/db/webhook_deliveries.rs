@@ -6,18 +6,18 @@ use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
 use sqlx::FromRow;
 use sqlx::types::Json;
-use uuid::Uuid;
 
 use super::Transaction;
 use super::rows::{Readable, note_unreadable_row, readable};
 use super::webhook_endpoints::{Target, TargetRow, message_id};
+use crate::domain::ConnectionId;
 
 /// The first message of a claimed queue.
 #[derive(Debug)]
 pub(crate) struct ClaimedDelivery {
     pub(crate) endpoint: String,
     pub(crate) user: String,
-    pub(crate) connection: Uuid,
+    pub(crate) connection: ConnectionId,
     /// The end of the lease, which identifies the claim.
     pub(crate) leased_until: DateTime<Utc>,
     pub(crate) target: Target,
@@ -50,7 +50,7 @@ pub(crate) struct Capacity {
 struct Lease {
     endpoint_id: String,
     user_id: String,
-    connection_id: Uuid,
+    connection_id: ConnectionId,
     leased_until: DateTime<Utc>,
     is_failing: bool,
     #[sqlx(flatten)]
@@ -62,7 +62,7 @@ struct Lease {
 struct FirstMessage {
     endpoint_id: String,
     user_id: String,
-    connection_id: Uuid,
+    connection_id: ConnectionId,
     id: i64,
     attempts: i32,
     created_at: DateTime<Utc>,
@@ -183,7 +183,7 @@ async fn first_messages(
     leases: &[Lease],
 ) -> sqlx::Result<(Vec<FirstMessage>, bool)> {
     let users: Vec<&str> = leases.iter().map(|one| one.user_id.as_str()).collect();
-    let connections: Vec<Uuid> = leases.iter().map(|one| one.connection_id).collect();
+    let connections: Vec<ConnectionId> = leases.iter().map(|one| one.connection_id).collect();
     let endpoints: Vec<&str> = leases.iter().map(|one| one.endpoint_id.as_str()).collect();
     let rows: Vec<Readable<FirstMessage>> = sqlx::query_as(concat!(
         "with first as ( \
@@ -219,7 +219,7 @@ async fn remove_empty(db: &mut Transaction, empty: &[Lease]) -> sqlx::Result<()>
         return Ok(());
     }
     let users: Vec<&str> = empty.iter().map(|one| one.user_id.as_str()).collect();
-    let connections: Vec<Uuid> = empty.iter().map(|one| one.connection_id).collect();
+    let connections: Vec<ConnectionId> = empty.iter().map(|one| one.connection_id).collect();
     let endpoints: Vec<&str> = empty.iter().map(|one| one.endpoint_id.as_str()).collect();
     sqlx::query(
         "delete from webhook_queue q \

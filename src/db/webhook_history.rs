@@ -1,11 +1,11 @@
 //! The history of webhook messages, and their replay.
 
 use chrono::{DateTime, Utc};
-use uuid::Uuid;
 
 use super::Transaction;
 use super::rows::readable;
 use super::webhook_endpoints::message_id;
+use crate::domain::{ConnectionId, EventId};
 
 /// A message for one endpoint, and its outcome.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -37,7 +37,7 @@ pub struct DeliveryFilter {
     /// Only deliveries to this endpoint.
     pub endpoint: Option<String>,
     /// Only deliveries of this connection.
-    pub connection: Option<Uuid>,
+    pub connection: Option<ConnectionId>,
     /// `true` for only deliveries that failed and have not succeeded since.
     pub failed: bool,
     /// The maximum number of deliveries.
@@ -114,7 +114,7 @@ pub(crate) async fn deliveries(
 /// Returns the deliveries of one connection that match the filter, newest first.
 async fn deliveries_of(
     db: &mut Transaction,
-    connection: Uuid,
+    connection: ConnectionId,
     filter: &DeliveryFilter,
 ) -> sqlx::Result<Vec<Delivery>> {
     let rows = sqlx::query_as(concat!(
@@ -174,7 +174,7 @@ pub(crate) async fn position_before(
 /// Returns the owner of a connection, by the connection's id alone.
 pub(crate) async fn user_of_connection(
     db: &mut Transaction,
-    connection: Uuid,
+    connection: ConnectionId,
 ) -> sqlx::Result<Option<String>> {
     sqlx::query_scalar("select user_id from user_connector_connection where id = $1")
         .bind(connection)
@@ -188,7 +188,7 @@ pub(crate) struct Replay<'a> {
     pub(crate) endpoint: &'a str,
     pub(crate) since: DateTime<Utc>,
     /// Only events of this connection, with its user.
-    pub(crate) connection: Option<(String, Uuid)>,
+    pub(crate) connection: Option<(String, ConnectionId)>,
     /// The number of events that are read in one batch.
     pub(crate) limit: i64,
 }
@@ -213,7 +213,7 @@ macro_rules! next_events {
 #[derive(sqlx::FromRow)]
 struct NextEvent {
     user_id: String,
-    id: Uuid,
+    id: EventId,
     position: i64,
     wanted: bool,
 }
@@ -240,7 +240,7 @@ pub(crate) async fn replay(
     }
     let events: Vec<NextEvent> = select.fetch_all(&mut *db).await?;
     let last = events.last().map(|event| event.position);
-    let (users, ids): (Vec<&str>, Vec<Uuid>) = events
+    let (users, ids): (Vec<&str>, Vec<EventId>) = events
         .iter()
         .filter(|event| event.wanted)
         .map(|event| (event.user_id.as_str(), event.id))

@@ -4,9 +4,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumString, IntoStaticStr};
 use utoipa::ToSchema;
-use uuid::Uuid;
 
-use super::Failure;
+use super::{AttemptId, ConnectionId, Failure};
 
 /// The purpose of an attempt.
 #[derive(
@@ -80,9 +79,9 @@ impl Outcome {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attempt {
     /// A UUIDv7. It is also a tag of the connection at Nango.
-    pub id: Uuid,
+    pub id: AttemptId,
     /// The id of the connection to authorize.
-    pub connection_id: Uuid,
+    pub connection_id: ConnectionId,
     /// The purpose of the attempt.
     pub kind: AttemptKind,
     /// When the authorization link expires.

@@ -6,15 +6,14 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumString, IntoStaticStr};
 use utoipa::ToSchema;
-use uuid::Uuid;
 
-use super::UserId;
+use super::{ConnectionId, ConnectorId, UserId};
 
 /// A user's connection to one account of a connector.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Connection {
     /// Patchbay's id, a UUIDv7. It stays the same after disconnects and reconnects.
-    pub id: Uuid,
+    pub id: ConnectionId,
     /// The owner.
     pub user_id: UserId,
     /// The connector of the account.
@@ -68,7 +67,7 @@ pub struct Connection {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectorRef {
     /// UUIDv5 of the slug.
-    pub id: Uuid,
+    pub id: ConnectorId,
     /// The connector's name in URLs.
     pub slug: String,
     /// The connector's display name.
@@ -78,7 +77,7 @@ pub struct ConnectorRef {
 impl ConnectorRef {
     /// Returns whether the text is the connector's slug or id.
     pub(crate) fn is_named(&self, slug_or_id: &str) -> bool {
-        self.slug == slug_or_id || Uuid::parse_str(slug_or_id).is_ok_and(|id| id == self.id)
+        self.slug == slug_or_id || slug_or_id.parse() == Ok(self.id)
     }
 }
 

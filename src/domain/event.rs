@@ -8,9 +8,8 @@ use strum::EnumString;
 use strum::IntoStaticStr;
 use strum::VariantNames;
 use utoipa::ToSchema;
-use uuid::Uuid;
 
-use super::{Reason, Status};
+use super::{AttemptId, ConnectionId, EventId, Reason, Status};
 
 /// The kind of a change of a connection.
 #[derive(
@@ -116,12 +115,14 @@ pub struct EventContext {
 #[schema(as = ConnectionEvent)]
 pub struct Event {
     /// A UUIDv7. It never repeats, even after a backup was restored. An event that absorbs a further change gets a new id.
-    pub id: Uuid,
+    #[schema(value_type = Uuid)]
+    pub id: EventId,
     /// Orders the events of one user by commit. Internal: a restored database assigns the same numbers again.
     #[serde(skip)]
     pub position: i64,
     /// The connection that changed.
-    pub connection_id: Uuid,
+    #[schema(value_type = Uuid)]
+    pub connection_id: ConnectionId,
     /// The version of the connection after the change, one more than before.
     pub version: i64,
     /// The kind of the change.
@@ -131,7 +132,8 @@ pub struct Event {
     /// Why the connection was not connected; null if it was.
     pub status_reason: Option<Reason>,
     /// The attempt that caused the change.
-    pub attempt_id: Option<Uuid>,
+    #[schema(value_type = Option<Uuid>)]
+    pub attempt_id: Option<AttemptId>,
     /// A human-readable reason of a failure.
     pub detail: Option<String>,
     /// Who caused the change; null if that was not recorded.

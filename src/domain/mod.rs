@@ -6,6 +6,7 @@ mod attempt;
 mod connection;
 pub(crate) mod event;
 mod failure;
+mod ids;
 mod safeguard;
 pub mod state_machine;
 mod user_id;
@@ -17,5 +18,6 @@ pub use connection::{
 };
 pub use event::{Actor, Event, EventContext, EventKind, MessageType, Rename};
 pub use failure::Failure;
+pub use ids::{AttemptId, ConnectionId, ConnectorId, EventId, InstallationId};
 pub use safeguard::{Brake, DeletionReason};
 pub use user_id::{InvalidUserId, UserId};

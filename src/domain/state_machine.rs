@@ -13,8 +13,8 @@ use serde_json::Map;
 use uuid::Uuid;
 
 use super::{
-    Account, Actor, Attempt, Connection, ConnectorRef, EventContext, EventKind, Failure,
-    NangoConnectionRef, Outcome, Reason, Rename, State, UserId,
+    Account, Actor, Attempt, Connection, ConnectionId, ConnectorRef, EventContext, EventKind,
+    Failure, NangoConnectionRef, Outcome, Reason, Rename, State, UserId,
 };
 
 pub(crate) use self::credentials::{ABSENCE_INTERVAL, MIN_ABSENCE_SPREAD, is_retry_due};
@@ -47,7 +47,7 @@ impl Connection {
         now: DateTime<Utc>,
     ) -> Self {
         Self {
-            id: Uuid::now_v7(),
+            id: ConnectionId(Uuid::now_v7()),
             user_id,
             connector,
             instance_id,

@@ -9,9 +9,9 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use moka::future::Cache;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
-use uuid::Uuid;
 
 use super::{ConnectionSummary, Error, ListConnections, Nango, Priority};
+use crate::domain::AttemptId;
 
 /// The tag with the id of the attempt that created or reauthorized a Nango connection.
 pub const ATTEMPT_TAG: &str = "patchbay_attempt";
@@ -82,14 +82,14 @@ impl PollResult {
 #[derive(Debug)]
 pub struct AttemptPoller {
     nango: Nango,
-    answers: Cache<Uuid, Arc<ListResult>>,
+    answers: Cache<AttemptId, Arc<ListResult>>,
     newest: Cache<(), Arc<ListResult>>,
     exact: DefaultDirectRateLimiter,
     now: DefaultDirectRateLimiter,
     confirmations: DefaultDirectRateLimiter,
     /// The last list that confirmed grants, and when it was requested.
     confirmed: Mutex<Option<(Instant, Arc<ListResult>)>>,
-    webhooks: Cache<Uuid, Arc<AtomicU32>>,
+    webhooks: Cache<AttemptId, Arc<AtomicU32>>,
 }
 
 impl AttemptPoller {
@@ -122,7 +122,7 @@ impl AttemptPoller {
     }
 
     /// Counts a webhook of an attempt. Returns `false` if there were too many in the last minute.
-    pub async fn counts_webhook(&self, attempt: Uuid) -> bool {
+    pub async fn counts_webhook(&self, attempt: AttemptId) -> bool {
         let count = self.webhooks.get_with(attempt, async { Arc::default() });
         count.await.fetch_add(1, Ordering::Relaxed) < WEBHOOKS_PER_MINUTE
     }
@@ -131,7 +131,7 @@ impl AttemptPoller {
     ///
     /// # Errors
     /// As the call to Nango; the error, too, is cached for the second.
-    pub async fn poll(&self, attempt: Uuid) -> Result<PollResult, Error> {
+    pub async fn poll(&self, attempt: AttemptId) -> Result<PollResult, Error> {
         if self.answers.get(&attempt).await.is_none() && self.exact.check().is_err() {
             return self.poll_shared(attempt).await;
         }
@@ -145,7 +145,7 @@ impl AttemptPoller {
     ///
     /// # Errors
     /// As the call to Nango.
-    pub async fn poll_uncached(&self, attempt: Uuid) -> Result<PollResult, Error> {
+    pub async fn poll_uncached(&self, attempt: AttemptId) -> Result<PollResult, Error> {
         match self.now.check() {
             Ok(()) => self.fetch_attempt(attempt).await.map(PollResult::complete),
             Err(_too_often) => self.poll(attempt).await,
@@ -157,7 +157,7 @@ impl AttemptPoller {
     ///
     /// # Errors
     /// As the call to Nango.
-    pub async fn fetch_attempt(&self, attempt: Uuid) -> ListResult {
+    pub async fn fetch_attempt(&self, attempt: AttemptId) -> ListResult {
         let answer = self.fetch_by_tag(attempt).await;
         self.answers.insert(attempt, Arc::new(answer.clone())).await;
         answer
@@ -212,7 +212,7 @@ impl AttemptPoller {
     }
 
     /// Not cached again, because the shared list is up to a second old already.
-    async fn poll_shared(&self, attempt: Uuid) -> Result<PollResult, Error> {
+    async fn poll_shared(&self, attempt: AttemptId) -> Result<PollResult, Error> {
         let newest = self
             .newest
             .get_with((), Box::pin(async { Arc::new(self.fetch_newest().await) }))
@@ -238,7 +238,7 @@ impl AttemptPoller {
             .await
     }
 
-    async fn fetch_by_tag(&self, attempt: Uuid) -> ListResult {
+    async fn fetch_by_tag(&self, attempt: AttemptId) -> ListResult {
         let tags = [(ATTEMPT_TAG.to_owned(), attempt.to_string())].into();
         self.nango
             .connections(&ListConnections {

@@ -10,7 +10,6 @@ use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use url::Url;
-use uuid::Uuid;
 
 use super::Result;
 use super::core::{Core, NangoGateway};
@@ -18,7 +17,8 @@ use super::current_catalog::CurrentCatalog;
 use crate::catalog::{AccountFields, AccountRule, scopes};
 use crate::db;
 use crate::domain::{
-    Account, AccountDetails, AccountUnknownReason, Connection, NangoConnectionRef, UserId,
+    Account, AccountDetails, AccountUnknownReason, AttemptId, Connection, NangoConnectionRef,
+    UserId,
 };
 use crate::nango;
 use crate::nango::proxy::ProxyCall;
@@ -144,7 +144,7 @@ impl AccountIdentifier {
         &self,
         connection: &Connection,
         grant: &NangoConnectionRef,
-        attempt: Uuid,
+        attempt: AttemptId,
     ) -> Identity {
         let is_renewed = connection.account.is_some() && connection.state.upstream().is_some();
         let lookup = self.look_up(connection, grant, Some(attempt), is_renewed);
@@ -177,7 +177,7 @@ impl AccountIdentifier {
         &self,
         connection: &Connection,
         upstream: &NangoConnectionRef,
-        attempt: Option<Uuid>,
+        attempt: Option<AttemptId>,
         with_request: bool,
     ) -> Identity {
         let failed = |failure| Identity {
@@ -276,7 +276,7 @@ impl AccountIdentifier {
         gateway: &NangoGateway,
         user: &UserId,
         key: &str,
-        attempt: Option<Uuid>,
+        attempt: Option<AttemptId>,
     ) -> Option<Vec<String>> {
         if let Some(attempt) = attempt
             && let Some(scopes) = self.attempt_scopes(user, attempt).await.ok()?
@@ -286,7 +286,11 @@ impl AccountIdentifier {
         gateway.integrations.scopes(key).await
     }
 
-    async fn attempt_scopes(&self, user: &UserId, attempt: Uuid) -> Result<Option<Vec<String>>> {
+    async fn attempt_scopes(
+        &self,
+        user: &UserId,
+        attempt: AttemptId,
+    ) -> Result<Option<Vec<String>>> {
         let mut tx = self.core.begin_single().await?;
         let scopes = db::attempt_scopes(&mut tx, user, attempt).await?;
         tx.commit().await?;

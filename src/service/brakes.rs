@@ -12,13 +12,12 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use moka::future::Cache;
 use url::Url;
-use uuid::Uuid;
 
 use super::{Error, Result};
 use crate::clock::Clock;
 use crate::db;
 use crate::db::{Database, Identity};
-use crate::domain::Brake;
+use crate::domain::{Brake, InstallationId};
 use crate::nango::{ListConnections, Nango};
 
 /// The maximum number of connections that are looked up to recognize a Nango environment.
@@ -61,7 +60,7 @@ pub struct Brakes {
     public_url: Url,
     clock: Clock,
     /// The installation's id at startup; unset in a process that does not start the service.
-    installation: OnceLock<Uuid>,
+    installation: OnceLock<InstallationId>,
     identity: Cache<(), Result<Option<String>, Arc<sqlx::Error>>>,
     /// `true` if the last conclusive verification did not recognize the Nango environment.
     is_environment_unknown: AtomicBool,
@@ -96,7 +95,7 @@ impl Brakes {
     ///
     /// # Errors
     /// As the database.
-    pub(crate) async fn start(&self, installation: Uuid) -> Result<()> {
+    pub(crate) async fn start(&self, installation: InstallationId) -> Result<()> {
         self.installation.get_or_init(|| installation);
         let mut tx = self.database.begin().await?;
         let actual = db::actual_identity(&mut tx, self.public_url.as_str()).await?;

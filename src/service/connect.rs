@@ -20,7 +20,10 @@ use super::{Error, Result};
 use crate::auth::BrowserToken;
 use crate::catalog::{AuthMode, Availability, Connector};
 use crate::db;
-use crate::domain::{Actor, Attempt, AttemptKind, Connection, Failure, Integration, State, UserId};
+use crate::domain::{
+    Actor, Attempt, AttemptId, AttemptKind, Connection, ConnectionId, Failure, Integration, State,
+    UserId,
+};
 use crate::nango;
 use crate::nango::Priority;
 use crate::telemetry::TRACES;
@@ -161,7 +164,7 @@ impl ConnectFlow {
     pub async fn reconnect(
         &self,
         user: &UserId,
-        id: Uuid,
+        id: ConnectionId,
         request: &ConnectRequest,
     ) -> Result<ConnectAnswer> {
         let started = Box::pin(self.start_reconnect(user, id, request));
@@ -171,7 +174,7 @@ impl ConnectFlow {
     async fn start_reconnect(
         &self,
         user: &UserId,
-        id: Uuid,
+        id: ConnectionId,
         request: &ConnectRequest,
     ) -> Result<ConnectAnswer> {
         let upstream = self.core.nango_gateway()?;
@@ -254,13 +257,13 @@ impl ConnectFlow {
         &self,
         connector: &Connector,
         connection: &Connection,
-        supersedes: Option<Uuid>,
+        supersedes: Option<AttemptId>,
         (kind, integration): (AttemptKind, Integration),
         request: &ConnectRequest,
     ) -> Result<Option<StartedAttempt>> {
         let now = self.core.clock.now();
         let attempt = Attempt {
-            id: Uuid::now_v7(),
+            id: AttemptId(Uuid::now_v7()),
             connection_id: connection.id,
             kind,
             expires_at: now + SESSION_TTL,
@@ -404,8 +407,8 @@ impl ConnectFlow {
     async fn bind_browser(
         &self,
         user: &UserId,
-        id: Uuid,
-        attempt: Uuid,
+        id: ConnectionId,
+        attempt: AttemptId,
         browser: &BrowserToken,
     ) -> Result<()> {
         let connection = self.reader.find_own(user, id).await?;
@@ -429,7 +432,7 @@ impl ConnectFlow {
         let mut tx = self.core.begin_single().await?;
         let attempts = db::attempts_of_browser(&mut tx, browser, now).await?;
         tx.commit().await?;
-        let mut attempts_by_user: HashMap<UserId, Vec<(Uuid, Uuid)>> = HashMap::new();
+        let mut attempts_by_user: HashMap<UserId, Vec<(AttemptId, ConnectionId)>> = HashMap::new();
         for attempt in attempts {
             let own = attempts_by_user.entry(attempt.user).or_default();
             own.push((attempt.attempt_id, attempt.connection_id));
@@ -465,7 +468,7 @@ fn check_available(connector: &Connector) -> Result<()> {
 }
 
 /// Returns the id of the newest attempt if it is open.
-fn open_attempt(newest: Option<Attempt>) -> Option<Uuid> {
+fn open_attempt(newest: Option<Attempt>) -> Option<AttemptId> {
     let open = newest.filter(|attempt| attempt.outcome.is_none());
     open.map(|attempt| attempt.id)
 }

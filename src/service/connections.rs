@@ -6,7 +6,6 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::connection_config::merge;
 use super::core::Core;
@@ -19,7 +18,7 @@ use super::reconcile::Reconciler;
 use super::{Error, Result};
 use crate::db;
 use crate::db::token_accesses::RecordedAccess;
-use crate::domain::{Account, Actor, Connection, Event, State, UserId};
+use crate::domain::{Account, Actor, Connection, ConnectionId, Event, State, UserId};
 use crate::nango::Priority;
 use crate::telemetry::TRACES;
 use crate::views::ConnectionView;
@@ -68,7 +67,7 @@ impl Connections {
     /// # Errors
     /// If the user has no such connection, or the database fails.
     #[tracing::instrument(target = TRACES, name = "get_connection", skip_all, fields(connection = %id))]
-    pub async fn get(&self, user: &UserId, id: Uuid) -> Result<ConnectionView> {
+    pub async fn get(&self, user: &UserId, id: ConnectionId) -> Result<ConnectionView> {
         let details = self.reader.view(user, id).await?;
         let open = open_attempts(std::slice::from_ref(&details));
         if self.core.upstream.is_some() && !open.is_empty() && self.polls.poll_all(&open).await {
@@ -135,7 +134,7 @@ impl Connections {
     }
 
     /// Finds a connection of any user by our id, while an attempt of it can still be granted.
-    async fn find_returned_anywhere(&self, id: &str) -> Result<Option<(UserId, Uuid)>> {
+    async fn find_returned_anywhere(&self, id: &str) -> Result<Option<(UserId, ConnectionId)>> {
         let Ok(connection_id) = id.parse() else {
             return Ok(None);
         };
@@ -153,7 +152,7 @@ impl Connections {
     pub async fn accept_account(
         &self,
         user: &UserId,
-        id: Uuid,
+        id: ConnectionId,
         account_id: &str,
         actor: Actor,
     ) -> Result<ConnectionView> {
@@ -189,7 +188,7 @@ impl Connections {
     pub async fn update(
         &self,
         user: &UserId,
-        id: Uuid,
+        id: ConnectionId,
         update: &Update,
         actor: Actor,
     ) -> Result<ConnectionView> {
@@ -219,7 +218,12 @@ impl Connections {
     ///
     /// # Errors
     /// If the user has no such connection, or the database fails.
-    pub async fn wait(&self, user: &UserId, id: Uuid, timeout: Duration) -> Result<ConnectionView> {
+    pub async fn wait(
+        &self,
+        user: &UserId,
+        id: ConnectionId,
+        timeout: Duration,
+    ) -> Result<ConnectionView> {
         let deadline = Instant::now() + timeout;
         let mut subscription = self.feed.subscribe(user);
         let mut details = self.get(user, id).await?;
@@ -251,7 +255,11 @@ impl Connections {
     /// # Errors
     /// If the user has no such connection, the connection has no credentials, or Nango or the database fails.
     #[tracing::instrument(target = TRACES, name = "check_connection", skip_all, fields(connection = %id))]
-    pub async fn check(&self, user: &UserId, id: Uuid) -> Result<(ConnectionView, Option<Health>)> {
+    pub async fn check(
+        &self,
+        user: &UserId,
+        id: ConnectionId,
+    ) -> Result<(ConnectionView, Option<Health>)> {
         self.core.nango_gateway()?;
         let connection = self.reader.find_own(user, id).await?;
         let health = match &connection.state {
@@ -285,7 +293,7 @@ impl Connections {
     pub async fn history(
         &self,
         user: &UserId,
-        id: Uuid,
+        id: ConnectionId,
         before: Option<i64>,
         limit: i64,
     ) -> Result<(Vec<Event>, Option<i64>)> {
@@ -309,7 +317,7 @@ impl Connections {
     pub async fn token_accesses(
         &self,
         user: &UserId,
-        id: Uuid,
+        id: ConnectionId,
         before: Option<i64>,
         limit: i64,
     ) -> Result<Vec<RecordedAccess>> {

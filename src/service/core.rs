@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use url::Url;
-use uuid::Uuid;
 
 use super::brakes::Brakes;
 use super::session::WebhookUrls;
@@ -13,7 +12,7 @@ use super::{Error, Result};
 use crate::clock::Clock;
 use crate::db;
 use crate::db::{Database, Transaction};
-use crate::domain::Connection;
+use crate::domain::{Connection, InstallationId};
 use crate::nango;
 use crate::nango::attempt_poller::{AttemptPoller, INSTALLATION_TAG};
 use crate::nango::integration_cache::IntegrationCache;
@@ -30,7 +29,7 @@ pub struct Core {
     /// `None` if `NANGO_ENABLED` is false.
     pub(crate) upstream: Option<NangoGateway>,
     /// The installation's id, which is in the tags of its connections at Nango.
-    pub(crate) installation: Uuid,
+    pub(crate) installation: InstallationId,
     /// `true` if the database is a copy of another installation's. Its rows may refer to that installation's
     /// connections at Nango.
     pub(crate) is_copy: bool,

@@ -8,14 +8,13 @@ use moka::future::Cache;
 use serde::Serialize;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use super::account::AccountIdentifier;
 use super::core::Core;
 use super::{Error, Result};
 use crate::db;
 use crate::domain::state_machine::Transition;
-use crate::domain::{Account, Brake, Connection, EventKind, Reason, State};
+use crate::domain::{Account, Brake, Connection, ConnectorId, EventKind, Reason, State};
 use crate::nango;
 use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG};
 use crate::nango::{Credentials, ListConnections, Nango, Refresh};
@@ -88,9 +87,9 @@ impl From<CredentialHealth> for Health {
 #[derive(Debug)]
 pub(crate) struct SuspectCredentials {
     /// The results of checks, by connector.
-    results: Cache<Uuid, CredentialHealth>,
+    results: Cache<ConnectorId, CredentialHealth>,
     /// The locks, by connector.
-    locks: Cache<Uuid, Arc<Mutex<()>>>,
+    locks: Cache<ConnectorId, Arc<Mutex<()>>>,
 }
 
 impl Default for SuspectCredentials {
@@ -104,12 +103,12 @@ impl Default for SuspectCredentials {
 
 impl SuspectCredentials {
     /// Returns whether a check within the last minute found that a connector's provider refreshes no credentials.
-    pub(crate) fn is_provider_out_of_order(&self, connector: Uuid) -> bool {
+    pub(crate) fn is_provider_out_of_order(&self, connector: ConnectorId) -> bool {
         self.results.contains_key(&connector)
     }
 
     /// Locks a connector for a check that a webhook causes. Returns `None` while another check has the lock.
-    pub(crate) async fn take_turn(&self, connector: Uuid) -> Option<OwnedMutexGuard<()>> {
+    pub(crate) async fn take_turn(&self, connector: ConnectorId) -> Option<OwnedMutexGuard<()>> {
         let lock = self.locks.get_with(connector, async { Arc::default() });
         lock.await.try_lock_owned().ok()
     }

@@ -4,14 +4,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use chrono::{DateTime, Utc};
-use uuid::Uuid;
 
 use super::core::Core;
 use super::{Error, Result};
 use crate::catalog::{Catalog, CatalogMode, ConfiguredIntegration, Connector};
 use crate::db;
 use crate::db::connector_cache::ConnectorCache;
-use crate::domain::Connection;
+use crate::domain::{Connection, ConnectorId};
 use crate::nango::integration_cache::Integrations;
 use crate::telemetry::TRACES;
 
@@ -214,7 +213,7 @@ impl CurrentCatalog {
     ///
     /// # Errors
     /// As the database.
-    pub async fn creation_times(&self) -> Result<HashMap<Uuid, DateTime<Utc>>> {
+    pub async fn creation_times(&self) -> Result<HashMap<ConnectorId, DateTime<Utc>>> {
         let mut tx = self.core.begin_single().await?;
         let times = db::connector_creation_times(&mut tx).await?;
         tx.commit().await?;

@@ -15,7 +15,7 @@ use super::{Error, Result};
 use crate::db;
 use crate::db::Deletion;
 use crate::domain::UserId;
-use crate::domain::{DeletionReason, State};
+use crate::domain::{ConnectionId, DeletionReason, State};
 use crate::nango;
 use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG};
 use crate::nango::{ConnectionSummary, Deleted, ListConnections, Priority, Refresh};
@@ -51,7 +51,7 @@ impl DeletionQueue {
     }
 
     /// Runs the pending deletions of a connection now. Returns whether none is left.
-    pub(crate) async fn delete_now(&self, connection: Uuid) -> Result<bool> {
+    pub(crate) async fn delete_now(&self, connection: ConnectionId) -> Result<bool> {
         let end = Instant::now() + DELETION_WAIT;
         loop {
             let claimed = self.run_deletions(Some(connection)).await?;
@@ -91,7 +91,7 @@ impl DeletionQueue {
 
     /// Claims and runs a batch of deletions: a connection's, due or not, or else due ones. Returns the number of
     /// claimed deletions; `None` if a brake stops all deletions.
-    async fn run_deletions(&self, connection: Option<Uuid>) -> Result<Option<usize>> {
+    async fn run_deletions(&self, connection: Option<ConnectionId>) -> Result<Option<usize>> {
         if self.core.are_effects_paused().await? {
             return Ok(None);
         }
@@ -113,7 +113,8 @@ impl DeletionQueue {
             Err(error @ Error::Database(_)) => return Err(error),
             Err(error) => {
                 tracing::warn!(
-                    nango_connection = id, connection = ?deletion.connection_id, attempts = deletion.attempts, %error,
+                    nango_connection = id, connection = ?deletion.connection_id.map(|id| id.0),
+                    attempts = deletion.attempts, %error,
                     "nango has not confirmed a deletion, will retry"
                 );
                 let pause = match &error {
@@ -228,8 +229,8 @@ impl DeletionQueue {
         };
         (summary.provider_config_key == deletion.integration_key
             || Uuid::try_parse(&deletion.nango_connection_id).is_ok())
-            && is(INSTALLATION_TAG, Some(self.core.installation))
-            && is(CONNECTION_TAG, deletion.connection_id)
+            && is(INSTALLATION_TAG, Some(self.core.installation.0))
+            && is(CONNECTION_TAG, deletion.connection_id.map(|id| id.0))
     }
 }
 

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use uuid::Uuid;
-
 use super::connect::RETURN_WINDOW;
 use super::core::Core;
 use super::deletions::DeletionQueue;
@@ -12,7 +10,9 @@ use super::reader::ConnectionReader;
 use super::{Error, Result};
 use crate::db;
 use crate::domain::UserId;
-use crate::domain::{Actor, Attempt, Connection, DeletionReason, Reason, State};
+use crate::domain::{
+    Actor, Attempt, AttemptId, Connection, ConnectionId, DeletionReason, Reason, State,
+};
 use crate::nango::Priority;
 use crate::telemetry::TRACES;
 use crate::views::ConnectionView;
@@ -21,7 +21,7 @@ use crate::views::ConnectionView;
 #[derive(Clone, Debug)]
 pub enum DisconnectTarget {
     /// The connection with this id.
-    Connection(Uuid),
+    Connection(ConnectionId),
     /// The connection of this instance.
     Instance(String),
     /// The only connection of the connector.
@@ -107,8 +107,8 @@ impl DisconnectFlow {
     pub async fn cancel(
         &self,
         user: &UserId,
-        id: Uuid,
-        attempt: Option<Uuid>,
+        id: ConnectionId,
+        attempt: Option<AttemptId>,
         actor: Actor,
     ) -> Result<ConnectionView> {
         self.core.nango_gateway()?;
@@ -138,7 +138,12 @@ impl DisconnectFlow {
     /// # Errors
     /// If there is no such connection, or it is connected.
     #[tracing::instrument(target = TRACES, name = "remove_connection", skip_all, fields(connection = %id))]
-    pub async fn remove(&self, user: &UserId, id: Uuid, actor: Actor) -> Result<Disconnected> {
+    pub async fn remove(
+        &self,
+        user: &UserId,
+        id: ConnectionId,
+        actor: Actor,
+    ) -> Result<Disconnected> {
         self.core.nango_gateway()?;
         let now = self.core.clock.now();
         let mut tx = self.core.begin().await?;
@@ -168,7 +173,7 @@ impl DisconnectFlow {
 
     /// Runs the pending deletions of a connection. Before, polls Nango for grants of the attempt `ungranted`, which are
     /// then deleted as well. Returns whether Nango has confirmed that no grant is left.
-    async fn delete_grants(&self, id: Uuid, ungranted: Option<Uuid>) -> Result<bool> {
+    async fn delete_grants(&self, id: ConnectionId, ungranted: Option<AttemptId>) -> Result<bool> {
         let is_complete = match ungranted {
             Some(attempt) => self.polls.poll_uncached(attempt).await,
             None => true,
@@ -182,7 +187,7 @@ impl DisconnectFlow {
         user: &UserId,
         connector: &str,
         target: &DisconnectTarget,
-    ) -> Result<Uuid> {
+    ) -> Result<ConnectionId> {
         // A connector that is no longer in the catalog can still be disconnected.
         let reference = self.reader.connectors.by_reference(connector).await?;
         let unknown = || Error::ConnectorNotFound(connector.to_owned());

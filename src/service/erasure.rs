@@ -7,14 +7,13 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream;
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::Result;
 use super::core::Core;
 use super::deletions::DeletionQueue;
 use super::reconcile::listed;
 use crate::db;
-use crate::domain::{DeletionReason, UserId};
+use crate::domain::{ConnectionId, DeletionReason, UserId};
 use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG, USER_TAG};
 use crate::nango::{ConnectionSummary, ListConnections, Priority};
 use crate::telemetry::TRACES;
@@ -75,14 +74,14 @@ impl UserErasure {
         db::delete_keys_of(&mut tx, user).await?;
         tx.commit().await?;
         let started = Instant::now();
-        let mut ids: BTreeSet<Uuid> = connections.iter().copied().collect();
+        let mut ids: BTreeSet<ConnectionId> = connections.iter().copied().collect();
         match self.delete_unknown(user).await {
             Ok(found) => ids.extend(found),
             Err(error) => {
                 tracing::warn!(%error, "could not list other connections of an erased user at nango");
             }
         }
-        let ids: Vec<Uuid> = ids.into_iter().collect();
+        let ids: Vec<ConnectionId> = ids.into_iter().collect();
         let deletions = stream::iter(ids.clone()).map(|id| async move {
             if started.elapsed() < ERASURE_WAIT && self.core.has_room(Priority::Check) {
                 self.deletions.delete_now(id).await
@@ -113,7 +112,7 @@ impl UserErasure {
 
     /// Queues the deletion of the user's connections at Nango without a row: new grants and orphans. Returns the ids of
     /// the rows that they were granted for. A connection that a row uses is kept, regardless of its tags.
-    async fn delete_unknown(&self, user: &UserId) -> Result<Vec<Uuid>> {
+    async fn delete_unknown(&self, user: &UserId) -> Result<Vec<ConnectionId>> {
         let found = self.list_nango_connections(user).await?;
         let mut ids = Vec::with_capacity(found.len());
         let mut tx = self.core.begin().await?;

@@ -14,7 +14,7 @@ use super::polls::{AttemptPolls, MAX_POLLED_ATTEMPTS};
 use crate::db;
 use crate::db::batch::BatchLoader;
 use crate::db::connection_health::{STATEMENT_TIMEOUT, with_timeout};
-use crate::domain::{Attempt, Event, EventKind, UserId};
+use crate::domain::{Attempt, Event, EventId, EventKind, UserId};
 use crate::telemetry::TRACES;
 
 /// The position of one stream in a user's events.
@@ -23,7 +23,7 @@ use crate::telemetry::TRACES;
 #[derive(Debug)]
 pub struct Events {
     user: UserId,
-    last: Uuid,
+    last: EventId,
     position: i64,
     resumed: bool,
     subscription: Subscription,
@@ -35,7 +35,7 @@ pub struct Events {
 impl Events {
     /// Returns the id of the last event that was read; nil if there is none.
     #[must_use]
-    pub fn last(&self) -> Uuid {
+    pub fn last(&self) -> EventId {
         self.last
     }
 
@@ -74,7 +74,7 @@ impl EventStreams {
     /// # Errors
     /// As the database.
     #[tracing::instrument(target = TRACES, name = "follow_events", skip_all)]
-    pub async fn follow(&self, user: &UserId, last: Option<Uuid>) -> Result<Events> {
+    pub async fn follow(&self, user: &UserId, last: Option<EventId>) -> Result<Events> {
         // Subscribed before the first query, so that no event is missed in between.
         let subscription = self.notifier.subscribe(user);
         let mut tx = self.core.begin().await?;
@@ -83,11 +83,11 @@ impl EventStreams {
         tx.commit().await?;
         let resumed_at = match last {
             // The nil id resumes before the first event.
-            Some(last) if last.is_nil() => Some((last, 0)),
+            Some(last) if last.0.is_nil() => Some((last, 0)),
             last => last.zip(newest.asked),
         };
         let present = newest.id.zip(newest.position);
-        let (last, position) = resumed_at.or(present).unwrap_or_default();
+        let (last, position) = resumed_at.or(present).unwrap_or((EventId(Uuid::nil()), 0));
         Ok(Events {
             user: user.clone(),
             last,

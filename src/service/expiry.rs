@@ -4,14 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use uuid::Uuid;
 
 use super::core::Core;
 use super::reconcile::Reconciler;
 use super::{Error, Result};
 use crate::db;
 use crate::db::DueAttempt;
-use crate::domain::{AttemptKind, Failure};
+use crate::domain::{AttemptId, AttemptKind, Failure};
 use crate::nango;
 use crate::nango::attempt_poller::ATTEMPT_TAG;
 use crate::nango::{ConnectionSummary, ListConnections, Priority};
@@ -165,10 +164,10 @@ impl AttemptExpiry {
     async fn list_granted(
         &self,
         attempts: &[DueAttempt],
-    ) -> Result<Option<HashMap<Uuid, Vec<ConnectionSummary>>>> {
+    ) -> Result<Option<HashMap<AttemptId, Vec<ConnectionSummary>>>> {
         let oldest = attempts.iter().map(|due| due.created_at).min();
         let since = oldest.unwrap_or(DateTime::<Utc>::MAX_UTC) - CLOCK_MARGIN;
-        let mut granted: HashMap<Uuid, Vec<ConnectionSummary>> = attempts
+        let mut granted: HashMap<AttemptId, Vec<ConnectionSummary>> = attempts
             .iter()
             .map(|due| (due.attempt_id, Vec::new()))
             .collect();
@@ -191,7 +190,7 @@ impl AttemptExpiry {
                 found.is_empty() || found.connections.iter().any(|it| it.created_at < since);
             for summary in found.connections {
                 let attempt = summary.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok());
-                if let Some(of_attempt) = attempt.and_then(|id: Uuid| granted.get_mut(&id)) {
+                if let Some(of_attempt) = attempt.and_then(|id: AttemptId| granted.get_mut(&id)) {
                     of_attempt.push(summary);
                 }
             }
@@ -207,9 +206,9 @@ impl AttemptExpiry {
     async fn settle_ended(&self) -> Result<Vec<DueAttempt>> {
         loop {
             let (due, open) = self.due_attempts().await?;
-            let is_open = |id: &Uuid| open.iter().any(|one| one.attempt_id == *id);
+            let is_open = |id: &AttemptId| open.iter().any(|one| one.attempt_id == *id);
             let is_full = due.len() == MAX_BATCH;
-            let ended: Vec<Uuid> = due.into_iter().filter(|id| !is_open(id)).collect();
+            let ended: Vec<AttemptId> = due.into_iter().filter(|id| !is_open(id)).collect();
             if !ended.is_empty() {
                 let mut tx = self.core.begin_single().await?;
                 db::settle_due(&mut tx, &ended, self.core.clock.now()).await?;
@@ -221,7 +220,7 @@ impl AttemptExpiry {
         }
     }
 
-    async fn due_attempts(&self) -> Result<(Vec<Uuid>, Vec<DueAttempt>)> {
+    async fn due_attempts(&self) -> Result<(Vec<AttemptId>, Vec<DueAttempt>)> {
         let mut tx = self.core.begin().await?;
         let due = db::due_attempts(&mut tx, self.core.clock.now(), MAX_BATCH).await?;
         tx.commit().await?;

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use moka::future::Cache;
 use tokio::sync::Semaphore;
-use uuid::Uuid;
 
 use super::Result;
 use super::core::Core;
@@ -14,7 +13,7 @@ use super::reader::ConnectionReader;
 use crate::db;
 use crate::db::batch::BatchLoader;
 use crate::db::connection_health::{STATEMENT_TIMEOUT, with_timeout};
-use crate::domain::{Reason, Status, UserId};
+use crate::domain::{ConnectionId, Reason, Status, UserId};
 use crate::views::{AccountRef, ConnectionView};
 
 /// The maximum size, in bytes of rows, of a list that is read in one statement with the lists of other users.
@@ -39,7 +38,7 @@ pub struct Query {
     /// The maximum number of connections; `None` for all.
     pub limit: Option<i64>,
     /// The cursor: the last connection of the previous page. `None` for the first page.
-    pub after: Option<Uuid>,
+    pub after: Option<ConnectionId>,
 }
 
 /// One page of a user's connections, newest first.
@@ -50,7 +49,7 @@ pub struct Page {
     /// The number of connections on all pages.
     pub total: i64,
     /// The cursor of the next page; `None` on the last page.
-    pub next: Option<Uuid>,
+    pub next: Option<ConnectionId>,
 }
 
 /// Reads users' lists.

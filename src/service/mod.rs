@@ -44,7 +44,6 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use url::Url;
-use uuid::Uuid;
 
 use self::account::AccountIdentifier;
 use self::credential_check::CredentialChecker;
@@ -60,6 +59,7 @@ use crate::clock::Clock;
 use crate::db;
 use crate::db::Database;
 use crate::db::connector_cache::ConnectorCache;
+use crate::domain::ConnectionId;
 use crate::encryption;
 use crate::encryption::Encryption;
 use crate::nango;
@@ -177,7 +177,7 @@ pub enum Error {
     ConnectionNotFound,
     /// The user has several connections of the connector, and the request names none.
     #[error("there are several connections of this connector: name one by connection_id")]
-    AmbiguousConnection(Vec<Uuid>),
+    AmbiguousConnection(Vec<ConnectionId>),
     /// A connected connection cannot be removed.
     #[error("the account is connected: disconnect it before you remove it")]
     StillConnected,
@@ -196,7 +196,7 @@ pub enum Error {
     #[error("the user must reauthorize {connector}")]
     NeedsReauthorization {
         /// The connection to reconnect.
-        connection_id: Uuid,
+        connection_id: ConnectionId,
         /// The connector's name.
         connector: String,
     },
@@ -207,7 +207,7 @@ pub enum Error {
     )]
     InsufficientScope {
         /// The connection to reconnect.
-        connection_id: Uuid,
+        connection_id: ConnectionId,
         /// The connector's name.
         connector: String,
         /// The required scopes that were not granted.

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::Result;
 use super::connect::RETURN_WINDOW;
@@ -16,7 +15,7 @@ use super::credential_check::{CredentialChecker, MIN_CHECK_INTERVAL};
 use super::reconcile::{Reconciler, tagged_user};
 use crate::db;
 use crate::db::AttemptOwner;
-use crate::domain::{Connection, Failure, Reason, UserId};
+use crate::domain::{AttemptId, Connection, Failure, Reason, UserId};
 use crate::nango;
 use crate::nango::attempt_poller::ATTEMPT_TAG;
 use crate::nango::webhook::{AuthEvent, Event, Operation};
@@ -67,7 +66,11 @@ impl NangoWebhooks {
     /// # Errors
     /// If Nango or the database fails, or the webhook is rate limited. Nango then retries the webhook.
     #[tracing::instrument(target = TRACES, name = "handle_nango_webhook", skip_all)]
-    pub async fn handle(&self, attempt: Option<Uuid>, event: &Event) -> Result<WebhookOutcome> {
+    pub async fn handle(
+        &self,
+        attempt: Option<AttemptId>,
+        event: &Event,
+    ) -> Result<WebhookOutcome> {
         let Event::Auth(event) = event else {
             return Ok(WebhookOutcome::Ignored);
         };
@@ -93,7 +96,7 @@ impl NangoWebhooks {
     /// Handles the webhook of an attempt that was granted or failed.
     async fn handle_attempt_webhook(
         &self,
-        attempt: Option<Uuid>,
+        attempt: Option<AttemptId>,
         event: &AuthEvent,
     ) -> Result<WebhookOutcome> {
         // The signature covers the tags but not the URL, so the tags take precedence.
@@ -136,7 +139,7 @@ impl NangoWebhooks {
 
     /// Returns the newest attempt of the event's connection with its user, if it was not granted and its return window
     /// is open.
-    async fn reconnect_of(&self, event: &AuthEvent) -> Result<Option<(UserId, Uuid)>> {
+    async fn reconnect_of(&self, event: &AuthEvent) -> Result<Option<(UserId, AttemptId)>> {
         let Some(connection) = self.connection_of(event).await? else {
             return Ok(None);
         };
@@ -150,7 +153,7 @@ impl NangoWebhooks {
 
     /// Returns an error if webhooks of the attempt have caused too many calls in the last minute. If the attempt has
     /// ended, also returns an error if little of Nango's rate limit is left.
-    async fn check_webhook_budget(&self, attempt: Uuid, is_open: bool) -> Result<()> {
+    async fn check_webhook_budget(&self, attempt: AttemptId, is_open: bool) -> Result<()> {
         let upstream = self.core.nango_gateway()?;
         if !is_open {
             self.require_room()?;
@@ -293,7 +296,7 @@ impl NangoWebhooks {
     async fn handle_failure_webhook(
         &self,
         user: &UserId,
-        id: Uuid,
+        id: AttemptId,
         event: &AuthEvent,
     ) -> Result<WebhookOutcome> {
         let upstream = self.core.nango_gateway()?;

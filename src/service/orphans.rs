@@ -5,14 +5,15 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use uuid::Uuid;
 
 use super::core::Core;
 use super::reconcile::{listed, tagged_user};
 use super::{Error, Result};
 use crate::db;
 use crate::domain::UserId;
-use crate::domain::{Connection, DeletionReason, NangoConnectionRef, State};
+use crate::domain::{
+    AttemptId, Connection, ConnectionId, DeletionReason, NangoConnectionRef, State,
+};
 use crate::nango::attempt_poller::{
     ATTEMPT_TAG, CONNECTION_TAG, CONNECTOR_TAG, INSTALLATION_TAG, INSTANCE_TAG,
 };
@@ -30,7 +31,7 @@ pub struct Orphan {
     /// The user in its tags; `None` without a valid tag.
     pub user: Option<UserId>,
     /// The id of its row in its tags; `None` without a valid tag.
-    pub connection: Option<Uuid>,
+    pub connection: Option<ConnectionId>,
     /// The slug of the connector in its tags; `None` without a tag.
     pub connector: Option<String>,
     /// The instance in its tags; empty for the connector's first instance.
@@ -119,10 +120,10 @@ impl Orphans {
         found: &[ConnectionSummary],
     ) -> Result<()> {
         let ids: Vec<&str> = found.iter().map(|it| it.connection_id.as_str()).collect();
-        let attempt = |summary: &ConnectionSummary| -> Option<Uuid> {
+        let attempt = |summary: &ConnectionSummary| -> Option<AttemptId> {
             summary.tags.get(ATTEMPT_TAG)?.parse().ok()
         };
-        let attempts: Vec<Uuid> = found.iter().filter_map(attempt).collect();
+        let attempts: Vec<AttemptId> = found.iter().filter_map(attempt).collect();
         let mut tx = self.core.begin().await?;
         let rows = db::find_by_nango_ids(&mut tx, &ids).await?;
         let known_attempts = db::known_attempts(&mut tx, &attempts).await?;

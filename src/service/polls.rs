@@ -10,11 +10,10 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, join_all};
-use uuid::Uuid;
 
 use super::core::Core;
 use super::reconcile::Reconciler;
-use crate::domain::Attempt;
+use crate::domain::{Attempt, AttemptId};
 use crate::nango::Priority;
 use crate::views::ConnectionView;
 
@@ -42,10 +41,10 @@ pub(crate) struct AttemptPolls {
 
 /// The polls in progress, by attempt. Each returns whether it changed anything.
 #[derive(Debug, Default)]
-struct PollsInProgress(Mutex<HashMap<Uuid, Poll>>);
+struct PollsInProgress(Mutex<HashMap<AttemptId, Poll>>);
 
 impl PollsInProgress {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Poll>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<AttemptId, Poll>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -53,7 +52,7 @@ impl PollsInProgress {
 /// A guard that removes a poll when it ends, even by a panic.
 struct PollInProgress {
     polls: Arc<PollsInProgress>,
-    attempt: Uuid,
+    attempt: AttemptId,
 }
 
 impl Drop for PollInProgress {
@@ -88,7 +87,7 @@ impl AttemptPolls {
     }
 
     /// Polls an attempt without the cache, for at most [`POLL_TIMEOUT`]. Returns `true` if the result was complete.
-    pub(crate) async fn poll_uncached(&self, attempt: Uuid) -> bool {
+    pub(crate) async fn poll_uncached(&self, attempt: AttemptId) -> bool {
         let reconciler = self.reconciler.clone();
         let poll = async move { reconciler.poll_uncached(attempt).await };
         let poll = tokio::spawn(Priority::Connect.scope(poll));
@@ -103,7 +102,7 @@ impl AttemptPolls {
     }
 
     /// Returns the poll of an attempt that is in progress, or starts one.
-    fn poll_shared(&self, attempt: Uuid) -> Poll {
+    fn poll_shared(&self, attempt: AttemptId) -> Poll {
         let mut polls = self.in_progress.lock();
         if let Some(poll) = polls.get(&attempt) {
             return poll.clone();

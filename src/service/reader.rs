@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use uuid::Uuid;
-
 use super::core::Core;
 use super::{Error, Result};
 use crate::db;
 use crate::db::batch::BatchLoader;
 use crate::db::connection_health::Outage;
 use crate::db::connector_cache::ConnectorCache;
-use crate::domain::{Connection, UserId};
+use crate::domain::{Connection, ConnectionId, ConnectorId, UserId};
 use crate::views::ConnectionView;
 
 /// Reads users' own connections. Concurrent reads share statements.
@@ -36,7 +34,7 @@ impl ConnectionReader {
     ///
     /// # Errors
     /// [`Error::ConnectionNotFound`] if the user has no such connection; as the database.
-    pub(crate) async fn find_own(&self, user: &UserId, id: Uuid) -> Result<Connection> {
+    pub(crate) async fn find_own(&self, user: &UserId, id: ConnectionId) -> Result<Connection> {
         Ok(self.find_with_attempt(user, id).await?.0)
     }
 
@@ -47,7 +45,7 @@ impl ConnectionReader {
     pub(crate) async fn find_with_attempt(
         &self,
         user: &UserId,
-        id: Uuid,
+        id: ConnectionId,
     ) -> Result<db::ConnectionWithAttempt> {
         let row = self
             .by_id
@@ -86,7 +84,7 @@ impl ConnectionReader {
     pub(crate) async fn find_instance(
         &self,
         user: &UserId,
-        connector: Uuid,
+        connector: ConnectorId,
         instance_id: &str,
     ) -> Result<Option<db::ConnectionWithAttempt>> {
         let query = db::ConnectionByInstance {
@@ -104,7 +102,7 @@ impl ConnectionReader {
     pub(crate) async fn of_connector(
         &self,
         user: &UserId,
-        connector: Uuid,
+        connector: ConnectorId,
     ) -> Result<Vec<Connection>> {
         let mut tx = self.core.begin_single().await?;
         let rows = db::list(&mut tx, user, Some(connector)).await?;
@@ -117,7 +115,7 @@ impl ConnectionReader {
     }
 
     /// Returns a user's own connection as the API represents it.
-    pub(crate) async fn view(&self, user: &UserId, id: Uuid) -> Result<ConnectionView> {
+    pub(crate) async fn view(&self, user: &UserId, id: ConnectionId) -> Result<ConnectionView> {
         let row = self
             .by_id
             .load(db::ConnectionById(user.clone(), id))

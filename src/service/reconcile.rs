@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use moka::future::Cache;
 use tokio::sync::{Mutex, OwnedMutexGuard};
-use uuid::Uuid;
 
 use super::Result;
 use super::account::{AccountIdentifier, Identity};
@@ -21,7 +20,7 @@ use crate::db::{AttemptOwner, AttemptWithConnection};
 use crate::domain::UserId;
 use crate::domain::state_machine::Grant;
 use crate::domain::{
-    Account, Connection, DeletionReason, Failure, Integration, NangoConnectionRef, State,
+    Account, AttemptId, Connection, DeletionReason, Failure, Integration, NangoConnectionRef, State,
 };
 use crate::nango::attempt_poller::{ATTEMPT_TAG, CONNECTION_TAG, USER_TAG};
 
@@ -33,7 +32,7 @@ const LOCK_TTL: Duration = Duration::from_secs(60);
 /// The locks of attempts whose grants are being applied. Only the task with an attempt's lock takes a connection from
 /// the pool. Otherwise, tasks that wait for the row's lock could occupy the whole pool.
 #[derive(Debug)]
-pub(crate) struct AttemptLocks(Cache<Uuid, Arc<Mutex<()>>>);
+pub(crate) struct AttemptLocks(Cache<AttemptId, Arc<Mutex<()>>>);
 
 impl Default for AttemptLocks {
     fn default() -> Self {
@@ -42,7 +41,7 @@ impl Default for AttemptLocks {
 }
 
 impl AttemptLocks {
-    async fn lock(&self, attempt: Uuid) -> OwnedMutexGuard<()> {
+    async fn lock(&self, attempt: AttemptId) -> OwnedMutexGuard<()> {
         let lock = self.0.get_with(attempt, async { Arc::default() });
         lock.await.lock_owned().await
     }
@@ -56,7 +55,7 @@ const UNCHANGED_TTL: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct UnchangedGrants {
     hasher: RandomState,
-    grants: Cache<Uuid, u64>,
+    grants: Cache<AttemptId, u64>,
 }
 
 impl Default for UnchangedGrants {
@@ -84,7 +83,7 @@ impl UnchangedGrants {
     }
 
     /// Returns whether exactly these grants of an attempt changed nothing last time. No grants change nothing.
-    async fn contains(&self, attempt: Uuid, found: &[ConnectionSummary]) -> bool {
+    async fn contains(&self, attempt: AttemptId, found: &[ConnectionSummary]) -> bool {
         found.is_empty() || self.grants.get(&attempt).await == Some(self.hash(found))
     }
 }
@@ -123,7 +122,7 @@ impl Reconciler {
 
     /// Polls Nango for the grants of an attempt, at most once a second, and applies them. Returns whether anything
     /// changed.
-    pub(crate) async fn poll(&self, attempt: Uuid) -> Result<bool> {
+    pub(crate) async fn poll(&self, attempt: AttemptId) -> Result<bool> {
         let poller = &self.core.nango_gateway()?.attempt_poller;
         let found = poller.poll(attempt).await?.connections;
         if self.unchanged.contains(attempt, &found).await {
@@ -133,7 +132,7 @@ impl Reconciler {
     }
 
     /// As [`Self::poll`], without the cache. Returns whether the result was complete.
-    pub(crate) async fn poll_uncached(&self, attempt: Uuid) -> Result<bool> {
+    pub(crate) async fn poll_uncached(&self, attempt: AttemptId) -> Result<bool> {
         let poller = &self.core.nango_gateway()?.attempt_poller;
         let found = poller.poll_uncached(attempt).await?;
         self.apply_grants(attempt, found.connections).await?;
@@ -144,7 +143,7 @@ impl Reconciler {
     pub(crate) async fn find_attempt(
         &self,
         user: &UserId,
-        id: Uuid,
+        id: AttemptId,
     ) -> Result<Option<AttemptWithConnection>> {
         let found = self
             .attempts
@@ -153,7 +152,7 @@ impl Reconciler {
         Ok(found.map(|row| row.with_connection()).transpose()?)
     }
 
-    pub(crate) async fn owner_of(&self, attempt: Uuid) -> Result<Option<AttemptOwner>> {
+    pub(crate) async fn owner_of(&self, attempt: AttemptId) -> Result<Option<AttemptOwner>> {
         let mut tx = self.core.begin_single().await?;
         let owner = db::attempt_owner(&mut tx, attempt).await?;
         tx.commit().await?;
@@ -164,7 +163,7 @@ impl Reconciler {
     /// was queued. The connection of an unknown attempt is kept, because the attempt may belong to another database.
     pub(crate) async fn delete_erased(
         &self,
-        attempt: Uuid,
+        attempt: AttemptId,
         summary: &ConnectionSummary,
     ) -> Result<bool> {
         if !self.core.is_ours(summary) {
@@ -216,7 +215,7 @@ impl Reconciler {
     /// Returns whether anything changed.
     pub(super) async fn apply_grants(
         &self,
-        attempt: Uuid,
+        attempt: AttemptId,
         mut found: Vec<ConnectionSummary>,
     ) -> Result<bool> {
         let identity = self.unchanged.hash(&found);
@@ -235,7 +234,7 @@ impl Reconciler {
     /// Applies one grant that Nango confirms. Returns whether it changed anything.
     pub(crate) async fn apply_grant(
         &self,
-        attempt: Uuid,
+        attempt: AttemptId,
         summary: &ConnectionSummary,
     ) -> Result<bool> {
         let outcome = self.reconcile_grant(attempt, summary).await?;
@@ -244,7 +243,7 @@ impl Reconciler {
 
     async fn reconcile_grant(
         &self,
-        attempt: Uuid,
+        attempt: AttemptId,
         summary: &ConnectionSummary,
     ) -> Result<GrantOutcome> {
         // The tags in Nango's response name the user.
@@ -319,7 +318,7 @@ impl Reconciler {
     }
 
     /// Queues an account look-up, because a repeated grant may be another account's.
-    async fn queue_lookup(&self, connection: &Connection, attempt: Uuid) -> Result<()> {
+    async fn queue_lookup(&self, connection: &Connection, attempt: AttemptId) -> Result<()> {
         let rule = self.accounts.account_rule(connection);
         if !rule.is_some_and(|rule| rule.identifies_account()) {
             return Ok(());
@@ -361,7 +360,7 @@ impl Reconciler {
     pub(crate) async fn attempt_failed(
         &self,
         user: &UserId,
-        id: Uuid,
+        id: AttemptId,
         failure: &Failure,
     ) -> Result<bool> {
         let mut tx = self.core.begin().await?;

@@ -12,6 +12,7 @@ use super::idempotency::TTL_SECONDS;
 use crate::db;
 use crate::db::Batch;
 use crate::db::Transaction;
+use crate::domain::AttemptId;
 use crate::telemetry::TRACES;
 
 /// The name of the job.
@@ -68,7 +69,7 @@ impl Retention {
                 .prune_in_batches(db::prune_token_accesses, before, 0)
                 .await?,
             attempts: self
-                .prune_in_batches(db::prune_attempts, before, Uuid::nil())
+                .prune_in_batches(db::prune_attempts, before, AttemptId(Uuid::nil()))
                 .await?,
             events: self.prune_in_batches(db::prune_events, before, 0).await?,
         };

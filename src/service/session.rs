@@ -7,13 +7,12 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use tokio::time::Instant;
 use url::Url;
-use uuid::Uuid;
 
 use super::connect::{ConnectRequest, StartedAttempt};
 use super::core::{Core, NangoGateway};
 use super::{Error, Result};
 use crate::catalog::Connector;
-use crate::domain::{Attempt, AttemptKind, Connection, Integration};
+use crate::domain::{Attempt, AttemptId, AttemptKind, Connection, Integration};
 use crate::nango;
 use crate::nango::attempt_poller::{
     ATTEMPT_TAG, CONNECTION_TAG, CONNECTOR_TAG, INSTALLATION_TAG, INSTANCE_TAG, USER_TAG,
@@ -172,7 +171,7 @@ impl ConnectSessions {
 
     /// Returns the URL for Nango's webhooks of an attempt. It contains the attempt's id, because webhooks of failures
     /// have no tags.
-    fn webhook_url(&self, attempt: Uuid) -> Url {
+    fn webhook_url(&self, attempt: AttemptId) -> Url {
         let mut url = self.webhook_base_url.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty()

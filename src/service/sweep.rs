@@ -12,7 +12,6 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::account_lookup::AccountLookups;
 use super::core::Core;
@@ -24,7 +23,7 @@ use crate::db;
 use crate::db::{SweepPass, SweepRow};
 use crate::domain::UserId;
 use crate::domain::state_machine::ABSENCE_INTERVAL;
-use crate::domain::{Connection, Reason};
+use crate::domain::{Connection, ConnectionId, Reason};
 use crate::nango;
 use crate::nango::{ConnectionSummary, Priority};
 use crate::telemetry::TRACES;
@@ -278,7 +277,7 @@ impl Sweeper {
     /// Returns the number of checked connections.
     async fn check_all(
         &self,
-        connections: &[(Option<DateTime<Utc>>, Uuid, String)],
+        connections: &[(Option<DateTime<Utc>>, ConnectionId, String)],
         pause: Duration,
     ) -> Result<usize> {
         let mut checked = 0;
@@ -388,7 +387,7 @@ impl Sweeper {
         Ok(())
     }
 
-    async fn connection_of(&self, user: &str, id: Uuid) -> Result<Option<Connection>> {
+    async fn connection_of(&self, user: &str, id: ConnectionId) -> Result<Option<Connection>> {
         // A row with an invalid user id cannot be checked.
         let Ok(user) = UserId::try_from(user.to_owned()) else {
             return Ok(None);

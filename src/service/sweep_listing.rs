@@ -5,7 +5,6 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use uuid::Uuid;
 
 use super::Result;
 use super::credential_check::MIN_CHECK_INTERVAL;
@@ -13,7 +12,7 @@ use super::sweep::Sweeper;
 use crate::db;
 use crate::db::{CreationRange, SweepPass, SweepRow, Transaction};
 use crate::domain::state_machine::is_retry_due;
-use crate::domain::{Reason, Status};
+use crate::domain::{AttemptId, ConnectionId, Reason, Status};
 use crate::nango;
 use crate::nango::attempt_poller::ATTEMPT_TAG;
 use crate::nango::{ConnectionPage, ConnectionSummary, ListConnections};
@@ -49,7 +48,7 @@ pub(crate) struct Segment<'a> {
     /// The number of connections in the segment.
     pub(crate) listed: usize,
     /// The connections to check: the time of the last check, the id and the user.
-    pub(crate) to_check: Vec<(Option<DateTime<Utc>>, Uuid, String)>,
+    pub(crate) to_check: Vec<(Option<DateTime<Utc>>, ConnectionId, String)>,
     /// The connections of known attempts that have no row or an unapplied grant. `true` for those in the deletion
     /// queue.
     pub(crate) unknown: Vec<(bool, ConnectionSummary)>,
@@ -241,10 +240,10 @@ impl Sweeper {
             .iter()
             .map(|summary| summary.connection_id.as_str())
             .collect();
-        let attempts: Vec<Uuid> = found.iter().filter_map(|it| attempt_tag(it)).collect();
+        let attempts: Vec<AttemptId> = found.iter().filter_map(|it| attempt_tag(it)).collect();
         let mut tx = self.core.begin().await?;
         let rows = db::find_by_nango_ids(&mut tx, &ids).await?;
-        let unapplied: HashSet<Uuid> = db::unapplied_attempts(&mut tx, &attempts).await?;
+        let unapplied: HashSet<AttemptId> = db::unapplied_attempts(&mut tx, &attempts).await?;
         let known_attempts = db::known_attempts(&mut tx, &attempts).await?;
         let to_be_deleted = db::find_queued_deletions(&mut tx, &ids).await?;
         end_absences(&mut tx, &rows).await?;
@@ -300,7 +299,7 @@ impl Sweeper {
 }
 
 /// Returns the id of the attempt that created or reauthorized a connection; `None` without a valid tag.
-pub(crate) fn attempt_tag(summary: &ConnectionSummary) -> Option<Uuid> {
+pub(crate) fn attempt_tag(summary: &ConnectionSummary) -> Option<AttemptId> {
     summary.tags.get(ATTEMPT_TAG)?.parse().ok()
 }
 

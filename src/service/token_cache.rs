@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use moka::Expiry;
 use moka::future::Cache;
-use uuid::Uuid;
 
 use super::tokens::Token;
+use crate::domain::ConnectionId;
 
 /// The maximum number of cached tokens, and of cached reports.
 const CACHE_CAPACITY: u64 = 50_000;
@@ -19,17 +19,17 @@ const CACHE_CAPACITY: u64 = 50_000;
 #[derive(Debug)]
 pub(crate) struct TokenCache {
     /// The tokens, by connection and version.
-    pub(crate) held: Cache<(Uuid, i64), Arc<Token>>,
+    pub(crate) held: Cache<(ConnectionId, i64), Arc<Token>>,
     /// The reports of a connection that were handled: a rejected token, or a failed call through the proxy.
-    pub(crate) reports: Cache<(Uuid, String), ()>,
+    pub(crate) reports: Cache<(ConnectionId, String), ()>,
 }
 
 struct TokenExpiry;
 
-impl Expiry<(Uuid, i64), Arc<Token>> for TokenExpiry {
+impl Expiry<(ConnectionId, i64), Arc<Token>> for TokenExpiry {
     fn expire_after_create(
         &self,
-        _: &(Uuid, i64),
+        _: &(ConnectionId, i64),
         stored: &Arc<Token>,
         _: Instant,
     ) -> Option<Duration> {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use uuid::Uuid;
 
 use super::core::Core;
 use super::credential_check::{CredentialChecker, CredentialHealth, MIN_CHECK_INTERVAL};
@@ -16,8 +15,8 @@ use super::{Error, Result};
 use crate::db;
 use crate::db::batch::BatchLoader;
 use crate::db::token_accesses::Purpose;
-use crate::domain::Connection;
 use crate::domain::UserId;
+use crate::domain::{Connection, ConnectionId};
 use crate::nango;
 use crate::nango::proxy::ProxyAnswer;
 use crate::nango::proxy::ProxyCall;
@@ -82,7 +81,7 @@ impl TokenIssuer {
     pub async fn token(
         &self,
         user: &UserId,
-        id: Uuid,
+        id: ConnectionId,
         required_scopes: &[String],
         service: &str,
     ) -> Result<Arc<Token>> {
@@ -270,12 +269,22 @@ impl TokenIssuer {
     /// # Errors
     /// As [`Self::token`].
     #[tracing::instrument(target = TRACES, skip_all, fields(connection = %id))]
-    pub async fn token_refused(&self, user: &UserId, id: Uuid, token_id: &str) -> Result<bool> {
+    pub async fn token_refused(
+        &self,
+        user: &UserId,
+        id: ConnectionId,
+        token_id: &str,
+    ) -> Result<bool> {
         let refused = self.handle_refused_token(user, id, token_id);
         Priority::Token.scope(refused).await
     }
 
-    async fn handle_refused_token(&self, user: &UserId, id: Uuid, token_id: &str) -> Result<bool> {
+    async fn handle_refused_token(
+        &self,
+        user: &UserId,
+        id: ConnectionId,
+        token_id: &str,
+    ) -> Result<bool> {
         let connection = self.reader.find_own(user, id).await?;
         self.check_usable(&connection).await?;
         // Set by the first of several equal reports. The others return `false`.
@@ -344,7 +353,7 @@ impl TokenIssuer {
     pub async fn proxy(
         &self,
         user: &UserId,
-        id: Uuid,
+        id: ConnectionId,
         service: &str,
         call: ProxyCall,
     ) -> Result<ProxyAnswer> {
@@ -355,7 +364,7 @@ impl TokenIssuer {
     async fn call_provider(
         &self,
         user: &UserId,
-        id: Uuid,
+        id: ConnectionId,
         service: &str,
         call: ProxyCall,
     ) -> Result<ProxyAnswer> {

@@ -26,7 +26,7 @@ use crate::db::webhook_endpoints::{Queues, StoredSecrets};
 use crate::db::webhook_history::Replay;
 pub use crate::db::webhook_history::{Delivery, DeliveryFilter};
 use crate::db::{webhook_endpoints, webhook_history};
-use crate::domain::MessageType;
+use crate::domain::{ConnectionId, MessageType};
 use crate::encryption;
 use crate::encryption::{Encryption, is_encrypted};
 use crate::net::address_guard::{AddressGuard, ForbiddenAddress, Networks, SystemResolver};
@@ -287,7 +287,7 @@ impl Webhooks {
         &self,
         id: &str,
         since: DateTime<Utc>,
-        connection: Option<Uuid>,
+        connection: Option<ConnectionId>,
     ) -> Result<u64> {
         let mut tx = self.database.begin().await?;
         require_found(webhook_endpoints::lock(&mut tx, id).await?, id)?;

@@ -7,8 +7,9 @@ use std::path::Path;
 use chrono::{DateTime, TimeDelta, Utc};
 use patchbay::domain::state_machine::{Grant, Transition};
 use patchbay::domain::{
-    Account, AccountUnknownReason, Attempt, AttemptKind, Connection, ConnectorRef, Failure,
-    Integration, NangoConnectionRef, Outcome, Reason, Rename, State, UserId,
+    Account, AccountUnknownReason, Attempt, AttemptId, AttemptKind, Connection, ConnectionId,
+    ConnectorId, ConnectorRef, Failure, Integration, NangoConnectionRef, Outcome, Reason, Rename,
+    State, UserId,
 };
 use serde_json::Map;
 use uuid::Uuid;
@@ -40,7 +41,7 @@ fn account(id: &str) -> Account {
 /// A connection of this state in which every field has a value that a transition can remove.
 fn connection(state: State) -> Connection {
     let connector = ConnectorRef {
-        id: Uuid::nil(),
+        id: ConnectorId(Uuid::nil()),
         slug: "gmail".to_owned(),
         name: "Gmail".to_owned(),
     };
@@ -151,8 +152,8 @@ fn connections() -> Vec<(&'static str, Connection)> {
 
 fn attempt(outcome: Option<Outcome>) -> Attempt {
     Attempt {
-        id: Uuid::nil(),
-        connection_id: Uuid::nil(),
+        id: AttemptId(Uuid::nil()),
+        connection_id: ConnectionId(Uuid::nil()),
         kind: AttemptKind::Connect,
         expires_at: at(30),
         outcome,

@@ -15,6 +15,7 @@ use self::rows::OddValue;
 use super::{DatabaseError, Transaction};
 use crate::catalog::Catalog;
 use crate::db;
+use crate::domain::ConnectorId;
 
 /// How to omit rows that cannot be imported.
 const SKIP_REMEDY: &str = "correct these rows, or leave them out by `patchbay migrate --skip-invalid-rows`: they stay in the schema before_patchbay";
@@ -142,7 +143,7 @@ impl LegacyTables {
         catalog: &Catalog,
     ) -> Result<LegacyImport, DatabaseError> {
         db::seed_connectors(tx, catalog).await?;
-        let (slugs, ids): (Vec<&str>, Vec<Uuid>) = catalog
+        let (slugs, ids): (Vec<&str>, Vec<ConnectorId>) = catalog
             .iter()
             .map(|connector| (connector.slug.as_str(), connector.id))
             .unzip();

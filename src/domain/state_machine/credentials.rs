@@ -198,7 +198,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::domain::{ConnectorRef, UserId};
+    use crate::domain::{ConnectorId, ConnectorRef, UserId};
 
     fn at(seconds: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(1_800_000_000 + seconds, 0).expect("a valid time")
@@ -206,7 +206,7 @@ mod tests {
 
     fn connection(refusals: Vec<DateTime<Utc>>) -> Connection {
         let connector = ConnectorRef {
-            id: Uuid::nil(),
+            id: ConnectorId(Uuid::nil()),
             slug: "gmail".to_owned(),
             name: "Gmail".to_owned(),
         };

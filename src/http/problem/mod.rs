@@ -12,8 +12,8 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
-use uuid::Uuid;
 
+use crate::domain::ConnectionId;
 use crate::text::is_bidi_control;
 
 /// The longest detail, in characters.
@@ -126,7 +126,7 @@ codes! {
 pub struct Problem {
     code: Code,
     detail: String,
-    candidates: Option<Box<[Uuid]>>,
+    candidates: Option<Box<[ConnectionId]>>,
     connect: Option<Box<str>>,
     missing_scopes: Option<Box<[String]>>,
     retry_after: Option<u64>,
@@ -152,7 +152,8 @@ pub(crate) struct ProblemBody<'a> {
     request_id: Option<&'a str>,
     /// With `ambiguous_connection`: the ids of the connections that match.
     #[serde(skip_serializing_if = "Option::is_none")]
-    candidates: Option<&'a [Uuid]>,
+    #[schema(value_type = Option<Vec<Uuid>>)]
+    candidates: Option<&'a [ConnectionId]>,
     /// The path of the operation that fixes the problem. Send it a POST.
     #[serde(skip_serializing_if = "Option::is_none")]
     connect: Option<&'a str>,

@@ -14,9 +14,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
-use uuid::Uuid;
 
-use crate::domain::{Reason, State as ConnectionState, Status};
+use crate::domain::{ConnectionId, ConnectorId, Reason, State as ConnectionState, Status};
 use crate::http::AppState;
 use crate::http::browser_binding::ReturnDecision;
 use crate::http::extract::{AcceptsHtml, ConnectionsReader, Query};
@@ -74,10 +73,12 @@ pub struct CallbackQuery {
 pub(crate) struct CallbackAnswer {
     /// `true` if the connection is connected.
     success: bool,
-    connection_id: Uuid,
+    #[schema(value_type = Uuid)]
+    connection_id: ConnectionId,
     /// Nango's id of the connection; null if Nango stores none.
     nango_connection_id: Option<String>,
-    connector_id: Uuid,
+    #[schema(value_type = Uuid)]
+    connector_id: ConnectorId,
     connector_slug: String,
     status: Status,
     /// Why the connection is not connected; null if it is.

@@ -10,9 +10,8 @@ use serde_json::{Map, Value};
 use tracing::Instrument;
 use utoipa::openapi::schema::{Array, ArrayBuilder, ObjectBuilder, Type};
 use utoipa::{IntoParams, ToSchema};
-use uuid::Uuid;
 
-use crate::domain::Status;
+use crate::domain::{AttemptId, ConnectionId, Status};
 use crate::http::AppState;
 use crate::http::extract::{
     ActingAs, ConnectionsWriter, IdempotencyKey, OptionalJson, Path, Query, RateLimitedWriter,
@@ -189,7 +188,7 @@ pub(crate) async fn connect(
 pub(crate) async fn reconnect(
     State(state): State<AppState>,
     RateLimitedWriter(user, sender): RateLimitedWriter,
-    Path(id): Path<Uuid>,
+    Path(id): Path<ConnectionId>,
     key: IdempotencyKey,
     headers: HeaderMap,
     OptionalJson(body): OptionalJson<ConnectBody>,
@@ -208,7 +207,8 @@ pub(crate) async fn reconnect(
 #[into_params(parameter_in = Query)]
 pub struct DisconnectQuery {
     /// The id of the connection. Omit it if the connector has only one connection.
-    connection_id: Option<Uuid>,
+    #[param(value_type = Option<Uuid>)]
+    connection_id: Option<ConnectionId>,
     /// The `instance_id` of the connection, as an alternative to its id.
     #[param(max_length = 255, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$")]
     instance_id: Option<String>,
@@ -220,7 +220,8 @@ pub struct DisconnectQuery {
 pub(crate) struct DisconnectAnswer {
     /// Always `true`.
     success: bool,
-    connection_id: Uuid,
+    #[schema(value_type = Uuid)]
+    connection_id: ConnectionId,
     status: Status,
     /// `true` if Nango has confirmed the deletion. Otherwise the deletion is retried until Nango confirms it.
     upstream_deleted: bool,
@@ -293,7 +294,7 @@ impl DisconnectAnswer {
 pub(crate) async fn remove(
     State(state): State<AppState>,
     ConnectionsWriter(user, sender): ConnectionsWriter,
-    Path(id): Path<Uuid>,
+    Path(id): Path<ConnectionId>,
 ) -> Result<Json<DisconnectAnswer>, Problem> {
     let removed = spawn_uncancellable(async move {
         Ok(state
@@ -311,7 +312,8 @@ pub(crate) async fn remove(
 #[schema(as = CancelRequest)]
 pub(crate) struct CancelBody {
     /// The attempt. If it has ended or a newer one exists, nothing changes. Without it, the open attempt is canceled.
-    attempt_id: Option<Uuid>,
+    #[schema(value_type = Option<Uuid>)]
+    attempt_id: Option<AttemptId>,
 }
 
 /// Cancel the open attempt of a connection.
@@ -328,7 +330,7 @@ pub(crate) struct CancelBody {
 pub(crate) async fn cancel(
     State(state): State<AppState>,
     ConnectionsWriter(user, sender): ConnectionsWriter,
-    Path(id): Path<Uuid>,
+    Path(id): Path<ConnectionId>,
     OptionalJson(body): OptionalJson<CancelBody>,
 ) -> Result<Json<ConnectionView>, Problem> {
     let canceled = spawn_uncancellable(async move {

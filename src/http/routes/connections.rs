@@ -8,11 +8,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
-use uuid::Uuid;
 
 use super::connect::validate_label;
 
-use crate::domain::Status;
+use crate::domain::{ConnectionId, Status};
 use crate::http::AppState;
 use crate::http::extract::{
     ConnectionsReader, ConnectionsWriter, Json as Body, Path, Query, RateLimitedWriter, Updater,
@@ -46,7 +45,8 @@ pub(crate) struct ConnectionsBody {
     /// The number of matching connections on all pages.
     total_count: i64,
     /// The cursor of the next page; null on the last page. A page ends at 512 KiB, even before `limit`.
-    next_cursor: Option<Uuid>,
+    #[schema(value_type = Option<Uuid>)]
+    next_cursor: Option<ConnectionId>,
 }
 
 impl ConnectionsBody {
@@ -90,7 +90,8 @@ pub struct ListQuery {
     #[param(minimum = 1, maximum = 500)]
     limit: Option<i64>,
     /// The `next_cursor` of the previous page.
-    cursor: Option<Uuid>,
+    #[param(value_type = Option<Uuid>)]
+    cursor: Option<ConnectionId>,
 }
 
 /// List the connections of the user.
@@ -143,7 +144,7 @@ pub(crate) async fn get(
     State(state): State<AppState>,
     ConnectionsReader(user): ConnectionsReader,
     Extension(permit): Extension<RequestPermit>,
-    Path(id): Path<Uuid>,
+    Path(id): Path<ConnectionId>,
     Query(query): Query<GetQuery>,
 ) -> Result<(Option<Extension<LongPolled>>, Json<ConnectionView>), Problem> {
     if query.wait > MAX_WAIT_SECONDS {
@@ -188,7 +189,7 @@ pub(crate) struct CheckBody {
 pub(crate) async fn check(
     State(state): State<AppState>,
     RateLimitedWriter(user, _): RateLimitedWriter,
-    Path(id): Path<Uuid>,
+    Path(id): Path<ConnectionId>,
 ) -> Result<Json<CheckBody>, Problem> {
     let (connection, health) = state.services.connections.check(&user, id).await?;
     Ok(Json(CheckBody { connection, health }))
@@ -215,7 +216,7 @@ pub(crate) struct AccountChoice {
 pub(crate) async fn accept_account(
     State(state): State<AppState>,
     ConnectionsWriter(user, sender): ConnectionsWriter,
-    Path(id): Path<Uuid>,
+    Path(id): Path<ConnectionId>,
     Body(choice): Body<AccountChoice>,
 ) -> Result<Json<ConnectionView>, Problem> {
     let details = state
@@ -260,7 +261,7 @@ fn double_option<'de, D: Deserializer<'de>>(
 pub(crate) async fn update(
     State(state): State<AppState>,
     Updater(user, sender): Updater,
-    Path(id): Path<Uuid>,
+    Path(id): Path<ConnectionId>,
     Body(body): Body<UpdateBody>,
 ) -> Result<Json<ConnectionView>, Problem> {
     let label = body

@@ -8,9 +8,9 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use url::Url;
 use utoipa::{IntoParams, ToSchema};
-use uuid::Uuid;
 
 use crate::catalog::{Availability, Connector, Parameter};
+use crate::domain::ConnectorId;
 use crate::http::AppState;
 use crate::http::extract::{AnyCaller, Path, Query, page_limit};
 use crate::http::problem::{Code, Problem};
@@ -25,7 +25,8 @@ const MAX_LIMIT: usize = 200;
 #[schema(as = Connector)]
 pub(crate) struct ConnectorBody {
     /// The id, a UUIDv5 of the slug.
-    id: Uuid,
+    #[schema(value_type = Uuid)]
+    id: ConnectorId,
     /// The short name. Every operation accepts it in place of the id.
     slug: String,
     /// The display name.
@@ -192,7 +193,8 @@ fn categories(view: &CatalogView) -> Vec<CategoryBody> {
 #[schema(as = OriginalConnector)]
 pub(crate) struct ListedConnector {
     /// UUIDv5 of the slug.
-    id: Uuid,
+    #[schema(value_type = Uuid)]
+    id: ConnectorId,
     slug: String,
     name: String,
     /// Always `stable`.

@@ -17,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::auth::service_keys::Scope;
-use crate::domain::Event;
+use crate::domain::{ConnectionId, Event, EventId};
 use crate::http::AppState;
 use crate::http::extract::{
     ConnectionsReader, Path, Query, StreamAccess, StreamReader, page_limit,
@@ -153,7 +153,7 @@ async fn until_expired(state: AppState, access: StreamAccess) {
 ///
 /// # Errors
 /// If the header is not the id of an event.
-pub fn last_event_id(headers: &HeaderMap) -> Result<Option<Uuid>, Problem> {
+pub fn last_event_id(headers: &HeaderMap) -> Result<Option<EventId>, Problem> {
     let Some(id) = headers.get("last-event-id").filter(|id| !id.is_empty()) else {
         return Ok(None);
     };
@@ -210,7 +210,7 @@ pub(crate) struct HistoryBody {
 pub(crate) async fn history(
     State(state): State<AppState>,
     ConnectionsReader(user): ConnectionsReader,
-    Path(id): Path<Uuid>,
+    Path(id): Path<ConnectionId>,
     Query(query): Query<HistoryQuery>,
 ) -> Result<Json<HistoryBody>, Problem> {
     let limit = page_limit(query.limit, 50, MAX_LIMIT)?;

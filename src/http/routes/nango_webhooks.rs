@@ -1,5 +1,6 @@
 //! Nango's webhooks.
 
+use crate::domain::AttemptId;
 use crate::http::openapi::errors;
 use crate::http::problem::Code;
 use crate::http::problem::Problem;
@@ -8,7 +9,6 @@ use axum::extract::{FromRequest, Request, State};
 use axum::http::StatusCode;
 use serde_json::Value;
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use crate::http::AppState;
 use crate::http::extract::Path;
@@ -64,7 +64,7 @@ impl FromRequest<AppState> for VerifiedWebhook {
 )]
 pub(crate) async fn of_attempt(
     State(state): State<AppState>,
-    Path(attempt): Path<Uuid>,
+    Path(attempt): Path<AttemptId>,
     VerifiedWebhook(event): VerifiedWebhook,
 ) -> Result<StatusCode, Problem> {
     handle(&state, Some(attempt), &event).await
@@ -89,7 +89,7 @@ pub(crate) async fn of_environment(
 
 async fn handle(
     state: &AppState,
-    attempt: Option<Uuid>,
+    attempt: Option<AttemptId>,
     event: &Event,
 ) -> Result<StatusCode, Problem> {
     match state.services.nango_webhooks.handle(attempt, event).await {

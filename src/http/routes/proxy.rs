@@ -1,5 +1,6 @@
 //! Proxied calls to providers' APIs through Nango. The calling service never sees a token.
 
+use crate::domain::ConnectionId;
 use crate::http::openapi::errors;
 use crate::http::problem::Code;
 use crate::http::problem::Problem;
@@ -15,7 +16,6 @@ use axum::http::{HeaderMap, HeaderValue, Uri};
 use axum::response::Response;
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use tower::BoxError;
-use uuid::Uuid;
 
 use crate::http::AppState;
 use crate::http::extract::{Path, TokenService};
@@ -87,7 +87,7 @@ impl SharedUpload {
 pub(crate) async fn proxy(
     State(state): State<AppState>,
     workflow: TokenService,
-    path: Path<(Uuid, String)>,
+    path: Path<(ConnectionId, String)>,
     request: Request,
 ) -> Result<Response, Problem> {
     let Path((id, _)) = path;

@@ -1,5 +1,6 @@
 //! Tokens for workflows. Only services can request them.
 
+use crate::domain::ConnectionId;
 use crate::http::openapi::errors;
 use crate::http::problem::Code;
 use crate::http::problem::Problem;
@@ -10,7 +11,6 @@ use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
-use uuid::Uuid;
 
 use crate::catalog::scopes;
 use crate::http::AppState;
@@ -22,7 +22,8 @@ use crate::service::Token;
 #[derive(Serialize, ToSchema)]
 #[schema(as = Token)]
 pub(crate) struct TokenBody {
-    connection_id: Uuid,
+    #[schema(value_type = Uuid)]
+    connection_id: ConnectionId,
     connector_slug: String,
     /// Identifies the token without revealing it. Send it to `reportInvalidToken` if the provider rejects the token.
     token_id: String,
@@ -147,7 +148,7 @@ pub(crate) struct TokenRequest {
 pub(crate) async fn of_connection(
     State(state): State<AppState>,
     workflow: TokenService,
-    Path(id): Path<Uuid>,
+    Path(id): Path<ConnectionId>,
     OptionalJson(request): OptionalJson<TokenRequest>,
 ) -> Result<Json<TokenBody>, Problem> {
     let scopes = &request.required_scopes;
@@ -221,7 +222,7 @@ pub(crate) struct RefusedAnswer {
 pub(crate) async fn refused(
     State(state): State<AppState>,
     workflow: TokenService,
-    Path(id): Path<Uuid>,
+    Path(id): Path<ConnectionId>,
     Body(refused): Body<RefusedToken>,
 ) -> Result<Json<RefusedAnswer>, Problem> {
     let done = state

@@ -5,10 +5,9 @@ use axum::extract::State;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
-use uuid::Uuid;
 
 use crate::db::token_accesses::RecordedAccess;
-use crate::domain::UserId;
+use crate::domain::{ConnectionId, UserId};
 use crate::http::AppState;
 use crate::http::extract::{ConnectionsReader, Path, Query, UserAdmin, page_limit};
 use crate::http::problem::{Code, Problem};
@@ -94,7 +93,7 @@ pub(crate) struct UsesBody {
 pub(crate) async fn uses(
     State(state): State<AppState>,
     ConnectionsReader(user): ConnectionsReader,
-    Path(id): Path<Uuid>,
+    Path(id): Path<ConnectionId>,
     Query(query): Query<UsesQuery>,
 ) -> Result<Json<UsesBody>, Problem> {
     let limit = page_limit(query.limit, 50, MAX_LIMIT)?;

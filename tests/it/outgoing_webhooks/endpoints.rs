@@ -9,7 +9,6 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use standardwebhooks::Webhook;
 use tokio::process::Command;
-use uuid::Uuid;
 
 use super::receiver::Receiver;
 use super::{add, address, app, deny, end_attempt, only, text, webhooks};
@@ -190,7 +189,7 @@ async fn replay_sends_events_with_original_ids() {
     eventually(async || receiver.count() == 3).await;
     assert_eq!(hooks.replay(&id, since, None).await.unwrap(), 2);
     eventually(async || receiver.count() == 5).await;
-    let of_gmail: Uuid = gmail["id"].as_str().unwrap().parse().unwrap();
+    let of_gmail = gmail["id"].as_str().unwrap().parse().unwrap();
     let again = hooks.replay(&id, everything, Some(of_gmail)).await;
     assert_eq!(again.unwrap(), 2);
     eventually(async || receiver.count() == 7).await;

@@ -13,6 +13,7 @@ use nango_sandbox::Sandbox;
 use patchbay::catalog::{Catalog, CatalogMode};
 use patchbay::clock::Clock;
 use patchbay::db::Database;
+use patchbay::domain::AttemptId;
 use patchbay::encryption::Encryption;
 use patchbay::nango::webhook;
 use patchbay::nango::webhook::{Event, SigningKeys};
@@ -42,7 +43,7 @@ const LONG_TIMEOUT: Duration = Duration::from_secs(10);
 /// A webhook that the sandbox has sent.
 #[derive(Clone)]
 pub(super) struct Mail {
-    pub(super) attempt: Option<Uuid>,
+    pub(super) attempt: Option<AttemptId>,
     pub(super) event: Event,
 }
 
@@ -206,7 +207,7 @@ impl Environment {
 /// Receives webhooks at the service's paths, verifies their signatures, and stores them. Returns the base URL.
 async fn receive(mailbox: Mailbox, signing_key: &str) -> String {
     let keys = SigningKeys::new(&[signing_key.into()]).unwrap();
-    let keep = move |attempt: Option<Uuid>, headers: &HeaderMap, body: &Bytes| {
+    let keep = move |attempt: Option<AttemptId>, headers: &HeaderMap, body: &Bytes| {
         let signature = headers.get(webhook::SIGNATURE_HEADER).unwrap().to_str();
         keys.verify(body, Some(signature.unwrap())).unwrap();
         let event = webhook::parse(body).unwrap();
@@ -224,7 +225,7 @@ async fn receive(mailbox: Mailbox, signing_key: &str) -> String {
         .route(
             "/api/v1/webhooks/nango/{attempt}",
             axum::routing::post(
-                async move |extract::Path(attempt): extract::Path<Uuid>,
+                async move |extract::Path(attempt): extract::Path<AttemptId>,
                             headers: HeaderMap,
                             body: Bytes| keep(Some(attempt), &headers, &body),
             ),

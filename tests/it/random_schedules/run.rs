@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use patchbay::domain::UserId;
 use patchbay::domain::{Account as Known, Actor, Brake, State, Status};
+use patchbay::domain::{ConnectionId, UserId};
 use patchbay::service::{ConnectRequest, DisconnectTarget, Error, Services, SweepSchedule, Update};
 use patchbay::views::ConnectAnswer;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::environment::{Environment, Mail};
 use super::step::{Account, Fault, SLOTS, Step};
@@ -45,7 +44,7 @@ pub(super) struct Run<'a> {
 /// A connection that a user may have.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Slot {
-    pub(super) id: Option<Uuid>,
+    pub(super) id: Option<ConnectionId>,
     pub(super) expected: Expected,
     /// Incremented by each disconnect, which invalidates earlier addresses.
     age: usize,
@@ -384,7 +383,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    async fn pending_account(&self, user: &UserId, id: Uuid) -> Option<Known> {
+    async fn pending_account(&self, user: &UserId, id: ConnectionId) -> Option<Known> {
         let details = self.service().connections.get(user, id).await.unwrap();
         details.connection.pending_account
     }
