@@ -290,9 +290,7 @@ fn remediation(error: crate::auth::Error) -> &'static str {
         Error::KeyOfAnotherAlgorithm | Error::NoKeyOfAlgorithm => {
             "compare the token's `alg` with the keys at AUTH_JWKS_URL, which may belong to another identity provider"
         }
-        Error::TooManyKeys => {
-            "configure the identity provider to name the key in its tokens (`kid`)"
-        }
+        Error::TooManyKeys => "configure the identity provider to set `kid` in its tokens",
         Error::AnotherKey => {
             "pass the token unchanged. If it is unchanged, AUTH_JWKS_URL belongs to another identity provider or tenant"
         }
