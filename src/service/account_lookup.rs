@@ -1,6 +1,7 @@
 //! The worker of account look-ups. A look-up runs after its grant and is retried with backoff. Its failure never makes
 //! a connection unusable.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,18 +62,23 @@ impl AccountLookups {
     async fn run_lookups(&self, stop: &CancellationToken) -> Result<usize> {
         let started = Instant::now();
         let mut running = FuturesUnordered::new();
-        let mut count = 0;
+        let (mut count, mut failed) = (0, None);
         loop {
-            let is_ending = stop.is_cancelled() || started.elapsed() > RUN_TIME;
+            let is_ending = failed.is_some() || stop.is_cancelled() || started.elapsed() > RUN_TIME;
             let free = MAX_CONCURRENT - running.len();
             if !is_ending && free > 0 && self.core.has_room(Priority::AccountLookup) {
-                let claimed = self.claim_lookups(free).await?;
-                count += claimed.len();
-                running.extend(claimed.into_iter().map(|lookup| self.try_lookup(lookup)));
+                // The claim may wait for a database connection that one of the running look-ups has.
+                match poll_beside(self.claim_lookups(free), &mut running).await {
+                    Ok(claimed) => {
+                        count += claimed.len();
+                        running.extend(claimed.into_iter().map(|lookup| self.try_lookup(lookup)));
+                    }
+                    Err(error) => failed = Some(error),
+                }
             }
             tokio::select! {
                 finished = running.next() => if finished.is_none() {
-                    return Ok(count);
+                    return failed.map_or(Ok(count), Err);
                 },
                 () = self.core.lookups.notified(), if !is_ending => {}
                 () = tokio::time::sleep(CLAIM_INTERVAL) => {}
@@ -204,6 +210,20 @@ impl AccountLookups {
             db::write_identity(&mut tx, &connection).await?;
         }
         Ok(tx.commit().await?)
+    }
+}
+
+/// Returns the output of `future`. Meanwhile, polls the futures in `running` as well.
+async fn poll_beside<T>(
+    future: impl Future<Output = T>,
+    running: &mut FuturesUnordered<impl Future<Output = ()>>,
+) -> T {
+    let mut future = pin!(future);
+    loop {
+        tokio::select! {
+            output = &mut future => return output,
+            Some(()) = running.next() => {}
+        }
     }
 }
 

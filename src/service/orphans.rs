@@ -12,7 +12,7 @@ use super::{Error, Result};
 use crate::db;
 use crate::domain::UserId;
 use crate::domain::{
-    AttemptId, Connection, ConnectionId, DeletionReason, NangoConnectionRef, State,
+    AttemptId, Connection, ConnectionId, DeletionReason, NangoConnectionRef, Reason,
 };
 use crate::nango::attempt_poller::{
     ATTEMPT_TAG, CONNECTION_TAG, CONNECTOR_TAG, INSTALLATION_TAG, INSTANCE_TAG,
@@ -160,8 +160,12 @@ impl Orphans {
         }
         let connection = match db::lock_own(&mut tx, user, id).await? {
             Some(connection) => {
-                let current = connection.state.upstream();
-                if let (State::Connected { .. }, Some(current)) = (&connection.state, current)
+                let is_dead = matches!(
+                    connection.state.reason(),
+                    Some(Reason::NeedsReauthorization | Reason::MissingUpstream)
+                );
+                if let Some(current) = connection.state.upstream()
+                    && !is_dead
                     && current.is_newer_than(&orphan.nango)
                 {
                     return invalid("its connection has a newer grant".to_owned());

@@ -141,23 +141,29 @@ impl Connection {
     }
 
     /// Records that Nango no longer has the connection `nango_connection_id`. Returns `None` if nothing changes.
+    ///
+    /// If Nango has it again, the connection recovers, except after a grant of another account.
     #[must_use]
     pub fn missing(&self, nango_connection_id: &str, now: DateTime<Utc>) -> Option<Transition> {
-        let upstream = match &self.state {
-            State::Connected { upstream } => upstream,
+        let (upstream, is_own_account) = match &self.state {
+            State::Connected { upstream } => (upstream, true),
             State::Error {
                 reason,
                 upstream: Some(upstream),
-            } if *reason != Reason::MissingUpstream => upstream,
+            } => match reason {
+                Reason::MissingUpstream => return None,
+                Reason::NeedsReauthorization => (upstream, true),
+                // As in `healthy`, the state before a failed attempt may have been an account mismatch.
+                _ => (upstream, self.account.is_none()),
+            },
             _ => return None,
         };
         if upstream.id != nango_connection_id {
             return None;
         }
-        // The id is kept, so that the connection is recognized if Nango has it again.
         let state = State::Error {
             reason: Reason::MissingUpstream,
-            upstream: Some(upstream.clone()),
+            upstream: is_own_account.then(|| upstream.clone()),
         };
         let mut transition = self.transition(state, EventKind::MissingUpstream, now);
         transition.connection.last_checked_at = Some(now);

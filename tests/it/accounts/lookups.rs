@@ -1,7 +1,9 @@
 //! The worker of account lookups, with a failing Nango or provider.
 
+use chrono::TimeDelta;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::{app_with_accounts, make_lookups_due, reconnect_as, text, wait_for};
 use crate::eventually::eventually_value;
@@ -143,4 +145,67 @@ async fn two_connections_of_one_account_name_each_other() {
     let id = text(&started, "connection_id");
     let second = wait_for(&ada, id, |one| one["same_account_as"] != json!([])).await;
     assert_eq!(second["same_account_as"], json!([first["id"]]));
+}
+
+#[tokio::test]
+async fn lookups_end_with_a_single_database_connection() {
+    let mut app = app_with_accounts().await;
+    let ada = app.user("ada").await;
+    app.faults(json!({ "consent": "allow", "account_lookup_status": 503 }))
+        .await;
+    for instance in 0..3 {
+        let path = format!("/github/connect?instance_id=i{instance}");
+        let (_, started) = ada.call(Method::POST, &path, None).await;
+        app.popup(text(&started, "oauth_url")).await;
+        wait_for(&ada, text(&started, "connection_id"), is_unknown).await;
+    }
+    app.faults(json!({})).await;
+    app.stop().await.unwrap();
+    let mut sql = app.sql().await;
+    let due = "update account_lookup set due_at = now(), leased_until = null";
+    sqlx::query(due).execute(&mut sql).await.unwrap();
+
+    let service = app.service_with(&[("DATABASE_POOL_SIZE", "1")]).await;
+    let ended = service
+        .account_lookups
+        .run_due(&CancellationToken::new())
+        .await;
+    assert_eq!(ended.unwrap(), 3);
+    let identified = "select count(*) from user_connector_connection where account_id is not null";
+    let identified: i64 = sqlx::query_scalar(identified)
+        .fetch_one(&mut sql)
+        .await
+        .unwrap();
+    assert_eq!(identified, 3);
+}
+
+#[tokio::test]
+async fn absent_connection_of_another_account_does_not_recover() {
+    let app = app_with_accounts().await;
+    let ada = app.user("ada").await;
+    let github = ada.connected("github").await;
+    let id = text(&github, "id");
+    wait_for(&ada, id, is_identified).await;
+    app.faults(json!({ "consent": "allow" })).await;
+    reconnect_as(&ada, id, "grace").await;
+    let refused = wait_for(&ada, id, |one| one["status"] == "error").await;
+    assert_eq!(refused["status_reason"], "account_mismatch");
+
+    let hidden = json!({ "hide_connections": [refused["nango_connection_id"]] });
+    app.faults(hidden).await;
+    assert_eq!(app.sweep_until_missing().await, 1);
+    let missing = ada.connection(id).await;
+    assert_eq!(missing["status_reason"], "missing_upstream");
+    // Nango has it again, and the provider does not say whose it is.
+    app.faults(json!({ "account_lookup_status": 503 })).await;
+    for _ in 0..3 {
+        app.advance(TimeDelta::minutes(5));
+        app.sweep().await;
+        assert_eq!(ada.connection(id).await["status"], "error");
+    }
+    // The provider answers again.
+    app.faults(json!({})).await;
+    app.advance(TimeDelta::minutes(5));
+    app.sweep().await;
+    assert_eq!(ada.connection(id).await["status"], "error");
 }

@@ -1,5 +1,9 @@
 //! Temporarily false responses, with too little data to recognize them.
 
+use patchbay::domain::{Integration, NangoConnectionRef};
+use patchbay::service::orphans::Orphan;
+use sqlx::AssertSqlSafe;
+
 use super::*;
 
 #[tokio::test]
@@ -201,4 +205,47 @@ async fn row_older_than_its_grant_is_not_missing() {
     assert_eq!(restored["nango_connection_id"], new["nango_connection_id"]);
     assert_eq!(token(&app, 0, old).await.0, 200);
     assert_eq!(statuses(&all).await, ["connected"; 3]);
+}
+
+#[tokio::test]
+async fn older_orphan_does_not_replace_a_grant_that_waits_for_its_user() {
+    let app = app().await;
+    let all = connected(&app, 1).await;
+    let (_, connection) = &all[0];
+    let orphan = Orphan {
+        nango: NangoConnectionRef {
+            id: "older".to_owned(),
+            created_at: app.clock.now() - TimeDelta::days(1),
+            serial: Some(0),
+            integration: Integration {
+                key: "gmail".to_owned(),
+                provider: None,
+            },
+        },
+        user: Some("user-0".to_owned().try_into().unwrap()),
+        connection: Some(text(connection, "id").parse().unwrap()),
+        connector: Some("gmail".to_owned()),
+        instance_id: String::new(),
+    };
+    let service = app.service().await;
+    let orphans = Orphans::new(service.core.clone());
+    for (state, is_refused) in [
+        (
+            "status_reason = 'account_mismatch', pending_account_id = 'ben'",
+            true,
+        ),
+        (
+            "status_reason = 'attempt_expired', pending_account_id = null",
+            true,
+        ),
+        ("status_reason = 'needs_reauthorization'", false),
+    ] {
+        let change = format!("update user_connector_connection set status = 'error', {state}");
+        sqlx::query(AssertSqlSafe(change))
+            .execute(&mut app.sql().await)
+            .await
+            .unwrap();
+        let restored = orphans.restore(&orphan).await;
+        assert_eq!(restored.is_err(), is_refused, "{state}: {restored:?}");
+    }
 }
