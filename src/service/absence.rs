@@ -106,25 +106,23 @@ impl CredentialChecker {
         let Some(connection) = db::lock_own(&mut tx, &seen.user_id, seen.id).await? else {
             return Ok(None);
         };
-        let is_missing = connection.state.reason() == Some(Reason::MissingUpstream);
-        if connection.version != seen.version || is_missing {
+        if connection.version != seen.version {
             return Ok(Some(connection));
         }
-        let Some(upstream) = connection.state.upstream() else {
+        let transition = (connection.state.upstream())
+            .and_then(|upstream| connection.missing(&upstream.id, now));
+        let Some(transition) = transition else {
             return Ok(Some(connection));
         };
         // Another replica may have recorded an absence since. The locked row is current.
         let (absences, is_confirmed) = connection.absent(now);
         if connection.absences.is_empty() {
             tracing::info!(
-                connection = %connection.id, nango_connection = upstream.id,
+                connection = %connection.id,
                 "nango does not have a connection, will check again"
             );
         }
-        if let Some(transition) = connection
-            .missing(&upstream.id, now)
-            .filter(|_| is_confirmed)
-        {
+        if is_confirmed {
             let together = db::count_absent(&mut tx, now - MIN_ABSENCE_SPREAD).await?;
             if db::has_room(&mut tx, Brake::Missing, together.max(1)).await? {
                 db::count_changes(&mut tx, Brake::Missing, 1).await?;

@@ -142,33 +142,36 @@ impl Connection {
 
     /// Records that Nango no longer has the connection `nango_connection_id`. Returns `None` if nothing changes.
     ///
-    /// If Nango has it again, the connection recovers, except after a grant of another account.
+    /// A connection that may have another account's grant keeps its error. A missing one recovers when Nango has it
+    /// again, without a comparison of accounts.
     #[must_use]
     pub fn missing(&self, nango_connection_id: &str, now: DateTime<Utc>) -> Option<Transition> {
-        let (upstream, is_own_account) = match &self.state {
-            State::Connected { upstream } => (upstream, true),
+        let upstream = match &self.state {
+            State::Connected { upstream } => upstream,
             State::Error {
                 reason,
                 upstream: Some(upstream),
-            } => match reason {
-                Reason::MissingUpstream => return None,
-                Reason::NeedsReauthorization => (upstream, true),
-                // As in `healthy`, the state before a failed attempt may have been an account mismatch.
-                _ => (upstream, self.account.is_none()),
-            },
+            } if match reason {
+                Reason::MissingUpstream => false,
+                Reason::NeedsReauthorization => true,
+                _ => self.account.is_none(),
+            } =>
+            {
+                upstream
+            }
             _ => return None,
         };
         if upstream.id != nango_connection_id {
             return None;
         }
+        // The id is kept, so that the connection is recognized if Nango has it again.
         let state = State::Error {
             reason: Reason::MissingUpstream,
-            upstream: is_own_account.then(|| upstream.clone()),
+            upstream: Some(upstream.clone()),
         };
         let mut transition = self.transition(state, EventKind::MissingUpstream, now);
         transition.connection.last_checked_at = Some(now);
         transition.connection.failing_since = None;
-        transition.connection.pending_account = None;
         transition.failed("The connection was deleted at Nango: connect again");
         Some(transition)
     }
