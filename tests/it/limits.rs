@@ -469,11 +469,13 @@ async fn busy(user: &User<'_>) -> JoinHandle<reqwest::Result<reqwest::Response>>
 
 /// Waits until the metrics have this line.
 pub(crate) async fn until_metrics_say(app: &TestApp, line: &str) {
+    let (name, _) = line.split_once([' ', '{']).unwrap();
     let lines = async || -> Vec<String> {
         let request = app.client.get(format!("{}/metrics", app.url));
         let answer = request.bearer_auth(METRICS_TOKEN).send().await.unwrap();
         let text = answer.text().await.unwrap();
-        text.lines().map(str::to_owned).collect()
+        let of_metric = text.lines().filter(|one| one.starts_with(name));
+        of_metric.map(str::to_owned).collect()
     };
     eventually_value(lines, |lines| lines.iter().any(|one| one == line)).await;
 }
