@@ -20,9 +20,8 @@ use crate::domain::{
     Account, AccountDetails, AccountUnknownReason, AttemptId, Connection, NangoConnectionRef,
     UserId,
 };
-use crate::nango;
 use crate::nango::proxy::ProxyCall;
-use crate::nango::{Credentials, Refresh};
+use crate::nango::{self, Credentials, Refresh};
 use crate::text::{displayable, displayable_id};
 
 /// The maximum length of a stored id, name or email address, in characters.
@@ -298,8 +297,7 @@ impl AccountIdentifier {
     }
 }
 
-/// Sends a rule's request through Nango's proxy, and returns the JSON response. It may contain secrets, so it is
-/// neither stored nor logged.
+/// Sends a rule's request through Nango's proxy. Returns the JSON response, which must not be stored or logged.
 async fn request_account(
     gateway: &NangoGateway,
     (nango_id, key): (&str, &str),
@@ -371,8 +369,7 @@ fn is_error(response: &Value) -> bool {
         || is_set(&response["errors"])
 }
 
-/// Returns the document that a rule reads, for a connection at Nango. It does not contain the response to the rule's
-/// request.
+/// Returns the document that a rule reads for a connection at Nango, without the response to the rule's request.
 fn document(connection: &nango::Connection) -> Value {
     let parsed = |text: &str| serde_json::from_str(text).unwrap_or(Value::Null);
     let mut credentials = Value::Null;

@@ -266,7 +266,7 @@ async fn check_says_how_secrets_are_stored() {
         &report,
         "encryption",
         Level::Warn,
-        "1 with the second key",
+        "1 are encrypted with the second key",
         "within a minute",
     );
     for keys in ["", OTHER] {
