@@ -146,24 +146,13 @@ impl Connection {
     /// again, without a comparison of accounts.
     #[must_use]
     pub fn missing(&self, nango_connection_id: &str, now: DateTime<Utc>) -> Option<Transition> {
-        let upstream = match &self.state {
-            State::Connected { upstream } => upstream,
-            State::Error {
-                reason,
-                upstream: Some(upstream),
-            } if match reason {
-                Reason::MissingUpstream => false,
-                Reason::NeedsReauthorization => true,
-                _ => self.account.is_none(),
-            } =>
-            {
-                upstream
-            }
-            _ => return None,
+        let is_own_account = match self.state.reason() {
+            Some(Reason::AwaitingAuthorization | Reason::MissingUpstream) => return None,
+            None | Some(Reason::NeedsReauthorization) => true,
+            Some(_) => self.account.is_none(),
         };
-        if upstream.id != nango_connection_id {
-            return None;
-        }
+        let upstream = (self.state.upstream())
+            .filter(|upstream| is_own_account && upstream.id == nango_connection_id)?;
         // The id is kept, so that the connection is recognized if Nango has it again.
         let state = State::Error {
             reason: Reason::MissingUpstream,

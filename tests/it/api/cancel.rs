@@ -204,6 +204,31 @@ async fn failed_first_connection_can_be_removed_twice() {
 }
 
 #[tokio::test]
+async fn removal_deletes_a_replaced_grant_without_its_delay() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    app.faults(json!({ "consent": "deny" })).await;
+    let started = ada.connect("gmail").await;
+    app.popup(&text(&started, "oauth_url")).await;
+    let id = text(&started, "connection_id");
+    ada.wait_until(&id, "error").await;
+    app.import_with(json!({})).await;
+    let replaced = app.nango_connections().await.remove(0);
+    sqlx::query(
+        "insert into upstream_deletion \
+           (nango_connection_id, integration_key, connection_id, reason, next_attempt_at, created_at) \
+         values ($1, 'gmail', $2, 'replaced', '2099-01-01', now())",
+    )
+    .bind(replaced)
+    .bind(id.parse::<Uuid>().unwrap())
+    .execute(&mut app.sql().await)
+    .await
+    .unwrap();
+    assert_eq!(remove(&ada, &id).await.status, 200);
+    app.wait_for_nango_connections(&[]).await;
+}
+
+#[tokio::test]
 async fn connected_account_is_not_removed() {
     let app = TestApp::new().await;
     let ada = app.user("ada").await;
