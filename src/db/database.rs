@@ -149,7 +149,7 @@ impl Database {
     }
 
     async fn connection(&self) -> sqlx::Result<PooledConnection> {
-        // Boxed, because this future is large and would be part of each caller's future.
+        // Boxed, too: single statements use no `begin_with`.
         let connection = Box::pin(self.pool.acquire()).await?;
         Ok(PooledConnection::new(connection, self.primary.clone()))
     }

@@ -17,7 +17,7 @@ export type { DisconnectQuestionProps } from "./components/DisconnectQuestion.js
 export { AccountChoice, ParameterForm } from "./components/lazy.js";
 export type { ParameterFormProps } from "./components/ParameterForm.js";
 export { FlowNotice, type FlowNoticeProps } from "./components/FlowNotice.js";
-export { flowText } from "./components/flowText.js";
+export { flowText } from "./components/flowMessage.js";
 
 export { RECOVERING } from "./react/cache.js";
 export { usePatchbay, type LogoOf, type Patchbay } from "./react/context.js";

@@ -208,7 +208,7 @@ async fn row_older_than_its_grant_is_not_missing() {
 }
 
 #[tokio::test]
-async fn older_orphan_does_not_replace_a_grant_that_waits_for_its_user() {
+async fn older_orphan_does_not_replace_newer_usable_grant() {
     let app = app().await;
     let all = connected(&app, 1).await;
     let (_, connection) = &all[0];

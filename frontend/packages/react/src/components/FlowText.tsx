@@ -2,7 +2,7 @@ import { isFromElsewhere, type FlowState } from "@patchbay/client";
 import type { ReactNode } from "react";
 import { useConnectMessages } from "../react/useConnectMessages.js";
 import { AccountLine } from "./AccountLine.js";
-import { flowText } from "./flowText.js";
+import { flowText } from "./flowMessage.js";
 
 /** The message for a connect's state, with the account where that is of another browser. */
 export function FlowText({ state, name }: { state: FlowState; name: string }): ReactNode {

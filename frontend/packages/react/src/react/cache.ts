@@ -1,5 +1,6 @@
 import { replaceEqualDeep, type InfiniteData, type QueryClient, type QueryKey } from "@tanstack/react-query";
 import { allPages, backoff, isOf, PatchbayError, type Client, type Connection, type FlowTarget, type Notice } from "@patchbay/client";
+import { MAX_SINGLE_FETCHES } from "./maxSingleFetches.js";
 import { LONGEST_PAUSE, persistently } from "./persistently.js";
 import type { CacheSync } from "./sync.js";
 
@@ -11,9 +12,6 @@ export interface ConnectionList {
 
 /** How many connections are fetched at once. */
 const PAGE = 500;
-
-/** The most connections that are fetched one by one. A list that omits more than this is accepted as complete. */
-export const FEW = 3;
 
 /**
  * A user's part of react-query's cache, kept true by the event stream. Responses may overtake each other: of two copies
@@ -79,7 +77,7 @@ export class Cache {
       // The list may be older than the connections that it omits. A list that omits many is accepted as complete.
       const missing = this.#missing(list);
       for (const { id } of missing) {
-        if (missing.length > FEW) this.newestById.delete(id);
+        if (missing.length > MAX_SINGLE_FETCHES) this.newestById.delete(id);
         else void this.refresh(id);
       }
       return list;

@@ -1,6 +1,7 @@
 import { PatchbayError, type Notice } from "@patchbay/client";
 import type { QueryKey } from "@tanstack/react-query";
-import { FEW, type Cache } from "./cache.js";
+import type { Cache } from "./cache.js";
+import { MAX_SINGLE_FETCHES } from "./maxSingleFetches.js";
 import { Worker } from "./worker.js";
 
 /** How long to wait after a fetch before what has changed meanwhile is fetched; shorter once after a fetch of a few connections. */
@@ -17,13 +18,13 @@ export class CacheSync {
   #everything = false;
   readonly #few = new Worker(
     // Right after all were fetched, further changes wait for the pause's end: they are likely to be many again.
-    () => !this.#ended && this.#wanted.size > 0 && this.#wanted.size <= FEW && !this.#all.resting,
+    () => !this.#ended && this.#wanted.size > 0 && this.#wanted.size <= MAX_SINGLE_FETCHES && !this.#all.resting,
     () => this.#fetchWanted(),
     FIRST_PACE,
     PACE,
   );
   readonly #all = new Worker(
-    () => !this.#ended && (this.#everything || this.#wanted.size > FEW),
+    () => !this.#ended && (this.#everything || this.#wanted.size > MAX_SINGLE_FETCHES),
     () => this.#fetchAll(),
     PACE,
     PACE,
@@ -120,7 +121,7 @@ export class CacheSync {
     }
     if (failed) void this.#few.run();
     // What has changed during the fetch is no reason for a longer pause.
-    return !failed && missing <= FEW;
+    return !failed && missing <= MAX_SINGLE_FETCHES;
   }
 
   /** Refetches the visible queries below a key. If a fetch is in progress, repeats it: that fetch may have started too early. */
