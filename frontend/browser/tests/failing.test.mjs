@@ -24,8 +24,11 @@ const FAILURES = {
   "the event stream, which ends at once": (one) => (isStream(one) ? "cut" : "pass"),
 };
 
-/** The most requests that a page makes in its first minute, whatever fails, without logos, which the browser caches. They grow fewer with each minute. */
-const MOST = 90;
+/**
+ * The most requests that a page makes in its first minute, whatever fails, without logos, which the browser caches. About 45 with
+ * the longest random backoffs, twice if each is repeated: by Chromium after a cut, or with a renewed token. Later minutes have fewer.
+ */
+const MOST = 120;
 
 test("requests_in_a_minute_are_few_whatever_fails", async (given) => {
   const minutes = [];
