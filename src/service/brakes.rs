@@ -62,6 +62,8 @@ pub struct Brakes {
     /// The installation's id at startup; unset in a process that does not start the service.
     installation: OnceLock<InstallationId>,
     identity: Cache<(), Result<Option<String>, Arc<sqlx::Error>>>,
+    /// `true` after the first conclusive verification of the Nango environment.
+    is_environment_verified: AtomicBool,
     /// `true` if the last conclusive verification did not recognize the Nango environment.
     is_environment_unknown: AtomicBool,
     /// The cached result of the verification by requests.
@@ -82,6 +84,7 @@ impl Brakes {
                 .max_capacity(1)
                 .time_to_live(IDENTITY_TTL)
                 .build(),
+            is_environment_verified: AtomicBool::new(false),
             is_environment_unknown: AtomicBool::new(false),
             verified: Cache::builder()
                 .max_capacity(1)
@@ -138,9 +141,14 @@ impl Brakes {
     }
 
     /// Fails if the Nango environment is unknown, after verifying it again. A connection that is created there would be
-    /// lost when the secret key is corrected.
+    /// lost when the secret key is corrected. Also verifies it if no verification since the start was conclusive, for
+    /// example because Nango's rate limit was used up.
+    ///
+    /// # Errors
+    /// As [`Brakes::verify_environment`].
     pub(crate) async fn require_environment(&self) -> Result<()> {
-        if self.check_environment().is_ok() {
+        let is_verified = self.is_environment_verified.load(Ordering::Relaxed);
+        if is_verified && self.check_environment().is_ok() {
             return Ok(());
         }
         let verify = Box::pin(self.verify_environment(&[], None));
@@ -298,6 +306,7 @@ impl Brakes {
 
     /// Records whether the environment is this installation's, and logs a change.
     pub(crate) fn recognize_environment(&self, is_known: bool) {
+        self.is_environment_verified.store(true, Ordering::Relaxed);
         let was_unknown = self
             .is_environment_unknown
             .swap(!is_known, Ordering::Relaxed);

@@ -310,6 +310,33 @@ async fn other_environment_is_recognized_in_a_small_product() {
 }
 
 #[tokio::test]
+async fn reconnect_verifies_environment_that_start_could_not() {
+    let app = app().await;
+    let all = connected(&app, 1).await;
+    for failure in [json!({ "status": 429 }), json!({ "status": 500 })] {
+        let mut faults = failure.clone();
+        faults["environment"] = json!("staging");
+        app.faults(faults).await;
+        let replica = app.replica(&[]).await;
+        app.faults(json!({ "environment": "staging" })).await;
+        // Nango's rate limit blocks calls until the next minute.
+        app.advance(MINUTE);
+        let (user, connection) = &all[0];
+        let path = format!("/connections/{}/reconnect", text(connection, "id"));
+        let (status, problem) = user.at(&replica).call(Method::POST, &path, None).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{failure}");
+        let detail = text(&problem, "detail");
+        assert!(
+            detail.starts_with("Nango does not have the connections"),
+            "{failure}: {detail}"
+        );
+    }
+    app.faults(json!({})).await;
+    app.advance(MINUTE);
+    assert_nothing_happened(&app, &all).await;
+}
+
+#[tokio::test]
 async fn operator_confirms_another_environment_of_one_connection() {
     let app = app().await;
     let all = connected(&app, 1).await;
