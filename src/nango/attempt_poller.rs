@@ -164,13 +164,15 @@ impl AttemptPoller {
     }
 
     /// Returns the connections at Nango with this id and integration, which a webhook reported. If many new ones are
-    /// reported concurrently, they share one list of the newest connections, requested after the last report.
+    /// reported and Nango's rate limit is used as fast as it refills, they share one list of the newest connections,
+    /// requested after the last report.
     ///
     /// # Errors
     /// As the call to Nango.
     pub async fn confirm(&self, id: &str, integration: &str, is_new: bool) -> ListResult {
-        let has_room = self.nango.has_room(Priority::Check);
-        if is_new && !(has_room && self.confirmations.check().is_ok()) {
+        let is_exact = self.nango.has_room(Priority::Sweep)
+            || (self.nango.has_room(Priority::Check) && self.confirmations.check().is_ok());
+        if is_new && !is_exact {
             let newest = self.fetch_newest_from_now_on().await;
             let newest = newest.as_ref().as_ref().map_err(Clone::clone)?;
             let is_meant = |summary: &&ConnectionSummary| {
