@@ -226,7 +226,14 @@ async fn concurrent_queries_through_pooler_return_own_rows() {
         callers.spawn(async move {
             let mut servers = std::collections::BTreeSet::new();
             for round in 0..ROUNDS {
-                let mut tx = pooled.begin().await.unwrap();
+                let mut waits = 0;
+                let mut tx = loop {
+                    match pooled.begin().await {
+                        // On a busy machine, opening a connection can take longer than the pool waits.
+                        Err(sqlx::Error::PoolTimedOut) if waits < 20 => waits += 1,
+                        begun => break begun.unwrap(),
+                    }
+                };
                 // Statements differ by caller, so that reused statement names would mix them up.
                 let (number, server): (i64, i32) = match caller % 2 {
                     0 => sqlx::query_as("select $1, pg_backend_pid()"),

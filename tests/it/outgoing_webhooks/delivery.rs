@@ -404,9 +404,13 @@ async fn erased_and_expired_messages_are_not_sent() {
         .unwrap();
     assert_eq!(only(&hooks).await.waiting, 1);
     app.advance(TimeDelta::days(31));
-    assert_eq!(hooks.prune_deliveries().await.unwrap(), 1);
+    // The running replica prunes as well, and may delete the message first.
+    eventually(async || {
+        hooks.prune_deliveries().await.unwrap();
+        only(&hooks).await.waiting == 0
+    })
+    .await;
     let endpoint = only(&hooks).await;
-    assert_eq!(endpoint.waiting, 0);
     receiver.restart();
     // A retry after the retention time may have disabled the endpoint before the message was deleted.
     hooks.enable(&endpoint.id).await.unwrap();
