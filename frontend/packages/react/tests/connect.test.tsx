@@ -6,8 +6,6 @@ import { browser } from "../../client/tests/support/browser.js";
 import { faults, newUser, tokenFor } from "../../client/tests/support/nango.js";
 import { connected, page } from "./support/render.js";
 
-const SOON = { timeout: 20_000 };
-
 test("React version matches the tested version", () => {
   expect(version.split(".")[0]).toBe(process.env["REACT_MAJOR"] ?? "19");
 });
@@ -25,10 +23,10 @@ test("ConnectButton connects and updates every component", async () => {
   button.focus();
   await person.keyboard("{Enter}");
   expect(browser.popups).toHaveLength(1);
-  await waitFor(() => expect(screen.getByRole("status").textContent).toMatch(/Finish in the other window/), SOON);
+  await waitFor(() => expect(screen.getByRole("status").textContent).toMatch(/Finish in the other window/));
   expect(await screen.findByText("Waiting for you to allow access")).toBeTruthy();
   await browser.popup.decide("allow");
-  await screen.findByRole("button", { name: "Gmail connected" }, SOON);
+  await screen.findByRole("button", { name: "Gmail connected" });
   expect(document.activeElement).toBe(button);
   expect(screen.getByRole("status").textContent).toBe("Gmail is connected.");
   expect(screen.getByText("Connected")).toBeTruthy();
@@ -38,7 +36,7 @@ test("ConnectButton connects and updates every component", async () => {
   expect(proxy.streams).toBe(1);
 
   await elsewhere.disconnect("gmail");
-  await screen.findByRole("button", { name: "Connect Gmail" }, SOON);
+  await screen.findByRole("button", { name: "Connect Gmail" });
   expect(screen.getByText("Not connected")).toBeTruthy();
   expect(screen.getByRole("status").textContent).toBe("");
 });
@@ -46,43 +44,43 @@ test("ConnectButton connects and updates every component", async () => {
 test("ConnectButton reports a denial and retries with one click", async () => {
   const { person } = await page(<ConnectButton connectorId="github" connectorName="GitHub" />);
   await person.click(await screen.findByRole("button", { name: "Connect GitHub" }));
-  await waitFor(() => expect(browser.popup.visited).toHaveLength(1), SOON);
+  await waitFor(() => expect(browser.popup.visited).toHaveLength(1));
   await browser.popup.decide("deny");
-  await screen.findByText("GitHub was not connected: access was declined.", undefined, SOON);
+  await screen.findByText("GitHub was not connected: access was declined.");
   await person.click(screen.getByRole("button", { name: "Connect GitHub" }));
-  await waitFor(() => expect(browser.popup.visited).toHaveLength(1), SOON);
+  await waitFor(() => expect(browser.popup.visited).toHaveLength(1));
   await browser.popup.decide("allow");
-  await screen.findByRole("button", { name: "GitHub connected" }, SOON);
+  await screen.findByRole("button", { name: "GitHub connected" });
 });
 
 test("ConnectButton shows a link when the popup is blocked", async () => {
   browser.blocks = true;
   const { person } = await page(<ConnectButton connectorId="gmail" connectorName="Gmail" />);
   await person.click(await screen.findByRole("button", { name: "Connect Gmail" }));
-  const link = await screen.findByRole<HTMLAnchorElement>("link", { name: "Open it" }, SOON);
+  const link = await screen.findByRole<HTMLAnchorElement>("link", { name: "Open it" });
   expect(link.target).toBe("_blank");
   await faults({ consent: "allow" });
   await fetch(link.href, { headers: { accept: "text/html" } });
-  await screen.findByRole("button", { name: "Gmail connected" }, SOON);
+  await screen.findByRole("button", { name: "Gmail connected" });
 });
 
 test("flow resumes after a reload and can be dismissed", async () => {
   const button = <ConnectButton connectorId="gmail" connectorName="Gmail" />;
   const first = await page(button);
   await first.person.click(await screen.findByRole("button", { name: "Connect Gmail" }));
-  await waitFor(() => expect(browser.popup.visited).toHaveLength(1), SOON);
+  await waitFor(() => expect(browser.popup.visited).toHaveLength(1));
   first.unmount();
-  await waitFor(() => expect(first.proxy.streams).toBe(0), SOON);
+  await waitFor(() => expect(first.proxy.streams).toBe(0));
   const { person } = await page(button, { user: first.user, proxy: first.proxy });
   await screen.findByRole("button", { name: "Connecting Gmail…" });
   await person.click(screen.getByRole("button", { name: "Open it again" }));
   expect(browser.popups).toHaveLength(2);
-  await waitFor(() => expect(browser.popup.url).toBe(browser.popups[0]?.url), SOON);
+  await waitFor(() => expect(browser.popup.url).toBe(browser.popups[0]?.url));
   await person.click(screen.getByRole("button", { name: "Cancel" }));
   await screen.findByRole("button", { name: "Connect Gmail" });
   expect(sessionStorage).toHaveLength(0);
   // Nothing is left of it.
-  await waitFor(async () => expect((await first.elsewhere.listConnections()).connections).toEqual([]), SOON);
+  await waitFor(async () => expect((await first.elsewhere.listConnections()).connections).toEqual([]));
 });
 
 test("error messages can be customized", async () => {
@@ -90,7 +88,7 @@ test("error messages can be customized", async () => {
   const messages = { errors: { nango_unavailable: "Später noch einmal." }, connect: (name: string) => `${name} verbinden` };
   const { person } = await page(<ConnectButton connectorId="gmail" connectorName="Gmail" />, { messages });
   await person.click(await screen.findByRole("button", { name: "Gmail verbinden" }));
-  await screen.findByText("Später noch einmal.", undefined, SOON);
+  await screen.findByText("Später noch einmal.");
   expect(browser.popup.closed).toBe(true);
 });
 
@@ -126,26 +124,26 @@ function List({ asObject }: { asObject: boolean }) {
 test.each([false, true])("useConnections_takes_the_original_argument_shapes (as an object: %s)", async (asObject) => {
   const { person } = await page(<List asObject={asObject} />);
   const shown = () => JSON.parse(screen.getByRole("status").textContent ?? "") as unknown;
-  await waitFor(() => expect(shown()).toMatchObject({ totalCount: 0, any: false, status: "disconnected" }), SOON);
+  await waitFor(() => expect(shown()).toMatchObject({ totalCount: 0, any: false, status: "disconnected" }));
   await person.click(screen.getByRole("button", { name: "work" }));
   await waitFor(() => expect(shown()).toMatchObject({ isConnecting: true }));
-  await waitFor(() => expect(browser.popup.visited).toHaveLength(1), SOON);
+  await waitFor(() => expect(browser.popup.visited).toHaveLength(1));
   await browser.popup.decide("allow");
   const connectedNow = { totalCount: 1, ids: ["work"], any: true, work: true, byId: true, status: "disconnected" };
-  await waitFor(() => expect(shown()).toMatchObject({ ...connectedNow, isConnecting: false }), SOON);
+  await waitFor(() => expect(shown()).toMatchObject({ ...connectedNow, isConnecting: false }));
   await person.click(screen.getByRole("button", { name: "end" }));
-  await waitFor(() => expect(shown()).toMatchObject({ any: false, totalCount: 1, isDisconnecting: false }), SOON);
+  await waitFor(() => expect(shown()).toMatchObject({ any: false, totalCount: 1, isDisconnecting: false }));
 });
 
 test("provider resets state when the user changes", async () => {
   const first = await page(<List asObject={false} />);
   await connected(first.elsewhere, "gmail", "secret");
-  await screen.findByText(/secret/, undefined, SOON);
+  await screen.findByText(/secret/);
   await first.signIn(newUser());
   // Not even for a moment: nothing is shown before this user's own list has come.
   expect(screen.queryByText(/secret/)).toBeNull();
-  await waitFor(() => expect(screen.getByText(/"totalCount":0/)).toBeTruthy(), SOON);
-  await waitFor(() => expect(first.queries.isFetching()).toBe(0), SOON);
+  await waitFor(() => expect(screen.getByText(/"totalCount":0/)).toBeTruthy());
+  await waitFor(() => expect(first.queries.isFetching()).toBe(0));
   expect(screen.queryByText(/secret/)).toBeNull();
   expect(JSON.stringify(first.queries.getQueryCache().getAll().map((query) => query.state.data))).not.toContain("secret");
 });
@@ -155,15 +153,15 @@ test("another_user_is_shown_nothing_when_only_the_token_changes", async () => {
   let token = await tokenFor(ada);
   const { elsewhere, proxy, queries } = await page(<List asObject={false} />, { user: ada, getToken: () => token });
   await connected(elsewhere, "gmail", "secret");
-  await screen.findByText(/secret/, undefined, SOON);
+  await screen.findByText(/secret/);
   // Another user signs in to the product, and the product does not notify the provider.
   token = await tokenFor(bob);
   document.dispatchEvent(new Event("visibilitychange"));
-  await waitFor(() => expect(screen.queryByText(/secret/)).toBeNull(), SOON);
-  await waitFor(() => expect(screen.getByText(/"totalCount":0/)).toBeTruthy(), SOON);
+  await waitFor(() => expect(screen.queryByText(/secret/)).toBeNull());
+  await waitFor(() => expect(screen.getByText(/"totalCount":0/)).toBeTruthy());
   expect(JSON.stringify(queries.getQueryCache().getAll().map((query) => query.state.data))).not.toContain("secret");
   // One stream is left: this user's.
-  await waitFor(() => expect(proxy.streams).toBe(1), SOON);
+  await waitFor(() => expect(proxy.streams).toBe(1));
   await connected(elsewhere, "github", "also-secret");
   await elsewhere.listConnections();
   expect(screen.queryByText(/secret/)).toBeNull();
@@ -180,9 +178,9 @@ test("ConnectButton calls onConnected before it unmounts", async () => {
   const onConnected = vi.fn();
   const { person } = await page(<Usual onConnected={onConnected} />);
   await person.click(await screen.findByRole("button", { name: "Connect Gmail" }));
-  await waitFor(() => expect(browser.popup.visited).toHaveLength(1), SOON);
+  await waitFor(() => expect(browser.popup.visited).toHaveLength(1));
   await browser.popup.decide("allow");
-  await screen.findByText("There it is", undefined, SOON);
+  await screen.findByText("There it is");
   expect(onConnected).toHaveBeenCalledTimes(1);
   expect(sessionStorage).toHaveLength(0);
 });
@@ -201,10 +199,10 @@ test("expired session is reported and requests resume after signing in", async (
     </>,
     { getToken: () => token },
   );
-  const again = await screen.findByRole("button", { name: "Signed in again" }, SOON);
+  const again = await screen.findByRole("button", { name: "Signed in again" });
   await connected(elsewhere, "gmail");
   token = await tokenFor(user);
   await person.click(again);
-  await screen.findByText("Connected", undefined, SOON);
+  await screen.findByText("Connected");
   expect(screen.getByText("fine")).toBeTruthy();
 });

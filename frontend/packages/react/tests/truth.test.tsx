@@ -10,8 +10,6 @@ import { newUser } from "../../client/tests/support/nango.js";
 import { Proxy, type Fate, type Seen } from "../../client/tests/support/proxy.js";
 import { connected, page } from "./support/render.js";
 
-const SOON = { timeout: 20_000 };
-
 /** The list as the page has it. */
 function Shown() {
   const { connections, totalCount } = useConnections();
@@ -30,15 +28,15 @@ const isList = ({ path }: Seen) => path.startsWith("/connections?");
 test("late_list_does_not_revert_a_disconnect", async () => {
   const { elsewhere, proxy, queries } = await page(<Shown />);
   const id = await connected(elsewhere, "gmail");
-  await waitFor(() => expect(shown().rows).toMatchObject([{ status: "connected" }]), SOON);
+  await waitFor(() => expect(shown().rows).toMatchObject([{ status: "connected" }]));
   proxy.fate = (seen) => (isList(seen) ? { late: 2_000 } : "pass");
   void queries.invalidateQueries();
   await waitFor(() => expect(queries.isFetching()).toBeGreaterThan(0));
   await elsewhere.disconnect("gmail", { connectionId: id });
-  await waitFor(() => expect(shown().rows).toMatchObject([{ status: "disconnected" }]), SOON);
+  await waitFor(() => expect(shown().rows).toMatchObject([{ status: "disconnected" }]));
   const seen: unknown[] = [];
   const watching = setInterval(() => seen.push(shown().rows[0]?.status), 20);
-  await waitFor(() => expect(queries.isFetching()).toBe(0), SOON);
+  await waitFor(() => expect(queries.isFetching()).toBe(0));
   await new Promise((resolve) => setTimeout(resolve, 500));
   clearInterval(watching);
   expect(new Set(seen)).toEqual(new Set(["disconnected"]));
@@ -58,8 +56,8 @@ test("late_first_list_does_not_hide_what_ended_meanwhile", async () => {
     </>,
     { proxy, user },
   );
-  await waitFor(() => expect(proxy.streams).toBe(1), SOON);
-  await waitFor(() => expect(proxy.seen.some(isList)).toBe(true), SOON);
+  await waitFor(() => expect(proxy.streams).toBe(1));
+  await waitFor(() => expect(proxy.seen.some(isList)).toBe(true));
   await new Promise((resolve) => setTimeout(resolve, 300));
   await elsewhere.disconnect("gmail", { connectionId: id });
   await waitFor(() => expect(shown().rows).toMatchObject([{ status: "disconnected" }]), { timeout: 5_000 });
@@ -69,7 +67,7 @@ test("late_first_list_does_not_hide_what_ended_meanwhile", async () => {
 test("repeated_old_answers_are_not_believed", async () => {
   const { elsewhere, proxy, queries } = await page(<Shown />);
   const id = await connected(elsewhere, "gmail");
-  await waitFor(() => expect(shown().rows).toMatchObject([{ status: "connected" }]), SOON);
+  await waitFor(() => expect(shown().rows).toMatchObject([{ status: "connected" }]));
   // From a cache that should not be there: as it was before.
   proxy.fate = ({ method }) => (method === "GET" ? "stale" : "pass");
   await elsewhere.disconnect("gmail", { connectionId: id });
@@ -77,12 +75,12 @@ test("repeated_old_answers_are_not_believed", async () => {
   await new Promise((resolve) => setTimeout(resolve, 1_000));
   proxy.fate = (seen) => (isList(seen) ? "stale" : "pass");
   // The event contains the version, so the client polls until it receives that version.
-  await waitFor(() => expect(shown().rows).toHaveLength(2), SOON);
+  await waitFor(() => expect(shown().rows).toHaveLength(2));
   expect(shown()).toMatchObject({ totalCount: 2 });
   const ended = () => expect(shown().rows.find((row) => row.id === id)?.status).toBe("disconnected");
-  await waitFor(ended, SOON);
+  await waitFor(ended);
   await queries.invalidateQueries();
-  await waitFor(() => expect(queries.isFetching()).toBe(0), SOON);
+  await waitFor(() => expect(queries.isFetching()).toBe(0));
   expect(shown().rows.map((row) => row.id).sort()).toEqual([id, second.connection_id].sort());
   ended();
 });
@@ -311,17 +309,17 @@ test("two_buttons_share_one_flow", async () => {
   );
   const first = within(screen.getByRole("region", { name: "first" }));
   const second = within(screen.getByRole("region", { name: "second" }));
-  await person.click(await first.findByRole("button", { name: "Connect Gmail" }, SOON));
-  await waitFor(() => expect(browser.popup.visited).toHaveLength(1), SOON);
+  await person.click(await first.findByRole("button", { name: "Connect Gmail" }));
+  await waitFor(() => expect(browser.popup.visited).toHaveLength(1));
   // The second is named by the connector's id, the manager's row by the connection: all of them show the one window.
-  await second.findByRole("button", { name: "Connecting Gmail…" }, SOON);
-  const card = within(await screen.findByRole("listitem", { name: "Gmail" }, SOON));
-  await card.findByRole("button", { name: "Connecting Gmail…" }, SOON);
+  await second.findByRole("button", { name: "Connecting Gmail…" });
+  const card = within(await screen.findByRole("listitem", { name: "Gmail" }));
+  await card.findByRole("button", { name: "Connecting Gmail…" });
   await person.click(second.getByRole("button", { name: "Connecting Gmail…" }));
   expect(browser.popups).toHaveLength(1);
   await browser.popup.decide("allow");
-  await first.findByRole("button", { name: "Gmail connected" }, SOON);
-  await second.findByRole("button", { name: "Gmail connected" }, SOON);
+  await first.findByRole("button", { name: "Gmail connected" });
+  await second.findByRole("button", { name: "Gmail connected" });
   expect(onConnected.map((listener) => listener.mock.calls.length)).toEqual([1, 0]);
   expect(proxy.count("POST /")).toBe(1);
   const { events } = await elsewhere.history((await elsewhere.listConnections()).connections[0]?.id ?? "");
@@ -331,14 +329,14 @@ test("two_buttons_share_one_flow", async () => {
 test("another_user_never_sees_the_first_ones_connecting", async () => {
   const first = await page(<ConnectButton connectorId="gmail" connectorName="Gmail" />);
   await first.person.click(await screen.findByRole("button", { name: "Connect Gmail" }));
-  await waitFor(() => expect(browser.popup.visited).toHaveLength(1), SOON);
+  await waitFor(() => expect(browser.popup.visited).toHaveLength(1));
   await screen.findByRole("button", { name: "Connecting Gmail…" });
   const seen: string[] = [];
   const observer = new MutationObserver(() => seen.push(document.body.textContent));
   await first.signIn(newUser());
   observer.observe(document.body, { subtree: true, childList: true, characterData: true });
-  await screen.findByRole("button", { name: "Connect Gmail" }, SOON);
-  await waitFor(() => expect(first.queries.isFetching()).toBe(0), SOON);
+  await screen.findByRole("button", { name: "Connect Gmail" });
+  await waitFor(() => expect(first.queries.isFetching()).toBe(0));
   observer.disconnect();
   expect(seen.join()).not.toContain("Connecting Gmail…");
   expect(screen.queryByRole("button", { name: "Connecting Gmail…" })).toBeNull();
