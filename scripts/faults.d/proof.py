@@ -205,6 +205,8 @@ def use(world, connections, seconds, disconnects=()):
         for user, one in connections.items():
             checks.append(world.call(user, "POST", f"/connections/{one['id']}/check")[0])
             world.token(user, one)
+            # Slow enough that Nango's rate limit leaves room for sweeps.
+            time.sleep(0.2)
             if ended:
                 status, answered = world.call(ended.pop(), "DELETE", "/gmail/disconnect")
                 expect(status == 200 and not answered["upstream_deleted"], f"a disconnect: {status} {answered}")

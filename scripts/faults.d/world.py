@@ -341,10 +341,12 @@ class World(Stage):
         return [float(line.split()[-1]) for line in text.splitlines() if line.startswith(name)]
 
     def sweeps(self, count=1, seconds=60):
-        """Waits for this many sweeps that start from now on."""
+        """Waits until this many sweeps have ended from now on."""
+        # A first sweep that runs has a row without an end.
+        ended = "select finished_at from job where name = 'sweep' and finished_at is not null"
         for _ in range(count):
-            before = self.sql("select finished_at from job where name = 'sweep'")
-            wait(lambda: self.sql("select finished_at from job where name = 'sweep'") != before, seconds, "a sweep ends")
+            before = self.sql(ended)
+            wait(lambda: self.sql(ended) != before, seconds, "a sweep ends")
 
     # Invariants
 
