@@ -170,14 +170,19 @@ fn report_samples(report: &mut Report, samples: &[Sample]) -> Result<(), Box<dyn
         count,
         0.0,
     );
-    let usual = before.p99.mul_f64(2.0).max(Duration::from_millis(20));
+    let p99 = |second: usize| in_seconds(second..second + 1, ok).map(|load| load.p99);
+    let after = BEFORE + BURST..BEFORE + BURST + AFTER;
+    for seconds in [1..BEFORE, after.clone()] {
+        let all: Vec<_> = seconds.filter_map(p99).collect();
+        println!("p99 of each second: {all:.0?}");
+    }
+    let slowest = (1..BEFORE).filter_map(p99).max().unwrap_or_default();
+    let usual = slowest.mul_f64(2.0).max(Duration::from_millis(20));
     let is_usual = |second: &usize| {
         let of_second = samples.iter().filter(|it| it.second == *second);
         let all_answered = of_second.clone().all(|it| it.status == ok);
-        let answered = in_seconds(*second..second + 1, ok);
-        all_answered && answered.is_some_and(|load| load.p99 <= usual)
+        all_answered && p99(*second).is_some_and(|p99| p99 <= usual)
     };
-    let after = BEFORE + BURST..BEFORE + BURST + AFTER;
     let slow = after.clone().rev().find(|second| !is_usual(second));
     let seconds = slow.map_or(0, |second| second + 1 - after.start);
     report.at_most(

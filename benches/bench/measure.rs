@@ -141,7 +141,7 @@ impl Bench {
         self.http("get", &self.get_requests(users).await?, report)?;
         report.at_least("list, of pgbench's rate", list.rate / floor.rate, 0.5);
         report.at_least(
-            "list, of the predecessor's 300 a second",
+            "list, compared with the 300 a second of the earlier service",
             list.rate / 300.0,
             25.0,
         );
