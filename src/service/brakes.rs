@@ -5,8 +5,7 @@
 //! The other brakes count changes that no user requested.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -62,10 +61,8 @@ pub struct Brakes {
     /// The installation's id at startup; unset in a process that does not start the service.
     installation: OnceLock<InstallationId>,
     identity: Cache<(), Result<Option<String>, Arc<sqlx::Error>>>,
-    /// `true` after the first conclusive verification of the Nango environment.
-    is_environment_verified: AtomicBool,
-    /// `true` if the last conclusive verification did not recognize the Nango environment.
-    is_environment_unknown: AtomicBool,
+    /// Whether the last conclusive verification recognized the Nango environment; `None` before the first.
+    is_environment_known: Mutex<Option<bool>>,
     /// The cached result of the verification by requests.
     verified: Cache<(), Result<()>>,
 }
@@ -84,8 +81,7 @@ impl Brakes {
                 .max_capacity(1)
                 .time_to_live(IDENTITY_TTL)
                 .build(),
-            is_environment_verified: AtomicBool::new(false),
-            is_environment_unknown: AtomicBool::new(false),
+            is_environment_known: Mutex::default(),
             verified: Cache::builder()
                 .max_capacity(1)
                 .time_to_live(IDENTITY_TTL)
@@ -147,8 +143,7 @@ impl Brakes {
     /// # Errors
     /// As [`Brakes::verify_environment`].
     pub(crate) async fn require_environment(&self) -> Result<()> {
-        let is_verified = self.is_environment_verified.load(Ordering::Relaxed);
-        if is_verified && self.check_environment().is_ok() {
+        if *self.environment() == Some(true) {
             return Ok(());
         }
         let verify = Box::pin(self.verify_environment(&[], None));
@@ -157,10 +152,15 @@ impl Brakes {
 
     /// Fails if the last verification did not recognize the Nango environment. Does not call Nango.
     pub(crate) fn check_environment(&self) -> Result<()> {
-        if self.is_environment_unknown.load(Ordering::Relaxed) {
+        if *self.environment() == Some(false) {
             return Err(Error::UnknownEnvironment);
         }
         Ok(())
+    }
+
+    fn environment(&self) -> MutexGuard<'_, Option<bool>> {
+        let state = self.is_environment_known.lock();
+        state.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Verifies the Nango environment. Looks up the connections in `listed` or, if it is empty, the most recently
@@ -306,10 +306,7 @@ impl Brakes {
 
     /// Records whether the environment is this installation's, and logs a change.
     pub(crate) fn recognize_environment(&self, is_known: bool) {
-        self.is_environment_verified.store(true, Ordering::Relaxed);
-        let was_unknown = self
-            .is_environment_unknown
-            .swap(!is_known, Ordering::Relaxed);
+        let was_unknown = self.environment().replace(is_known) == Some(false);
         match (was_unknown, is_known) {
             (false, false) => tracing::error!(
                 brake = Brake::Nango.as_str(),

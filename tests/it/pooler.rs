@@ -231,7 +231,7 @@ async fn concurrent_queries_through_pooler_return_own_rows() {
                     match pooled.begin().await {
                         // On a busy machine, opening a connection can take longer than the pool waits.
                         Err(sqlx::Error::PoolTimedOut) if waits < 20 => waits += 1,
-                        begun => break begun.unwrap(),
+                        transaction => break transaction.unwrap(),
                     }
                 };
                 // Statements differ by caller, so that reused statement names would mix them up.
