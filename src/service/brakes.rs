@@ -15,7 +15,7 @@ use url::Url;
 use super::{Error, Result};
 use crate::clock::Clock;
 use crate::db;
-use crate::db::{Database, Identity};
+use crate::db::{Database, Identity, Transaction};
 use crate::domain::{Brake, InstallationId};
 use crate::nango::{ListConnections, Nango};
 
@@ -122,18 +122,30 @@ impl Brakes {
         // Boxed, because the cache's future contains this future several times.
         let compared = Box::pin(async {
             let mut tx = self.database.begin().await?;
-            let actual = db::actual_identity(&mut tx, self.public_url.as_str()).await?;
-            let recorded = db::recorded_identity(&mut tx).await?;
-            let (installation, _is_copy) = db::installation(&mut tx).await?;
+            let difference = self.compare_database(&mut tx).await?;
             tx.commit().await?;
-            if (self.installation.get()).is_some_and(|started| *started != installation) {
-                let difference =
-                    "the installation's id in the database has changed: restart this replica";
-                return Ok(Some(difference.to_owned()));
-            }
-            Ok(recorded.and_then(|recorded: Identity| actual.differs_from(&recorded)))
+            Ok(difference)
         });
         Ok(self.identity.get_with((), compared).await?)
+    }
+
+    /// As [`Brakes::database_difference`], but not cached.
+    ///
+    /// # Errors
+    /// As the database.
+    pub(crate) async fn compare_database(
+        &self,
+        db: &mut Transaction,
+    ) -> sqlx::Result<Option<String>> {
+        let actual = db::actual_identity(db, self.public_url.as_str()).await?;
+        let recorded = db::recorded_identity(db).await?;
+        let (installation, _is_copy) = db::installation(db).await?;
+        if (self.installation.get()).is_some_and(|started| *started != installation) {
+            let difference =
+                "the installation's id in the database has changed: restart this replica";
+            return Ok(Some(difference.to_owned()));
+        }
+        Ok(recorded.and_then(|recorded: Identity| actual.differs_from(&recorded)))
     }
 
     /// Fails if the Nango environment is unknown, after verifying it again. A connection that is created there would be

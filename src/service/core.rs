@@ -119,15 +119,11 @@ impl Core {
         }
     }
 
-    /// Returns whether a brake pauses sweeps and deletions, because the database or the Nango environment is not the
-    /// installation's. Verifies an unknown environment again.
+    /// Returns whether the Nango environment is not the installation's. Verifies an unknown environment again.
     ///
     /// # Errors
     /// As the database and Nango.
-    pub(crate) async fn are_effects_paused(&self) -> Result<bool> {
-        if self.brakes.database_difference().await?.is_some() {
-            return Ok(true);
-        }
+    pub(crate) async fn is_environment_foreign(&self) -> Result<bool> {
         if self.brakes.check_environment().is_ok() {
             return Ok(false);
         }

@@ -92,12 +92,16 @@ impl DeletionQueue {
     /// Claims and runs a batch of deletions: a connection's, due or not, or else due ones. Returns the number of
     /// claimed deletions; `None` if a brake stops all deletions.
     async fn run_deletions(&self, connection: Option<ConnectionId>) -> Result<Option<usize>> {
-        if self.core.are_effects_paused().await? {
+        if self.core.is_environment_foreign().await? {
             return Ok(None);
         }
         let now = self.core.clock.now();
-        let mut tx = self.core.begin_single().await?;
+        let mut tx = self.core.begin().await?;
         let claimed = db::claim_deletions(&mut tx, connection, now, LEASE_SECONDS, BATCH).await?;
+        // Compared after the claim: the database may have been restored or copied since the last comparison.
+        if !claimed.is_empty() && self.core.brakes.compare_database(&mut tx).await?.is_some() {
+            return Ok(None);
+        }
         tx.commit().await?;
         let done = join_all(claimed.iter().map(|deletion| self.delete(deletion))).await;
         done.into_iter().collect::<Result<Vec<()>>>()?;

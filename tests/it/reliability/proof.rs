@@ -252,6 +252,30 @@ async fn restored_or_copied_database_is_paused_until_released() {
 }
 
 #[tokio::test]
+async fn database_restored_a_moment_ago_deletes_nothing() {
+    let app = app().await;
+    let all = connected(&app, 2).await;
+    app.faults(json!({ "refuse_delete": true })).await;
+    let (_, ended) = all[0].0.disconnect("gmail", "").await;
+    assert_eq!(ended["upstream_deleted"], false);
+    app.faults(json!({})).await;
+    let before = app.nango_connections().await;
+    let service = app.service().await;
+    // The service has just compared the database, and caches the result.
+    assert!(!service.core.is_database_foreign().await);
+    sqlx::query("update installation set table_oid = table_oid + 1")
+        .execute(&mut app.sql().await)
+        .await
+        .unwrap();
+    app.advance(TimeDelta::minutes(11));
+    assert_eq!(service.deletions.delete_due().await.unwrap(), 0);
+    assert_eq!(app.nango_connections().await, before);
+    service.core.brakes.release(Brake::Database).await.unwrap();
+    service.deletions.delete_due().await.unwrap();
+    app.wait_for_nango_connections(&[&before[0]]).await;
+}
+
+#[tokio::test]
 async fn other_nango_environment_tells_nobody_and_deletes_nothing() {
     let app = app().await;
     let mut all = connected(&app, 4).await;
