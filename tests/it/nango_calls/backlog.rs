@@ -104,16 +104,16 @@ async fn erasure_beyond_the_rate_limit_is_answered_at_once() {
         .await
         .unwrap();
     assert_eq!(rows, 0);
-    for _ in 0..10 {
+    // The service's own worker claims deletions as well, so some may still be running after a round.
+    let waiting = async || -> Vec<(i32, Option<String>)> {
         app.advance(TimeDelta::seconds(62));
         while service.deletions.delete_due().await.unwrap() > 0 {}
-    }
-    let waiting: Vec<(i32, Option<String>)> =
         sqlx::query_as("select attempts, last_error from upstream_deletion")
             .fetch_all(&mut app.sql().await)
             .await
-            .unwrap();
-    assert!(waiting.is_empty(), "{waiting:?}");
+            .unwrap()
+    };
+    eventually_value(waiting, Vec::is_empty).await;
     app.advance(TimeDelta::seconds(62));
     app.wait_for_nango_connections(&[]).await;
 }
