@@ -4,7 +4,6 @@ use std::error::Error;
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
-use reqwest::StatusCode;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
@@ -41,7 +40,7 @@ impl Webhook {
         for wait in [0, 3, 6] {
             tokio::time::sleep(Duration::from_secs(wait)).await;
             let answer = self.request(client).send().await;
-            if answer.is_ok_and(|answer| answer.status() == StatusCode::OK) {
+            if answer.is_ok_and(|answer| answer.status().is_success()) {
                 return true;
             }
         }
