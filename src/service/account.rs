@@ -21,7 +21,7 @@ use crate::domain::{
     UserId,
 };
 use crate::nango::proxy::ProxyCall;
-use crate::nango::{self, Credentials, Refresh};
+use crate::nango::{self, Credentials, Priority, Refresh};
 use crate::text::{displayable, displayable_id};
 
 /// The maximum length of a stored id, name or email address, in characters.
@@ -139,6 +139,7 @@ impl AccountIdentifier {
 
     /// Returns the account in the data that Nango stores for a grant, within [`GRANT_TIMEOUT`]. If the connection's
     /// account is known, the provider is queried too: another account's credentials must not be used meanwhile.
+    /// Otherwise, nothing is queried while Nango's rate limit is short, so that more users can connect.
     pub(crate) async fn identify_grant(
         &self,
         connection: &Connection,
@@ -146,11 +147,14 @@ impl AccountIdentifier {
         attempt: AttemptId,
     ) -> Identity {
         let is_renewed = connection.account.is_some() && connection.state.upstream().is_some();
-        let lookup = self.look_up(connection, grant, Some(attempt), is_renewed);
-        let timed_out = LookupFailure::transient(AccountUnknownReason::ProviderUnavailable);
-        let result = tokio::time::timeout(GRANT_TIMEOUT, lookup).await;
-        let mut identity = result.unwrap_or_else(|_elapsed| Identity {
-            failure: Some(timed_out),
+        let mut found = None;
+        if is_renewed || self.core.has_room(Priority::AccountLookup) {
+            let lookup = self.look_up(connection, grant, Some(attempt), is_renewed);
+            found = tokio::time::timeout(GRANT_TIMEOUT, lookup).await.ok();
+        }
+        let unavailable = LookupFailure::transient(AccountUnknownReason::ProviderUnavailable);
+        let mut identity = found.unwrap_or_else(|| Identity {
+            failure: Some(unavailable),
             ..Identity::default()
         });
         let is_transient = identity.failure.is_some_and(|failure| failure.is_transient);

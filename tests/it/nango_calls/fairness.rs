@@ -7,6 +7,7 @@ use patchbay::clock::Clock;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::test_app::WITH_ACCOUNTS;
 
 /// The time in which all users start to connect, in seconds.
 const SECONDS: f64 = 40.0;
@@ -37,7 +38,7 @@ impl Drop for FastClock {
 /// Connects this many users within [`SECONDS`] over two replicas, at this number of calls a minute, while sweeps run
 /// continuously. Returns the number of calls of the sweeps.
 async fn connect_all(users: usize, limit: u32, speed: f64) -> usize {
-    let app = TestApp::build(&[], |setup| {
+    let app = TestApp::build(&[(WITH_ACCOUNTS, "1")], |setup| {
         setup.rate_limit = limit;
         setup.webhook_retries = vec![
             Duration::from_secs(3).div_f64(speed),
