@@ -1,6 +1,7 @@
 """Measures requests, webhooks and commands with a growing number of other connections. Run by scripts/sizes."""
 
 import atexit
+import collections
 import http.client
 import http.server
 import json
@@ -17,8 +18,9 @@ import urllib.parse
 program, folder, server_url, psql, document, *sizes = sys.argv[1:]
 sizes = [int(size) for size in sizes]
 
-# The number of measured requests, and of those sent before.
-ROUNDS, WARM = 60, 15
+# The number of measured requests of a round, of those sent before, and of rounds. Each round measures all sizes, so that
+# slow minutes of the machine affect all of them.
+REQUESTS, WARM, ROUNDS = 60, 15, 5
 # The events of the connection whose history is read.
 EVENTS = 100_000
 # The maximum growth of a request's cost with ten times the rows. Another level of an index costs a buffer and does not
@@ -28,8 +30,8 @@ MAX_RATIO, LEVELS = 1.3, 4
 CONTROL = "health"
 # The duration in which messages to an endpoint and answers to concurrent requests are counted, in seconds.
 SECONDS = 5
-# The number of users that send concurrent requests, of connections, and of runs.
-USERS, CONCURRENT, RUNS = 200, 16, 3
+# The number of users that send concurrent requests, and of connections.
+USERS, CONCURRENT = 200, 16
 # The share of the rate with the fewest rows that concurrent requests keep with a hundred times as many.
 MIN_RATE = 0.85
 # The statements of the service's background jobs.
@@ -109,13 +111,19 @@ class Service:
             except OSError:
                 pass
             time.sleep(0.2)
-        self.api, self.nango = Client(self.port), Client(self.nango_port)
+        self.reconnect()
         token = self.nango.send("POST", "/sandbox/token", {"user": "ada"})[2]["token"]
         self.user = {"authorization": f"Bearer {token}"}
+        token = self.nango.send("POST", "/sandbox/token", {"user": "ben"})[2]["token"]
+        self.connecting_user = {"authorization": f"Bearer {token}"}
         self.nango.send("PUT", "/sandbox/faults", {"consent": "allow"})
 
-    def call(self, method, path, body=None):
-        status, _, answer = self.api.send(method, f"/api/v1/connectors{path}", body, self.user)
+    def reconnect(self):
+        """Opens new connections, because the service closes idle ones."""
+        self.api, self.nango = Client(self.port), Client(self.nango_port)
+
+    def call(self, method, path, body=None, user=None):
+        status, _, answer = self.api.send(method, f"/api/v1/connectors{path}", body, user or self.user)
         assert status == 200, (method, path, answer)
         return answer
 
@@ -194,7 +202,7 @@ def cost(database, send):
         send(-1 - n)
     database.run("select pg_stat_statements_reset()")
     times = []
-    for n in range(ROUNDS):
+    for n in range(REQUESTS):
         started = time.perf_counter()
         send(n)
         times.append((time.perf_counter() - started) * 1e3)
@@ -203,14 +211,21 @@ def cost(database, send):
         "join pg_database d on d.oid = s.dbid where d.datname = current_database()"
     ))
     own = [(calls, buffers) for query, calls, buffers in rows if not JOBS.search(query)]
+    return times, sum(calls for calls, _ in own) / REQUESTS, sum(buffers for _, buffers in own) / REQUESTS
+
+
+def summary(rounds):
+    """Summarizes the costs of a request in all rounds."""
+    times = sorted(one for times, _, _ in rounds for one in times)
     return {
-        "median": statistics.median(times), "max": max(times), "fast": sorted(times)[ROUNDS // 10],
-        "statements": sum(calls for calls, _ in own) / ROUNDS, "buffers": sum(buffers for _, buffers in own) / ROUNDS,
+        "median": statistics.median(times), "max": times[-1],
+        "statements": statistics.mean(statements for _, statements, _ in rounds),
+        "buffers": statistics.mean(buffers for _, _, buffers in rounds),
     }
 
 
 def rate(service, requests):
-    """The answers a second to concurrent requests, each a path and a token: the median of some runs."""
+    """The answers a second to concurrent requests, each a path and a token."""
     lines = [f"wrk.format('GET', '{path}', {{['authorization'] = 'Bearer {token}'}})" for path, token in requests]
     script = f"{folder}/load.lua"
     with open(script, "w") as file:
@@ -220,86 +235,108 @@ def rate(service, requests):
             "function done(summary)\n  local e = summary.errors\n"
             "  print('rate', summary.requests / summary.duration * 1e6, e.connect + e.read + e.write + e.status + e.timeout)\nend\n"
         )
-    rates = []
-    for _ in range(RUNS):
-        command = ["wrk", "-t2", f"-c{CONCURRENT}", f"-d{SECONDS}s", "-s", script, f"http://127.0.0.1:{service.port}"]
-        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        answers, errors = re.search(r"rate\s+(\S+)\s+(\S+)", printed).groups()
-        assert float(errors) == 0, printed
-        rates.append(float(answers))
-    return statistics.median(rates)
+    command = ["wrk", "-t2", f"-c{CONCURRENT}", f"-d{SECONDS}s", "-s", script, f"http://127.0.0.1:{service.port}"]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    answers, errors = re.search(r"rate\s+(\S+)\s+(\S+)", printed).groups()
+    assert float(errors) == 0, printed
+    return float(answers)
 
 
-def concurrent(database, service, size):
-    """The rates of concurrent lists and gets of users all over the table, and of requests without a statement."""
-    users = [f"user-{n * (size // 10) // USERS}" for n in range(USERS)]
-    tokens = {user: service.nango.send("POST", "/sandbox/token", {"user": user})[2]["token"] for user in users}
-    listed = ",".join(f"'{user}'" for user in users)
-    rows = database.run(
-        f"select distinct on (user_id) user_id || ' ' || id from user_connector_connection where user_id in ({listed}) order by user_id, id"
-    )
-    ids = dict(row.split(" ") for row in rows.splitlines())
-    api = "/api/v1/connectors/connections"
-    return {
-        CONTROL: rate(service, [("/healthz", "none")]),
-        "list": rate(service, [(api, tokens[user]) for user in users]),
-        "get": rate(service, [(f"{api}/{ids[user]}", tokens[user]) for user in ids]),
-    }
+class Size:
+    """A service whose database has this number of connections, and what was measured there."""
 
+    def __init__(self, size):
+        self.size = size
+        name = f"sizes_{size}"
+        Database("postgres").run(f"create database {name}")
+        self.database = Database(name)
+        self.service = Service(self.database)
+        print(f"seeding {size:,} connections", file=sys.stderr)
+        # First, so that the service finds its newest connection at Nango.
+        self.one = self.service.connected("gmail")
+        self.database.run(SEED.format(size=size))
+        self.database.run(HISTORY.format(one=self.one))
+        self.database.run("create extension pg_stat_statements")
+        self.database.run("vacuum analyze")
+        self.service.reconnect()
+        self.costs, self.rates = collections.defaultdict(list), collections.defaultdict(list)
+        self.concurrent = self.concurrent_requests()
 
-def measure(size):
-    name = f"sizes_{size}"
-    Database("postgres").run(f"create database {name}")
-    database = Database(name)
-    service = Service(database)
-    print(f"seeding {size:,} connections", file=sys.stderr)
-    # First, so that the service finds its newest connection at Nango.
-    one = service.connected("gmail")
-    database.run(SEED.format(size=size))
-    # The service has closed idle connections.
-    service.api, service.nango = Client(service.port), Client(service.nango_port)
-    database.run(HISTORY.format(one=one))
-    database.run("create extension pg_stat_statements")
-    database.run("vacuum analyze")
-    requests, commands = {}, {}
-    call = service.call
-    # The baseline: the machine's effect on every request.
-    requests[CONTROL] = cost(database, lambda _: service.api.send("GET", "/healthz"))
-    requests["list"] = cost(database, lambda _: call("GET", "/connections"))
-    requests["get"] = cost(database, lambda _: call("GET", f"/connections/{one}"))
-    requests["history, first page"] = cost(database, lambda _: call("GET", f"/connections/{one}/history?limit=50"))
-    newest = call("GET", f"/connections/{one}/history?limit=50")
-    key = next(key for key in newest if key.startswith("next"))
-    cursor = "before" if str(newest[key]).isdigit() else "cursor"
-    last = f"/connections/{one}/history?limit=50&{cursor}=1040"
-    requests["history, last page"] = cost(database, lambda _: call("GET", last))
-    requests["label"] = cost(database, lambda n: call("PATCH", f"/connections/{one}", {"label": f"label {n} {size}"}))
-    requests["connect"] = cost(database, lambda n: call("POST", f"/github/connect?instance_id=n{n % 20}"))
-    rates = concurrent(database, service, size)
-    # Its connections were idle meanwhile.
-    service.api, service.nango = Client(service.port), Client(service.nango_port)
-    commands["deliveries --failed"] = service.command("webhooks", "deliveries", "--failed")
-    receiver = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
-    threading.Thread(target=receiver.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{receiver.server_port}/"
-    added = subprocess.run([program, "webhooks", "add", url], env=service.environment, check=True, capture_output=True, text=True)
-    endpoint = added.stdout.split()[0]
-    time.sleep(1)
-    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600))
-    commands["replay --since, nothing since"] = service.command("webhooks", "replay", endpoint, "--since", since)
-    due = min(size, 200_000)
-    service.command("webhooks", "disable", endpoint)
-    database.run(QUEUE.format(endpoint=endpoint, due=due))
-    database.run("analyze webhook_queue; analyze webhook_delivery")
-    commands["enable"] = service.command("webhooks", "enable", endpoint)
-    time.sleep(1)
-    before = Receiver.received
-    time.sleep(SECONDS)
-    sent = (Receiver.received - before) / SECONDS
-    commands["remove while it sends"] = service.command("webhooks", "remove", endpoint)
-    receiver.shutdown()
-    service.stop()
-    return {"requests": requests, "commands": commands, "concurrent": rates, "sent": sent, "due": due}
+    def requests(self):
+        """The requests whose costs are measured. Each takes a number."""
+        call, one = self.service.call, self.one
+        newest = call("GET", f"/connections/{one}/history?limit=50")
+        key = next(key for key in newest if key.startswith("next"))
+        cursor = "before" if str(newest[key]).isdigit() else "cursor"
+        last = f"/connections/{one}/history?limit=50&{cursor}=1040"
+        return {
+            # The machine's effect on every request.
+            CONTROL: lambda _: self.service.api.send("GET", "/healthz"),
+            "list": lambda _: call("GET", "/connections"),
+            "get": lambda _: call("GET", f"/connections/{one}"),
+            "history, first page": lambda _: call("GET", f"/connections/{one}/history?limit=50"),
+            "history, last page": lambda _: call("GET", last),
+            "label": lambda n: call("PATCH", f"/connections/{one}", {"label": f"label {n} {time.time()}"}),
+            # Another user's, so that the list stays as long as it is.
+            "connect": lambda n: call("POST", f"/github/connect?instance_id=n{n % 20}", user=self.service.connecting_user),
+        }
+
+    def concurrent_requests(self):
+        """Lists and gets of users all over the table, and requests without a statement."""
+        users = [f"user-{n * (self.size // 10) // USERS}" for n in range(USERS)]
+        tokens = {user: self.service.nango.send("POST", "/sandbox/token", {"user": user})[2]["token"] for user in users}
+        listed = ",".join(f"'{user}'" for user in users)
+        rows = self.database.run(
+            f"select distinct on (user_id) user_id || ' ' || id from user_connector_connection where user_id in ({listed}) order by user_id, id"
+        )
+        ids = dict(row.split(" ") for row in rows.splitlines())
+        api = "/api/v1/connectors/connections"
+        return {
+            CONTROL: [("/healthz", "none")],
+            "list": [(api, tokens[user]) for user in users],
+            "get": [(f"{api}/{ids[user]}", tokens[user]) for user in ids],
+        }
+
+    def measure_requests(self):
+        # Its connections were idle while other sizes were measured.
+        self.service.reconnect()
+        for name, send in self.requests().items():
+            self.costs[name].append(cost(self.database, send))
+
+    def measure_rates(self):
+        for name, requests in self.concurrent.items():
+            self.rates[name].append(rate(self.service, requests))
+
+    def results(self):
+        """All results, after measuring the webhooks and the commands."""
+        service, commands = self.service, {}
+        service.reconnect()
+        commands["deliveries --failed"] = service.command("webhooks", "deliveries", "--failed")
+        receiver = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+        threading.Thread(target=receiver.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{receiver.server_port}/"
+        added = subprocess.run([program, "webhooks", "add", url], env=service.environment, check=True, capture_output=True, text=True)
+        endpoint = added.stdout.split()[0]
+        time.sleep(1)
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600))
+        commands["replay --since, nothing since"] = service.command("webhooks", "replay", endpoint, "--since", since)
+        due = min(self.size, 200_000)
+        service.command("webhooks", "disable", endpoint)
+        self.database.run(QUEUE.format(endpoint=endpoint, due=due))
+        self.database.run("analyze webhook_queue; analyze webhook_delivery")
+        commands["enable"] = service.command("webhooks", "enable", endpoint)
+        time.sleep(1)
+        before = Receiver.received
+        time.sleep(SECONDS)
+        sent = (Receiver.received - before) / SECONDS
+        commands["remove while it sends"] = service.command("webhooks", "remove", endpoint)
+        receiver.shutdown()
+        service.stop()
+        return {
+            "requests": {name: summary(rounds) for name, rounds in self.costs.items()},
+            "concurrent": {name: statistics.median(rates) for name, rates in self.rates.items()},
+            "commands": commands, "sent": sent, "due": due,
+        }
 
 
 def table(measured):
@@ -309,12 +346,10 @@ def table(measured):
     of_sizes = list(measured.values())
     for name in of_sizes[0]["requests"]:
         costs = [one["requests"][name] for one in of_sizes]
-        # The fastest tenth: a median has what other work on the machine added.
-        times = [one["requests"][name]["fast"] / one["requests"][CONTROL]["fast"] for one in of_sizes]
         cells = [f"{c['median']:.1f} ms, at most {c['max']:.1f}; {c['statements']:.1f} statements, {c['buffers']:.0f} buffers" for c in costs]
         pairs = list(zip(costs, costs[1:]))
         buffers = [after["buffers"] / max(1, before["buffers"]) for before, after in pairs]
-        slower = [after / before for before, after in zip(times, times[1:])]
+        slower = [after["median"] / before["median"] for before, after in pairs]
         kept = (
             all(after["buffers"] <= before["buffers"] * MAX_RATIO + LEVELS for before, after in pairs)
             and all(round(after["statements"]) <= round(before["statements"]) for before, after in pairs)
@@ -339,10 +374,12 @@ def table(measured):
     return "\n".join(lines), failed
 
 
-measured = {}
-for size in sizes:
-    measured[size] = measure(size)
-    print(table(measured)[0], file=sys.stderr)
+all_sizes = [Size(size) for size in sizes]
+for measure in [Size.measure_requests, Size.measure_rates]:
+    for _ in range(ROUNDS):
+        for size in all_sizes:
+            measure(size)
+measured = {size.size: size.results() for size in all_sizes}
 text, failed = table(measured)
 print(text)
 if document:
