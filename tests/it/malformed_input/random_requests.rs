@@ -391,7 +391,12 @@ async fn config_nesting_depth_is_limited() {
         "/connections/{}",
         started["connection_id"].as_str().unwrap()
     );
-    let nested = |levels: usize| (1..levels).fold(json!(1), |inner, _| json!([inner]));
+    let nested = |levels: usize| {
+        (1..levels).fold(json!(1), |inner, level| match level % 2 {
+            0 => json!([inner]),
+            _ => json!({ "b": inner }),
+        })
+    };
     for (levels, status) in [(32, StatusCode::OK), (33, StatusCode::BAD_REQUEST)] {
         let body = json!({ "config": { "a": nested(levels) } });
         let (answered, body) = ada.call(Method::PATCH, &path, Some(body)).await;

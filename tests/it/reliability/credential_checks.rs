@@ -1,7 +1,7 @@
 //! The effect of a check on others: their credentials are refreshed to distinguish a revoked grant from a failing
 //! provider.
 
-use chrono::TimeDelta;
+use chrono::{SecondsFormat, TimeDelta};
 use futures::future::join_all;
 use patchbay::nango::webhook;
 use patchbay::service::WebhookOutcome;
@@ -134,4 +134,20 @@ async fn refresh_webhook_retry_is_applied_after_failed_check() {
     );
     let failing = ada.connection(text(hers, "id")).await;
     assert!(failing["failing_since"].is_string(), "{failing}");
+}
+
+#[tokio::test]
+async fn check_without_change_records_its_time() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    let id = text(&ada.connected("gmail").await, "id").to_owned();
+    let before = ada.connection(&id).await;
+    app.advance(TimeDelta::minutes(5));
+    let checked = check(&ada, &id).await;
+    assert_eq!(checked["health"], "working", "{checked}");
+    let after = ada.connection(&id).await;
+    let now = app.clock.now().to_rfc3339_opts(SecondsFormat::Secs, true);
+    assert_ne!(before["last_checked_at"], after["last_checked_at"]);
+    assert_eq!(after["last_checked_at"], now);
+    assert_eq!(after["status"], "connected");
 }

@@ -104,6 +104,29 @@ async fn absence_in_a_small_product_changes_no_status() {
 }
 
 #[tokio::test]
+async fn absent_connection_is_looked_up_once_a_minute() {
+    let app = app().await;
+    let all = connected(&app, 4).await;
+    hide(&app, &all[..1]).await;
+    let absent = text(&all[0].1, "nango_connection_id");
+    let lookups = async || {
+        let calls = app.control("requests", Method::GET, Value::Null).await;
+        let calls = calls.as_array().unwrap().iter();
+        let is_lookup = |call: &&Value| call.to_string().contains(absent);
+        calls.filter(is_lookup).count()
+    };
+    let before = lookups().await;
+    app.sweep().await;
+    let once = lookups().await;
+    assert!(once > before);
+    app.sweep().await;
+    assert_eq!(lookups().await, once);
+    app.advance(MINUTE);
+    app.sweep().await;
+    assert!(lookups().await > once);
+}
+
+#[tokio::test]
 async fn deleted_connection_is_missing_after_five_minutes() {
     for count in [1, 2, 4] {
         let app = app().await;
