@@ -137,17 +137,22 @@ async fn refresh_webhook_retry_is_applied_after_failed_check() {
 }
 
 #[tokio::test]
-async fn check_without_change_records_its_time() {
+async fn each_check_records_its_time() {
     let app = TestApp::new().await;
-    let ada = app.user("ada").await;
-    let id = text(&ada.connected("gmail").await, "id").to_owned();
-    let before = ada.connection(&id).await;
-    app.advance(TimeDelta::minutes(5));
-    let checked = check(&ada, &id).await;
-    assert_eq!(checked["health"], "working", "{checked}");
-    let after = ada.connection(&id).await;
-    let now = app.clock.now().to_rfc3339_opts(SecondsFormat::Secs, true);
-    assert_ne!(before["last_checked_at"], after["last_checked_at"]);
-    assert_eq!(after["last_checked_at"], now);
-    assert_eq!(after["status"], "connected");
+    let users = with_gmail(&app, &["mallory".to_owned(), "bob".to_owned()]).await;
+    let (mallory, connected) = &users[0];
+    let revoked = json!({ "connection_id": connected["nango_connection_id"] });
+    let id = text(connected, "id");
+    // The last check finds what is known already.
+    for n in 0..5 {
+        if n == 1 {
+            app.control("revoke", Method::POST, revoked.clone()).await;
+        }
+        app.advance(TimeDelta::minutes(3));
+        let checked = check(mallory, id).await;
+        let now = app.clock.now().to_rfc3339_opts(SecondsFormat::Secs, true);
+        assert_eq!(checked["last_checked_at"], now, "{n}: {checked}");
+    }
+    let after = mallory.connection(id).await;
+    assert_eq!(after["status_reason"], "needs_reauthorization");
 }
