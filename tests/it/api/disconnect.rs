@@ -1,10 +1,12 @@
 //! Disconnecting, in Patchbay and at Nango.
 
+use chrono::{DateTime, TimeDelta, Utc};
 use insta::assert_snapshot;
 use nango_sandbox::Integration;
 use serde_json::{Value, json};
 
 use super::{events, text};
+use crate::eventually::eventually_value;
 use crate::test_app::{TestApp, User};
 
 /// Connects an account of a connector.
@@ -303,4 +305,31 @@ async fn removed_connector_can_be_listed_and_disconnected() {
     let ended = ada.send_delete(&path).await.json();
     assert_eq!(ended["connection_id"], id);
     app.wait_for_nango_connections(&[]).await;
+}
+
+#[tokio::test]
+async fn unconfirmed_deletion_is_retried_with_backoff() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    ada.connected("gmail").await;
+    app.faults(json!({ "refuse_delete": true })).await;
+    let (_, ended) = ada.disconnect("gmail", "").await;
+    assert_eq!(ended["upstream_deleted"], false);
+    let service = app.service().await;
+    for attempt in 1..=12 {
+        let failed = async || -> Option<DateTime<Utc>> {
+            sqlx::query_scalar(
+                "select next_attempt_at from upstream_deletion where attempts = $1 and leased_until is null",
+            )
+            .bind(attempt)
+            .fetch_optional(&mut app.sql().await)
+            .await
+            .unwrap()
+        };
+        let next = eventually_value(failed, Option::is_some).await.unwrap();
+        let pause = TimeDelta::seconds(600.min(1 << (attempt - 1)));
+        assert_eq!(next - app.clock.now(), pause, "attempt {attempt}");
+        app.advance(pause);
+        service.deletions.delete_due().await.unwrap();
+    }
 }
