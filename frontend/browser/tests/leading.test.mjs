@@ -189,9 +189,11 @@ test("offline_pages_say_so_and_recover", async (given) => {
     await page.reload();
     const alert = page.getByRole("alert").first();
     await alert.getByText("The server could not be reached.").waitFor();
+    const retry = alert.getByRole("button", { name: "Try again" });
+    await retry.click();
     await context.unroute("**/api/**");
     // The page retries by itself, too, and may be faster than the click.
-    await alert.getByRole("button", { name: "Try again" }).click({ timeout: 5000 }).catch(() => {});
+    await retry.click({ timeout: 5000 }).catch(() => {});
     await page.getByText("Ada Lovelace (work)").first().waitFor();
     await page.waitForFunction(() => document.querySelectorAll(".bone").length === 0);
   }
