@@ -171,7 +171,7 @@ impl AttemptPoller {
     /// As the call to Nango.
     pub async fn confirm(&self, id: &str, integration: &str, is_new: bool) -> ListResult {
         let is_exact = self.nango.has_room(Priority::Sweep)
-            || (self.nango.has_room(Priority::Check) && self.confirmations.check().is_ok());
+            || (self.nango.has_room(Priority::Poll) && self.confirmations.check().is_ok());
         if is_new && !is_exact {
             let newest = self.fetch_newest_from_now_on().await;
             let newest = newest.as_ref().as_ref().map_err(Clone::clone)?;
@@ -200,7 +200,7 @@ impl AttemptPoller {
             if *requested >= asked {
                 return list.clone();
             }
-            let pause = if self.nango.has_room(Priority::Check) {
+            let pause = if self.nango.has_room(Priority::Poll) {
                 CONFIRM_INTERVAL
             } else {
                 SLOW_CONFIRM_INTERVAL

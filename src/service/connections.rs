@@ -18,13 +18,17 @@ use super::reconcile::Reconciler;
 use super::{Error, Result};
 use crate::db;
 use crate::db::token_accesses::RecordedAccess;
-use crate::domain::{Account, Actor, Connection, ConnectionId, Event, State, UserId};
+use crate::domain::{Account, Actor, Attempt, Connection, ConnectionId, Event, State, UserId};
 use crate::nango::Priority;
 use crate::telemetry::TRACES;
 use crate::views::ConnectionView;
 
 /// The time during which further changes of the label or config are merged into one event.
 const UPDATE_MERGE_WINDOW: TimeDelta = TimeDelta::minutes(1);
+
+/// The age of an attempt from which a wait starts with a poll, if the wait lasts long enough for another one. Nobody
+/// grants access sooner after the popup has opened.
+const MIN_POLLED_AGE: Duration = Duration::from_secs(1);
 
 /// A change of a connection by its user.
 #[derive(Clone, Debug, Default)]
@@ -226,7 +230,13 @@ impl Connections {
     ) -> Result<ConnectionView> {
         let deadline = Instant::now() + timeout;
         let mut subscription = self.feed.subscribe(user);
-        let mut details = self.get(user, id).await?;
+        let mut details = self.reader.view(user, id).await?;
+        let latest = self.core.clock.now() - MIN_POLLED_AGE;
+        let is_due = |attempt: &Attempt| timeout <= MIN_POLLED_AGE || attempt.created_at <= latest;
+        let open = open_attempts(std::slice::from_ref(&details));
+        if open.iter().any(is_due) {
+            details = self.get(user, id).await?;
+        }
         let mut polls = 0;
         loop {
             let open = open_attempts(std::slice::from_ref(&details));

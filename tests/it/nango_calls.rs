@@ -111,6 +111,18 @@ async fn measure_connects(app: &TestApp, rows: &mut Rows) -> Value {
     let id = measure((app, rows), "connect, reported by a webhook", costs).await;
     measure(
         (app, rows),
+        "connect, reported by a webhook while the user waits",
+        async {
+            let started = ada.connect("linear").await;
+            let path = format!("/connections/{}?wait=25", text(&started, "connection_id"));
+            let popup = app.popup(text(&started, "oauth_url"));
+            let (waited, _) = futures::join!(ada.get(&path), popup);
+            assert_eq!(waited["status"], "connected");
+        },
+    )
+    .await;
+    measure(
+        (app, rows),
         "connect, its webhook lost, the user waits",
         async {
             app.faults(json!({ "consent": "allow", "drop_webhooks": true }))
