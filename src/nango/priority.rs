@@ -141,3 +141,19 @@ impl Scope {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_of_a_request_add_up() {
+        let wait = Duration::from_secs(1);
+        for (priority, waits) in [(Priority::Connect, 2), (Priority::Sweep, 0)] {
+            let scope = Scope::new(priority);
+            scope.note_wait(wait);
+            scope.clone().note_wait(wait);
+            assert_eq!(scope.wait_left(), priority.max_wait() - wait * waits);
+        }
+    }
+}

@@ -270,7 +270,6 @@ impl Connections {
         user: &UserId,
         id: ConnectionId,
     ) -> Result<(ConnectionView, Option<Health>)> {
-        self.core.nango_gateway()?;
         let connection = self.reader.find_own(user, id).await?;
         let health = match &connection.state {
             State::Pending { .. } => None,

@@ -290,6 +290,12 @@ async fn reconnect_of_missing_connection_detects_account_mismatch() {
     let path = format!("/connections/{id}/reconnect");
     let other = json!({ "login_hint": "grace" });
     let (_, started) = ada.call(Method::POST, &path, Some(other)).await;
+    let kind: String = sqlx::query_scalar("select kind from connect_attempt where id = $1::uuid")
+        .bind(text(&started, "attempt_id"))
+        .fetch_one(&mut app.sql().await)
+        .await
+        .unwrap();
+    assert_eq!(kind, "connect", "Nango has nothing to reauthorize");
     app.popup(text(&started, "oauth_url")).await;
     let refused = ada.wait_until(id, "error").await;
     assert_eq!(refused["status_reason"], "account_mismatch");

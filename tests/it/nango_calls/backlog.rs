@@ -1,9 +1,11 @@
 //! Backlogs: abandoned attempts, and the deletions at Nango of an erased user.
 
+use patchbay::clock::Clock;
 use tokio::time::Instant;
 
 use super::*;
 use crate::eventually::eventually_value;
+use crate::test_app::Replica;
 
 #[tokio::test]
 async fn abandoned_attempts_expire_with_few_calls() {
@@ -28,6 +30,40 @@ async fn abandoned_attempts_expire_with_few_calls() {
         let expected = if n == 7 { "connected" } else { "error" };
         assert_eq!(status(&app, id).await, expected, "{n}");
     }
+}
+
+#[tokio::test]
+async fn grants_dated_before_their_attempts_are_found_on_later_pages() {
+    const ATTEMPTS: usize = 5;
+    let app = TestApp::new().await;
+    let ahead = Clock::manual(app.clock.now() + TimeDelta::minutes(2));
+    let other = Replica::start(&app.settings(&[("PORT", "0")]), ahead).await;
+    app.faults(json!({ "consent": "allow", "drop_webhooks": true, "list_page_size": 1 }))
+        .await;
+    for n in 0..ATTEMPTS {
+        let user = app.user(&format!("user-{n}")).await;
+        let started = user.at(&other).connect("gmail").await;
+        if n < 2 {
+            app.popup(text(&started, "oauth_url")).await;
+        }
+    }
+    app.advance(TimeDelta::minutes(40));
+    let expired = app.service().await.expiry.run().await.unwrap();
+    assert_eq!(expired, ATTEMPTS - 2);
+}
+
+#[tokio::test]
+async fn ended_attempts_of_a_full_batch_do_not_delay_others() {
+    let app = TestApp::new().await;
+    app.user("ada").await.connect("gmail").await;
+    let ended = "insert into attempt_owner (attempt_id, due_at, kept_until) \
+         select gen_random_uuid(), timestamptz '2000-01-01', timestamptz '2000-01-01' from generate_series(1, 500)";
+    sqlx::query(ended)
+        .execute(&mut app.sql().await)
+        .await
+        .unwrap();
+    app.advance(TimeDelta::minutes(31));
+    assert_eq!(app.service().await.expiry.run().await.unwrap(), 1);
 }
 
 #[tokio::test]

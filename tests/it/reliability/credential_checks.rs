@@ -13,7 +13,7 @@ use crate::eventually::eventually;
 use crate::test_app::{TestApp, User};
 
 /// Returns Nango's ids of the connections in forced refreshes, one per refresh.
-async fn force_check(app: &TestApp) -> Vec<String> {
+pub(super) async fn force_check(app: &TestApp) -> Vec<String> {
     let calls = app.control("requests", Method::GET, Value::Null).await;
     let calls = calls.as_array().unwrap().iter();
     let forced = calls.filter(|call| text(call, "query").contains("force_refresh=true"));

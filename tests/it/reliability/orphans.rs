@@ -8,6 +8,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::credential_checks::force_check;
 use super::text;
 use crate::eventually::eventually;
 use crate::test_app::{IMMEDIATE_SWEEP, TestApp};
@@ -217,8 +218,14 @@ async fn sweep_continues_when_one_check_fails() {
     let revoked = ada.connected("github").await;
     bob.connected("github").await;
     let unanswered = ada.connected("gmail").await;
+    let skipped = bob.connected("gmail").await;
     app.faults(json!({ "drop_webhooks": true })).await;
-    for (connection, key) in [(&revoked, "github"), (&unanswered, "gmail")] {
+    let rejected = [
+        (&revoked, "github"),
+        (&unanswered, "gmail"),
+        (&skipped, "gmail"),
+    ];
+    for (connection, key) in rejected {
         let nango_id = text(connection, "nango_connection_id");
         let body = json!({ "connection_id": nango_id });
         app.control("revoke", Method::POST, body).await;
@@ -228,7 +235,12 @@ async fn sweep_continues_when_one_check_fails() {
     app.advance(TimeDelta::minutes(5));
     let faults = json!({ "status": 500, "only": "provider_config_key=gmail" });
     app.faults(faults).await;
+    let before = force_check(&app).await.len();
     assert_eq!(app.sweep().await.checked, 1);
+    let forced = force_check(&app).await.split_off(before);
+    let of_gmail = [&unanswered, &skipped].map(|one| text(one, "nango_connection_id"));
+    let is_forced = |id: &&str| forced.iter().any(|forced| forced == id);
+    assert_eq!(of_gmail.iter().filter(|id| is_forced(id)).count(), 1);
     let status = async |connection| ada.connection(text(connection, "id")).await["status"].clone();
     assert_eq!(status(&revoked).await, "connected");
     let failing = ada.connection(text(&revoked, "id")).await;
