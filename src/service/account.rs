@@ -74,17 +74,13 @@ impl LookupFailure {
     }
 
     fn of_nango(error: &nango::Error) -> Self {
+        use AccountUnknownReason::{NangoMisconfigured, ProviderUnavailable};
+        use nango::Error::{InvalidCredentials, NotFound, Unauthorized};
         match error {
-            nango::Error::Unauthorized { .. } => {
-                Self::transient(AccountUnknownReason::NangoMisconfigured)
-            }
-            nango::Error::NotFound | nango::Error::InvalidCredentials { .. } => {
-                Self::transient(AccountUnknownReason::ProviderUnavailable)
-            }
-            error if error.is_transient() => {
-                Self::transient(AccountUnknownReason::ProviderUnavailable)
-            }
-            _ => Self::permanent(AccountUnknownReason::NangoMisconfigured),
+            Unauthorized { .. } => Self::transient(NangoMisconfigured),
+            NotFound | InvalidCredentials { .. } => Self::transient(ProviderUnavailable),
+            error if error.is_transient() => Self::transient(ProviderUnavailable),
+            _ => Self::permanent(NangoMisconfigured),
         }
     }
 

@@ -1,5 +1,6 @@
 //! A database of the original system, imported in place or left unchanged.
 
+mod invalid;
 mod users;
 
 use std::time::Instant;
@@ -110,6 +111,23 @@ async fn list(user: &User<'_>) -> Vec<String> {
 
 fn id(number: u8) -> String {
     format!("10000000-0000-4000-8000-00000000000{number}")
+}
+
+/// Returns the content of the database: every table with its schema, and every row.
+async fn dump(sql: &mut PgConnection) -> Vec<String> {
+    let mut all: Vec<String> = sqlx::query_scalar(
+        "select format('%s.%s %s', relnamespace::regnamespace, relname, relkind) from pg_class \
+         where relnamespace::regnamespace::text !~ '^pg_|information_schema' order by 1",
+    )
+    .fetch_all(&mut *sql)
+    .await
+    .unwrap();
+    for table in ["user_connector_connection", "connector"] {
+        let rows = AssertSqlSafe(format!("select t::text from {table} t order by 1"));
+        let rows: Vec<String> = sqlx::query_scalar(rows).fetch_all(&mut *sql).await.unwrap();
+        all.extend(rows);
+    }
+    all
 }
 
 #[tokio::test]
@@ -277,195 +295,6 @@ async fn refresh_failure_webhook_is_matched_by_nango_id() {
     .await
     .unwrap();
     assert_eq!(absences, 1);
-}
-
-/// Returns the content of the database: every table with its schema, and every row.
-async fn dump(sql: &mut PgConnection) -> Vec<String> {
-    let mut all: Vec<String> = sqlx::query_scalar(
-        "select format('%s.%s %s', relnamespace::regnamespace, relname, relkind) from pg_class \
-         where relnamespace::regnamespace::text !~ '^pg_|information_schema' order by 1",
-    )
-    .fetch_all(&mut *sql)
-    .await
-    .unwrap();
-    for table in ["user_connector_connection", "connector"] {
-        let rows = AssertSqlSafe(format!("select t::text from {table} t order by 1"));
-        let rows: Vec<String> = sqlx::query_scalar(rows).fetch_all(&mut *sql).await.unwrap();
-        all.extend(rows);
-    }
-    all
-}
-
-#[tokio::test]
-async fn import_rejects_unsupported_tables_and_changes_nothing() {
-    let cases = [
-        (
-            "alter table user_connector_connection alter column config type text using config::text",
-            "user_connector_connection.config is text, and not json or jsonb",
-        ),
-        (
-            "alter table user_connector_connection rename column last_error to error",
-            "user_connector_connection has no column last_error",
-        ),
-        (
-            "create table sync (connection_id uuid references user_connector_connection (id))",
-            "sync refers to user_connector_connection by the foreign key sync_connection_id_fkey: drop it first (connections keep their ids, connectors get others)",
-        ),
-        (
-            "create schema before_patchbay",
-            "there is a schema before_patchbay, to which the tables would be moved: rename it",
-        ),
-    ];
-    for (change, reported) in cases {
-        let (database, mut sql) =
-            legacy_database(include_str!("../data/legacy_schema/rows.sql")).await;
-        run(&mut sql, change).await;
-        let before = dump(&mut sql).await;
-        match import(database.url()).await {
-            Err(DatabaseError::LegacyTables(problems)) => assert_eq!(problems, [reported]),
-            other => panic!("{change}: {other:?}"),
-        }
-        assert_eq!(dump(&mut sql).await, before, "{change}");
-    }
-}
-
-#[tokio::test]
-#[expect(clippy::too_many_lines, reason = "a table of cases")]
-async fn invalid_rows_are_named_and_can_be_left_out() {
-    let cases = [
-        (
-            "update connector set slug = 'fax' where slug = 'gmail'",
-            4,
-            "connector_id \"fax\" is a connector that",
-        ),
-        (
-            "alter table user_connector_connection drop constraint user_connector_connection_connector_id_fkey; \
-             delete from connector where slug = 'notion'",
-            1,
-            "names no row of the table connector",
-        ),
-        (
-            "update user_connector_connection set status = 'revoked' where status = 'error'",
-            2,
-            "status \"revoked\" has to be",
-        ),
-        (
-            "update user_connector_connection set config = '[1]' where status = 'pending'",
-            2,
-            "config \"[1]\" has to be a JSON object",
-        ),
-        (
-            "update user_connector_connection set config = '{\"a\": \"\\u0000\"}' where status = 'pending'",
-            2,
-            "cannot be read: unsupported Unicode escape sequence",
-        ),
-        (
-            "update user_connector_connection set config = '{\"a\": 1e400}' where status = 'pending'",
-            2,
-            "a number that is too large",
-        ),
-        (
-            "update user_connector_connection set updated_at = 'infinity' where status = 'pending'",
-            2,
-            "updated_at \"infinity\" has to be between",
-        ),
-        (
-            "alter table user_connector_connection drop constraint user_connector_connection_nango_connection_id_key; \
-             update user_connector_connection set nango_connection_id = 'shared' where status in ('connected', 'disconnected')",
-            1,
-            "nango_connection_id \"shared\" is also that of another row",
-        ),
-        (
-            "update user_connector_connection set created_at = '20000-01-01' where status = 'pending'",
-            2,
-            "created_at \"20000-01-01",
-        ),
-    ];
-    for (change, rows, reported) in cases {
-        let (database, mut sql) =
-            legacy_database(include_str!("../data/legacy_schema/rows.sql")).await;
-        run(&mut sql, change).await;
-        let before = dump(&mut sql).await;
-        let Err(DatabaseError::LegacyTables(problems)) = import(database.url()).await else {
-            panic!("{change}: it was imported");
-        };
-        assert_eq!(dump(&mut sql).await, before, "{change}");
-        let (remedy, problems) = problems.split_last().unwrap();
-        assert!(remedy.contains("--skip-invalid-rows"), "{remedy}");
-        assert_eq!(problems.len(), rows, "{change}: {problems:#?}");
-        for problem in problems {
-            assert!(problem.starts_with("row 10000000-"), "{problem}");
-            assert!(problem.contains(reported), "{problem}");
-        }
-        let settings = [("DATABASE_URL", database.url())];
-        let mut process = Process::start(&["migrate", "--skip-invalid-rows"], &settings);
-        assert!(process.ended().await.success(), "{}", process.output());
-        let text = process.output();
-        assert!(
-            text.contains(&format!("imported {} connections", 7 - rows)),
-            "{text}"
-        );
-        assert_eq!(
-            text.matches("skipped, and kept in before_patchbay: row")
-                .count(),
-            rows,
-            "{text}"
-        );
-        let kept: i64 =
-            sqlx::query_scalar("select count(*) from before_patchbay.user_connector_connection")
-                .fetch_one(&mut sql)
-                .await
-                .unwrap();
-        assert_eq!(kept, 7, "{change}");
-    }
-}
-
-#[tokio::test]
-async fn import_queues_no_deletion_of_what_another_row_uses() {
-    let (database, mut sql) = legacy_database(include_str!("../data/legacy_schema/rows.sql")).await;
-    run(
-        &mut sql,
-        "alter table user_connector_connection drop constraint user_connector_connection_nango_connection_id_key; \
-         update user_connector_connection set nango_connection_id = 'an-id-of-nangos-own' where status = 'disconnected'",
-    )
-    .await;
-    import(database.url()).await.unwrap();
-    let deletions: i64 = sqlx::query_scalar("select count(*) from upstream_deletion")
-        .fetch_one(&mut sql)
-        .await
-        .unwrap();
-    assert_eq!(deletions, 0);
-}
-
-#[tokio::test]
-async fn import_aborts_when_legacy_tables_are_locked() {
-    let (database, mut sql) = legacy_database(include_str!("../data/legacy_schema/rows.sql")).await;
-    let mut legacy_session = PgConnection::connect(database.url()).await.unwrap();
-    run(
-        &mut legacy_session,
-        "begin; update user_connector_connection set error_count = 1",
-    )
-    .await;
-    let Err(DatabaseError::LegacyTables(problems)) = import(database.url()).await else {
-        panic!("the import ran while another session held the tables");
-    };
-    assert_eq!(
-        problems,
-        ["another program uses the tables: stop it and try again"]
-    );
-    run(&mut legacy_session, "rollback").await;
-    // Commands without a catalog leave the import to those with one.
-    let patchbay = test_database::pool(database.url(), 2).await.unwrap();
-    let refused = patchbay.migrate().await.unwrap_err();
-    assert!(
-        refused
-            .to_string()
-            .contains("`patchbay migrate` imports them")
-    );
-    assert_eq!(dump(&mut sql).await.len(), dump(&mut sql).await.len());
-    let adopted = import(database.url()).await.unwrap().unwrap();
-    assert_eq!(adopted.connections, 7);
-    assert_eq!(import(database.url()).await.unwrap(), None);
 }
 
 #[tokio::test]
