@@ -19,7 +19,7 @@ use crate::net::http_client;
 use crate::net::http_client::BodyError;
 
 /// The TTL of a fetched key set.
-const CACHE_TTL: Duration = Duration::from_mins(10);
+pub(crate) const CACHE_TTL: Duration = Duration::from_mins(10);
 
 /// How long a stale set remains in use while fetches fail.
 const MAX_STALE: Duration = Duration::from_hours(1);
@@ -127,32 +127,16 @@ impl Jwks {
         })))
     }
 
-    /// Returns the keys that may have signed a token with this key id and algorithm.
+    /// Returns the keys that may have signed a token with this key id and algorithm, fetched at most `max_age` ago
+    /// unless the last fetch is too recent. Zero is for an identity provider that may have replaced a key and kept its
+    /// id.
     pub(crate) async fn candidates(
         &self,
         id: Option<&str>,
         algorithm: Algorithm,
+        max_age: Duration,
     ) -> Result<Candidates, Error> {
-        self.candidates_of(id, algorithm, CACHE_TTL).await
-    }
-
-    /// Does the same after a refetch, unless the last fetch is too recent: the identity provider may have replaced a
-    /// key and kept its id.
-    pub(crate) async fn newest_candidates(
-        &self,
-        id: Option<&str>,
-        algorithm: Algorithm,
-    ) -> Result<Candidates, Error> {
-        self.candidates_of(id, algorithm, Duration::ZERO).await
-    }
-
-    async fn candidates_of(
-        &self,
-        id: Option<&str>,
-        algorithm: Algorithm,
-        fresh: Duration,
-    ) -> Result<Candidates, Error> {
-        let mut found = self.lookup(id, algorithm, fresh);
+        let mut found = self.lookup(id, algorithm, max_age);
         if found.needs_fetch {
             let fetching = Arc::clone(&self.0.fetching);
             let waiting = self.0.waiting.try_acquire();
@@ -165,7 +149,7 @@ impl Jwks {
                 Err(_missing) if waiting.is_err() => return Err(Error::KeysUnavailable),
                 Err(_missing) => fetching.lock_owned().await,
             };
-            found = self.lookup(id, algorithm, fresh);
+            found = self.lookup(id, algorithm, max_age);
             if found.needs_fetch {
                 // In a separate task, because a cancelled caller must not cancel the fetch that others wait for.
                 let this = self.clone();
@@ -176,7 +160,7 @@ impl Jwks {
                 if let Err(error) = fetch.await {
                     tracing::error!(%error, "fetching the JWKS panicked");
                 }
-                found = self.lookup(id, algorithm, fresh);
+                found = self.lookup(id, algorithm, max_age);
             }
         }
         match found.keys {

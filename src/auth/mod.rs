@@ -209,8 +209,8 @@ impl Authenticator {
     async fn verify_public(&self, token: &Jws<'_>) -> Result<(), Error> {
         let jwks = self.jwks.as_ref().ok_or(Error::NoKeySet)?;
         let (id, algorithm) = (token.key_id.as_deref(), token.algorithm);
-        if token.is_signed_by_one(&jwks.candidates(id, algorithm).await?)
-            || token.is_signed_by_one(&jwks.newest_candidates(id, algorithm).await?)
+        if token.is_signed_by_one(&jwks.candidates(id, algorithm, jwks::CACHE_TTL).await?)
+            || token.is_signed_by_one(&jwks.candidates(id, algorithm, Duration::ZERO).await?)
         {
             Ok(())
         } else {

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::Error;
 use super::priority::{Priority, Scope};
 use crate::clock::Clock;
-use crate::telemetry::metrics::{Durations, Label};
+use crate::telemetry::metrics::{Durations, GaugeGuard, Label};
 
 /// The window in which Nango counts calls.
 const WINDOW: Duration = Duration::from_secs(60);
@@ -151,7 +151,7 @@ impl RateBudget {
             return Ok(slot);
         }
         let priority = [("priority", scope.priority.as_str())];
-        let waiting = Waiting::new(self.waiting.get_or_create(&priority).clone());
+        let waiting = GaugeGuard::new(&self.waiting.get_or_create(&priority));
         let started = Moment::now(&self.clock);
         let most = scope.wait_left();
         let admitted = loop {
@@ -307,22 +307,6 @@ impl Drop for Slot<'_> {
 
 fn wait_histogram() -> Histogram {
     Histogram::new([0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0])
-}
-
-/// Counts a waiting call until it is dropped.
-struct Waiting(Gauge);
-
-impl Waiting {
-    fn new(gauge: Gauge) -> Self {
-        gauge.inc();
-        Self(gauge)
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use serde::Deserialize;
 use serde_json::Value;
+use strum::IntoStaticStr;
 
 use crate::net::http_client;
 use crate::net::http_client::BodyError;
@@ -21,7 +22,8 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 ///
 /// No variant contains a secret key, a session token or a provider's credentials: only the code and message of a
 /// response's body are kept, shortened.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, IntoStaticStr, thiserror::Error)]
+#[strum(serialize_all = "snake_case")]
 pub enum Error {
     /// Nango rejected our secret key (401), or the key lacks a scope (403).
     #[error(
@@ -122,21 +124,7 @@ impl Error {
     /// Returns a stable name of the variant, for metrics.
     #[must_use]
     pub fn name(&self) -> &'static str {
-        match self {
-            Self::Unauthorized { .. } => "unauthorized",
-            Self::NotFound => "not_found",
-            Self::InvalidCredentials { .. } => "invalid_credentials",
-            Self::UnknownIntegration => "unknown_integration",
-            Self::UnknownConnection => "unknown_connection",
-            Self::UnsupportedField(_) => "unsupported_field",
-            Self::RateLimited { .. } => "rate_limited",
-            Self::Timeout => "timeout",
-            Self::Unreachable { .. } => "unreachable",
-            Self::Unavailable { .. } => "unavailable",
-            Self::ProviderUnreachable { .. } => "provider_unreachable",
-            Self::FilterIgnored => "filter_ignored",
-            Self::Unexpected { .. } => "unexpected",
-        }
+        self.into()
     }
 
     /// Returns the error of a page of the connection list that repeats the previous pages, because Nango ignores its

@@ -209,11 +209,10 @@ impl Statistics {
                 .set(age(stats.oldest, now).as_secs_f64());
         };
         if let Some((stats, engaged)) = stats {
-            register_brakes(&mut registry, &engaged);
             set_queue("upstream_deletions", stats.deletions);
             set_queue("open_attempts", stats.attempts);
             set_queue("event_deliveries", stats.deliveries);
-            register_stats(&mut registry, &stats);
+            register_stats(&mut registry, &stats, &engaged);
         }
         registry.register(
             "queue_waiting",
@@ -270,79 +269,59 @@ impl Statistics {
     }
 }
 
-fn register_brakes(registry: &mut Registry, engaged: &[EngagedBrake]) {
-    let brakes: Family<Label, Gauge> = Family::default();
-    for brake in Brake::VARIANTS {
+/// Registers a family of gauges with one label.
+fn register_counts(
+    registry: &mut Registry,
+    (name, help): (&str, &str),
+    label: &'static str,
+    counts: impl IntoIterator<Item = (&'static str, i64)>,
+) {
+    let family: Family<Label, Gauge> = Family::default();
+    for (value, count) in counts {
+        family.get_or_create(&[(label, value)]).set(count);
+    }
+    registry.register(name, help, family);
+}
+
+fn register_stats(registry: &mut Registry, stats: &DatabaseStats, engaged: &[EngagedBrake]) {
+    let help = "1 while a brake stops operations that could harm many users by mistake";
+    let brakes = Brake::VARIANTS.iter().map(|brake| {
         let is_engaged = engaged.iter().any(|engaged| engaged.brake == *brake);
-        brakes
-            .get_or_create(&[("brake", brake.as_str())])
-            .set(is_engaged.into());
-    }
-    registry.register(
-        "brake_engaged",
-        "1 while a brake stops operations that could harm many users by mistake",
-        brakes,
-    );
-}
-
-fn register_connections(registry: &mut Registry, by_status: &[(String, i64)]) {
-    let connections: Family<Label, Gauge> = Family::default();
-    // A status without connections is 0, not absent.
-    for status in [
-        Status::Pending,
-        Status::Connected,
-        Status::Disconnected,
-        Status::Error,
-    ] {
-        let status = status.as_str();
-        let found = by_status.iter().find(|(name, _)| name == status);
-        connections
-            .get_or_create(&[("status", status)])
-            .set(found.map_or(0, |(_, count)| *count));
-    }
-    registry.register(
-        "connections",
-        "Connections by status: counted up to 50,000, above that estimated from the planner's statistics; absent \
-         without them",
-        connections,
-    );
-}
-
-fn register_stats(registry: &mut Registry, stats: &DatabaseStats) {
+        (brake.as_str(), is_engaged.into())
+    });
+    register_counts(registry, ("brake_engaged", help), "brake", brakes);
     if let Some(by_status) = &stats.by_status {
-        register_connections(registry, by_status);
+        let help = "Connections by status: counted up to 50,000, above that estimated from the planner's statistics; \
+                    absent without them";
+        // A status without connections is 0, not absent.
+        let statuses = [
+            Status::Pending,
+            Status::Connected,
+            Status::Disconnected,
+            Status::Error,
+        ];
+        let counts = statuses.map(|status| {
+            let found = by_status.iter().find(|(name, _)| name == status.as_str());
+            (status.as_str(), found.map_or(0, |(_, count)| *count))
+        });
+        register_counts(registry, ("connections", help), "status", counts);
     }
-    registry.register(
-        "orphans",
-        "This installation's connections at Nango without a row, as of the last sweep",
-        ConstGauge::new(stats.orphans),
-    );
-    let endpoints: Family<Label, Gauge> = Family::default();
-    for (state, count) in [
+    let help = "This installation's connections at Nango without a row, as of the last sweep";
+    registry.register("orphans", help, ConstGauge::new(stats.orphans));
+    let help = "The product's webhook endpoints by state; messages to disabled ones wait";
+    let endpoints = [
         ("enabled", stats.endpoints.enabled),
         ("failing", stats.endpoints.failing),
         ("disabled", stats.endpoints.disabled),
-    ] {
-        endpoints.get_or_create(&[("state", state)]).set(count);
-    }
-    registry.register(
-        "webhook_endpoints",
-        "The product's webhook endpoints by state; messages to disabled ones wait",
-        endpoints,
-    );
+    ];
+    register_counts(registry, ("webhook_endpoints", help), "state", endpoints);
     if let Some(age) = stats.newest_age {
-        registry.register(
-            "sweep_newest_age_seconds",
-            "Time since any replica last read Nango's newest connections",
-            ConstGauge::new(age),
-        );
+        let help = "Time since any replica last read Nango's newest connections";
+        registry.register("sweep_newest_age_seconds", help, ConstGauge::new(age));
     }
     if let Some(age) = stats.sweep_age {
-        registry.register(
-            "sweep_age_seconds",
-            "Time since any replica finished a full sweep",
-            ConstGauge::new(age),
-        );
+        let help = "Time since any replica finished a full sweep";
+        registry.register("sweep_age_seconds", help, ConstGauge::new(age));
     }
 }
 

@@ -115,23 +115,6 @@ impl HttpMetrics {
     }
 }
 
-/// Increments a gauge until it is dropped.
-#[derive(Debug)]
-pub(crate) struct GaugeGuard(Gauge);
-
-impl GaugeGuard {
-    pub(crate) fn new(gauge: &Gauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for GaugeGuard {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
 /// Counts a request and writes its log line. The line has the route instead of the path, because paths and queries may
 /// contain secrets.
 pub(crate) async fn observe(

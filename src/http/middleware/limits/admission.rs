@@ -24,9 +24,9 @@ use crate::http::AppState;
 use crate::http::extract::{
     AuthenticationResult, Identity, authenticate_request, check_singletons,
 };
-use crate::http::middleware::metrics::GaugeGuard;
 use crate::http::problem::Problem;
 use crate::server::Permit;
+use crate::telemetry::metrics::GaugeGuard;
 
 /// The path of Nango's webhooks.
 const WEBHOOK_PATH_PREFIX: &str = "/api/v1/webhooks/";

@@ -22,13 +22,14 @@ use axum::response::Response;
 
 use self::admission::Lane;
 use self::rate_limiter::{QuotaBuckets, QuotaState};
-use super::metrics::{GaugeGuard, HttpMetrics};
+use super::metrics::HttpMetrics;
 use crate::clock::Clock;
 use crate::domain::UserId;
 use crate::http::extract::{AuthenticationResult, Identity};
 use crate::http::problem::{Code, Problem};
 pub(crate) use crate::server::{ConcurrencyLimiter, Permit};
 use crate::server::{Peer, network};
+use crate::telemetry::metrics::GaugeGuard;
 pub(crate) use admission::{RequestPermit, limit_requests};
 
 /// The header to which each proxy appends the address of its client.
