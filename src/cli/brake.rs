@@ -69,6 +69,9 @@ pub(crate) async fn run(arguments: BrakeArguments) -> Result<(), Failure> {
     let nango = nango.map(Nango::new).transpose()?;
     let public_url = config.http.public_url;
     let brakes = Brakes::new(database, nango, public_url, Clock::System);
+    if let Err(error) = brakes.probe().await {
+        print_note(format_args!("Nango could not be queried: {error}"));
+    }
     match arguments.command.unwrap_or(BrakeCommand::List) {
         BrakeCommand::List => list(&brakes).await,
         BrakeCommand::Release { brake, copy } => release(&brakes, brake.into(), copy).await,
@@ -76,10 +79,8 @@ pub(crate) async fn run(arguments: BrakeArguments) -> Result<(), Failure> {
 }
 
 async fn list(brakes: &Brakes) -> Result<(), Failure> {
-    if let Err(error) = brakes.probe().await {
-        print_note(format_args!("Nango could not be queried: {error}"));
-    }
     let engaged = brakes.engaged().await?;
+    let released = brakes.released().await?;
     for brake in Brake::VARIANTS {
         match engaged.iter().find(|engaged| engaged.brake == *brake) {
             Some(engaged) => {
@@ -91,7 +92,15 @@ async fn list(brakes: &Brakes) -> Result<(), Failure> {
                     engaged.reason
                 ))?;
             }
-            None => print_line(format_args!("{brake}  not engaged"))?,
+            None => {
+                let until = released.iter().find(|(released, _)| released == brake);
+                let until =
+                    until.map(|(_, at)| format!(", unlimited until {}", at.format("%F %T")));
+                print_line(format_args!(
+                    "{brake}  not engaged{}",
+                    until.unwrap_or_default()
+                ))?;
+            }
         }
     }
     Ok(())
@@ -99,16 +108,26 @@ async fn list(brakes: &Brakes) -> Result<(), Failure> {
 
 async fn release(brakes: &Brakes, brake: Brake, copy: bool) -> Result<(), Failure> {
     match (brake, copy) {
-        (Brake::Database, true) => {
-            brakes.release_copy().await?;
+        (Brake::Database, true) if brakes.release_copy().await? => {
             print_line(
                 "this database is a separate installation now, without webhook endpoints: restart its replicas",
             )?;
         }
+        (Brake::Database, true) => {
+            return Err(
+                "the brake database is not engaged, so this is the installation's own database: nothing was changed. \
+                 To make a copy a separate installation, set the copy's own PUBLIC_URL first"
+                    .into(),
+            );
+        }
         (_, true) => return Err("--copy applies to the brake database only".into()),
-        (brake, false) => {
-            brakes.release(brake).await?;
+        (brake, false) if brakes.release(brake).await? => {
             print_line(format_args!("the brake {brake} is released"))?;
+        }
+        (brake, false) => {
+            print_line(format_args!(
+                "the brake {brake} is not engaged: nothing was changed"
+            ))?;
         }
     }
     Ok(())

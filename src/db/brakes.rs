@@ -91,20 +91,30 @@ pub(crate) async fn count_changes(
     Ok(())
 }
 
-/// Releases a brake. For an hour, it does not limit changes of its kind.
-pub(crate) async fn release_brake(db: &mut Transaction, brake: Brake) -> sqlx::Result<()> {
-    sqlx::query(
+/// Releases an engaged brake. For an hour, it does not limit changes of its kind. Returns `false` if it is not engaged.
+pub(crate) async fn release_brake(db: &mut Transaction, brake: Brake) -> sqlx::Result<bool> {
+    let released = sqlx::query(
         "update brake set engaged_at = null, count = 0, counted_since = now(), \
-           released_until = now() + interval '1 hour' where kind = $1",
+           released_until = now() + interval '1 hour' where kind = $1 and engaged_at is not null",
     )
     .bind(brake.as_str())
     .execute(db)
     .await?;
-    Ok(())
+    Ok(released.rows_affected() > 0)
 }
 
 pub(crate) async fn engaged_brakes(db: &mut Transaction) -> sqlx::Result<Vec<EngagedBrake>> {
     sqlx::query_as("select kind, engaged_at from brake where engaged_at is not null order by kind")
+        .fetch_all(db)
+        .await
+}
+
+/// Returns the kinds of brakes that an operator released less than an hour ago, and the times until which they do not
+/// limit changes.
+pub(crate) async fn released_brakes(
+    db: &mut Transaction,
+) -> sqlx::Result<Vec<(String, DateTime<Utc>)>> {
+    sqlx::query_as("select kind, released_until from brake where released_until > now()")
         .fetch_all(db)
         .await
 }

@@ -364,6 +364,19 @@ impl Brakes {
         Ok(engaged)
     }
 
+    /// Returns the brakes that do not limit changes for now, because an operator released them, and the times at which
+    /// they limit again.
+    ///
+    /// # Errors
+    /// As the database.
+    pub async fn released(&self) -> Result<Vec<(Brake, DateTime<Utc>)>> {
+        let mut tx = self.database.begin_single().await?;
+        let released = db::released_brakes(&mut tx).await?;
+        tx.commit().await?;
+        let known = |(kind, until): (String, _)| Some((kind.parse().ok()?, until));
+        Ok(released.into_iter().filter_map(known).collect())
+    }
+
     /// Returns the number of this installation's connections at Nango without a row, as of the last sweep.
     ///
     /// # Errors
@@ -376,36 +389,51 @@ impl Brakes {
     }
 
     /// Releases a brake, after an operator has confirmed the stopped operations. For [`Brake::Database`], records the
-    /// current database as the installation's, because it was moved or restored.
+    /// current database as the installation's, because it was moved or restored. Returns `false`, and changes nothing,
+    /// if the brake is not engaged.
     ///
     /// # Errors
     /// As the database.
-    pub async fn release(&self, brake: Brake) -> Result<()> {
+    pub async fn release(&self, brake: Brake) -> Result<bool> {
         let mut tx = self.database.begin().await?;
-        match brake {
+        let was_engaged = match brake {
             Brake::Database => {
-                let actual = db::actual_identity(&mut tx, self.public_url.as_str()).await?;
-                db::record_identity(&mut tx, &actual).await?;
-                db::end_all_absences(&mut tx).await?;
+                let was_engaged = self.compare_database(&mut tx).await?.is_some();
+                if was_engaged {
+                    let actual = db::actual_identity(&mut tx, self.public_url.as_str()).await?;
+                    db::record_identity(&mut tx, &actual).await?;
+                    db::end_all_absences(&mut tx).await?;
+                }
+                was_engaged
             }
-            Brake::Nango => db::confirm_environment(&mut tx, self.clock.now()).await?,
+            Brake::Nango => {
+                let was_engaged = self.check_environment().is_err();
+                if was_engaged {
+                    db::confirm_environment(&mut tx, self.clock.now()).await?;
+                }
+                was_engaged
+            }
             counted => db::release_brake(&mut tx, counted).await?,
-        }
+        };
         tx.commit().await?;
-        Ok(())
+        Ok(was_engaged)
     }
 
     /// Makes a copied database another installation. It does not own the original's connections at Nango, and it sends
-    /// no webhooks.
+    /// no webhooks. Returns `false`, and changes nothing, if the brake is not engaged: the database is then the
+    /// installation's own.
     ///
     /// # Errors
     /// As the database.
-    pub async fn release_copy(&self) -> Result<()> {
+    pub async fn release_copy(&self) -> Result<bool> {
         let mut tx = self.database.begin().await?;
+        if self.compare_database(&mut tx).await?.is_none() {
+            return Ok(false);
+        }
         db::become_copy(&mut tx).await?;
         let actual = db::actual_identity(&mut tx, self.public_url.as_str()).await?;
         db::record_identity(&mut tx, &actual).await?;
         tx.commit().await?;
-        Ok(())
+        Ok(true)
     }
 }

@@ -6,6 +6,13 @@ use crate::test_app::TestApp;
 
 /// Runs the program with the app's variables. Returns its output; panics if it fails.
 async fn patchbay(app: &TestApp, arguments: &[&str]) -> String {
+    let (is_successful, printed, error) = run(app, arguments).await;
+    assert!(is_successful, "{arguments:?}: {printed}{error}");
+    printed
+}
+
+/// Runs the program with the app's variables. Returns whether it succeeds, its output, and its errors.
+async fn run(app: &TestApp, arguments: &[&str]) -> (bool, String, String) {
     let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_patchbay"))
         .args(arguments)
         .env_clear()
@@ -16,8 +23,7 @@ async fn patchbay(app: &TestApp, arguments: &[&str]) -> String {
         .unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{arguments:?}: {printed}{error}");
-    printed
+    (output.status.success(), printed, error)
 }
 
 #[tokio::test]
@@ -52,7 +58,12 @@ async fn operator_restores_orphans_by_command() {
 async fn operator_shows_and_releases_brakes_by_command() {
     let app = TestApp::with_system_clock().await;
     let brakes = patchbay(&app, &["brake"]).await;
-    assert_eq!(brakes.matches("not engaged").count(), 5, "{brakes}");
+    assert_eq!(brakes.matches("not engaged\n").count(), 5, "{brakes}");
+    for brake in ["database", "nango", "missing", "dead", "deletions"] {
+        let released = patchbay(&app, &["brake", "release", brake]).await;
+        assert!(released.contains("nothing was changed"), "{released}");
+    }
+    assert_eq!(patchbay(&app, &["brake"]).await, brakes);
     sqlx::raw_sql(
         "update installation set public_url = 'https://old.example.com/'; \
          update brake set engaged_at = now() where kind = 'dead'",
@@ -70,4 +81,24 @@ async fn operator_shows_and_releases_brakes_by_command() {
     patchbay(&app, &["brake", "release", "dead"]).await;
     let brakes = patchbay(&app, &["brake"]).await;
     assert_eq!(brakes.matches("not engaged").count(), 5, "{brakes}");
+    assert!(
+        brakes.contains("dead  not engaged, unlimited until"),
+        "{brakes}"
+    );
+}
+
+#[tokio::test]
+async fn own_database_cannot_be_declared_a_copy() {
+    let app = TestApp::with_system_clock().await;
+    let installation = async || -> String {
+        sqlx::query_scalar("select row_to_json(i)::text from installation i")
+            .fetch_one(&mut app.sql().await)
+            .await
+            .unwrap()
+    };
+    let before = installation().await;
+    let copy = ["brake", "release", "database", "--copy"];
+    let (is_successful, _, error) = run(&app, &copy).await;
+    assert!(!is_successful && error.contains("PUBLIC_URL"), "{error}");
+    assert_eq!(installation().await, before);
 }
