@@ -136,7 +136,9 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Serve => {
             let config = load_config()?;
-            let telemetry = telemetry::init(config.log_format, config.otlp_endpoint.as_ref());
+            let filter = config.log_filter.clone();
+            let telemetry =
+                telemetry::init(config.log_format, filter, config.otlp_endpoint.as_ref());
             let catalog = Catalog::load(config.catalog_file.as_deref())?;
             let app = App::bind(config, catalog, Clock::database()).await?;
             tracing::info!(address = %app.local_addr()?, "listening");
@@ -162,7 +164,8 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
 /// Migrates the schema, and imports the legacy tables if they exist.
 async fn migrate(skip_invalid_rows: bool) -> Result<(), Failure> {
     let config = Config::read_database(&variable)?;
-    let _telemetry = telemetry::init(LogFormat::Pretty, None);
+    let filter = parsed_variable("RUST_LOG")?.unwrap_or_default();
+    let _telemetry = telemetry::init(LogFormat::Pretty, filter, None);
     let catalog_file: Option<PathBuf> = parsed_variable("CATALOG_FILE")?;
     let catalog = Catalog::load(catalog_file.as_deref())?;
     let database = Database::connect(&config).await?;

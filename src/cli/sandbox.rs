@@ -46,7 +46,8 @@ const FORWARDED_VARIABLES: [&str; 12] = [
 /// Serves until `stop`: the service on `PORT`, and the fake Nango on `SANDBOX_PORT`, by default the next port.
 pub(crate) async fn run(stop: CancellationToken) -> Result<(), Failure> {
     let format = variable("LOG_FORMAT")?.unwrap_or(LogFormat::Pretty);
-    let _telemetry = telemetry::init(format, None);
+    let filter = variable("RUST_LOG")?.unwrap_or_default();
+    let _telemetry = telemetry::init(format, filter, None);
     let (port, nango_port) = read_variables(|env| {
         let port: u16 = env.number("PORT", 8000);
         (port, env.optional_number("SANDBOX_PORT", &8001))

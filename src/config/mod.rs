@@ -21,7 +21,7 @@ use crate::encryption::Encryption;
 use crate::environment::{Environment, Variable};
 use crate::net::address_guard::Networks;
 
-use crate::telemetry::LogFormat;
+use crate::telemetry::{LogFilter, LogFormat};
 
 /// The configuration of `serve`.
 #[derive(Clone, Debug)]
@@ -52,6 +52,8 @@ pub struct Config {
     pub catalog_mode: CatalogMode,
     /// `LOG_FORMAT`: the format of log lines.
     pub log_format: LogFormat,
+    /// `RUST_LOG`: which log lines are written.
+    pub log_filter: LogFilter,
     /// `METRICS_TOKEN`: the tokens that allow access to `/metrics`: one, or two during a rotation. Without one, access
     /// is denied.
     pub metrics_tokens: Vec<SecretString>,
@@ -170,6 +172,7 @@ impl Environment<'_> {
         let catalog_file = self.optional("CATALOG_FILE");
         let catalog_mode = self.with_default("CATALOG", CatalogMode::default());
         let log_format = self.with_default("LOG_FORMAT", LogFormat::Json);
+        let log_filter = self.optional("RUST_LOG").unwrap_or_default();
         let metrics_tokens = self.metrics_tokens();
         let otlp_endpoint = self.otlp_endpoint();
         Some(Config {
@@ -186,6 +189,7 @@ impl Environment<'_> {
             catalog_file,
             catalog_mode,
             log_format,
+            log_filter,
             metrics_tokens,
             otlp_endpoint,
         })

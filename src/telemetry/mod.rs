@@ -5,19 +5,16 @@ pub mod metrics;
 #[cfg(feature = "otlp")]
 mod otlp;
 
-pub use config::LogFormat;
+pub use config::{LogFilter, LogFormat};
 use std::io::{self, IsTerminal};
 
 use axum::http::HeaderMap;
 use tracing::Span;
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use url::Url;
-
-/// The log filter without `RUST_LOG`.
-const DEFAULT_FILTER: &str = "info,sqlx=warn";
 
 /// The target of all spans. Log lines do not include spans.
 pub(crate) const TRACES: &str = "traces";
@@ -30,15 +27,11 @@ pub struct Telemetry {
     _traces: Option<otlp::TraceExporter>,
 }
 
-/// Writes logs to standard error, filtered by `RUST_LOG`, and sends traces to a collector if there is one.
+/// Writes logs to standard error, and sends traces to a collector if there is one.
 ///
 /// Only the first call in a process has an effect. With a collector, it requires a tokio runtime.
-pub fn init(format: LogFormat, collector: Option<&Url>) -> Telemetry {
-    let given = std::env::var("RUST_LOG").ok();
-    let given = given.and_then(|filter| filter.parse::<Targets>().ok());
-    let filter = given
-        .unwrap_or_else(|| DEFAULT_FILTER.parse().expect("it is a filter"))
-        .with_target(TRACES, LevelFilter::OFF);
+pub fn init(format: LogFormat, filter: LogFilter, collector: Option<&Url>) -> Telemetry {
+    let filter = filter.0.with_target(TRACES, LevelFilter::OFF);
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let lines = match format {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),

@@ -42,6 +42,7 @@ fn values_are_read_without_their_surroundings() {
             ("PORT", with("9000")),
             ("HOST", with("::1")),
             ("LOG_FORMAT", with("pretty")),
+            ("RUST_LOG", with("debug,sqlx=warn")),
             ("AUTH_AUDIENCE", with("web, ios")),
             (
                 "SERVICE_API_KEYS",
@@ -55,6 +56,7 @@ fn values_are_read_without_their_surroundings() {
             .collect();
         let config = read(&settings).unwrap_or_else(|problems| panic!("{around:?}: {problems:?}"));
         assert_eq!(config.http.public_url.as_str(), "https://a.example.com/x");
+        assert_eq!(config.log_filter, "debug,sqlx=warn".parse().unwrap());
         assert_eq!(
             config.auth.hmac_secrets[0].expose_secret(),
             "0123456789abcdef0123456789abcdef"

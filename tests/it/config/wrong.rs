@@ -336,6 +336,16 @@ pub(super) const INVALID: &[(&str, &str, &str)] = &[
     ("RETENTION_DAYS", "0", "RETENTION_DAYS must be at least 1"),
     ("LOG_FORMAT", "xml", "LOG_FORMAT must be json or pretty"),
     (
+        "RUST_LOG",
+        "verbose",
+        "RUST_LOG hides all lines of the service: write levels such as debug or info,sqlx=warn, or off",
+    ),
+    (
+        "RUST_LOG",
+        "sqlx=debug=trace",
+        "RUST_LOG is not a log filter (invalid filter directive: too many '=' in filter directive, expected 0 or 1): write levels such as debug or info,sqlx=warn",
+    ),
+    (
         "ENCRYPTION_KEY",
         "hunter2",
         "ENCRYPTION_KEY must be 32 bytes in base64 or hexadecimal digits, as `openssl rand -base64 32` prints them; a comma stands between two",
