@@ -68,8 +68,10 @@ impl Outage {
             ("55P03" | "57014" | "40001" | "40P01", _) => Some(Self::Busy),
             // idle_in_transaction_session_timeout
             ("25P03", _) => Some(Self::Unreachable),
-            // No connection, insufficient resources, operator intervention, system error.
-            (_, "08" | "53" | "57" | "58") => Some(Self::Unreachable),
+            // invalid_catalog_name, undefined_table: the database is replaced or restored under running replicas.
+            ("3D000" | "42P01", _) => Some(Self::Unreachable),
+            // No connection, rejected login, insufficient resources, operator intervention, system error.
+            (_, "08" | "28" | "53" | "57" | "58") => Some(Self::Unreachable),
             _ => None,
         }
     }

@@ -2,12 +2,15 @@
 
 use patchbay::cli::doctor::Level;
 use patchbay::db::DatabaseError;
+use reqwest::Method;
+use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use url::Url;
 use uuid::Uuid;
 
 use super::start_replica;
 use crate::doctor::{failures, run_doctor};
+use crate::eventually::{eventually, eventually_value};
 use crate::test_app::TestApp;
 use crate::test_database;
 
@@ -65,6 +68,50 @@ async fn role_without_create_starts_only_on_migrated_schema() {
         .execute(&mut sql)
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn changed_password_is_an_outage_until_it_is_corrected() {
+    let app = TestApp::with_system_clock().await;
+    let role = format!("role_{}", Uuid::new_v4().simple());
+    let mut sql = app.sql().await;
+    let mut run = async |statement: String| {
+        let statement = AssertSqlSafe(statement);
+        sqlx::raw_sql(statement).execute(&mut sql).await.unwrap();
+    };
+    run(format!("create role {role} superuser login password 'old'")).await;
+    let mut url = Url::parse(
+        &app.settings(&[])
+            .iter()
+            .find(|it| it.0 == "DATABASE_URL")
+            .unwrap()
+            .1,
+    )
+    .unwrap();
+    url.set_username(&role).unwrap();
+    url.set_password(Some("old")).unwrap();
+    let replica = app.replica(&[("DATABASE_URL", url.as_str())]).await;
+    let ada = app.user("ada").await;
+    let ada = ada.at(&replica);
+    ada.get("/connections").await;
+    run(format!(
+        "alter role {role} password 'new'; \
+         select pg_terminate_backend(pid) from pg_stat_activity where usename = '{role}'"
+    ))
+    .await;
+    for path in ["/api/v1/connectors/connections", "/readyz"] {
+        let request = async || {
+            let request = app.client.get(format!("{}{path}", replica.url));
+            let response = request.bearer_auth(&ada.token).send().await.unwrap();
+            (response.status(), response.json::<Value>().await.unwrap())
+        };
+        let (_, problem) = eventually_value(request, |last| last.0 != 200).await;
+        assert_eq!(problem["code"], "database_unavailable", "{path}: {problem}");
+        assert!(problem["retry_after"].is_number(), "{path}: {problem}");
+    }
+    run(format!("alter role {role} password 'old'")).await;
+    eventually(async || ada.call(Method::GET, "/connections", None).await.0 == 200).await;
+    drop(replica);
 }
 
 #[tokio::test]
