@@ -136,7 +136,9 @@ pub(crate) async fn observe(
     telemetry::record_response(&span, status);
     let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
     let request_id = id.as_ref().and_then(|id| id.to_str().ok());
-    tracing::info!(method, route, status, millis, request_id, "request");
+    let code = response.extensions().get::<Code>();
+    let code = code.map(|code| code.as_str());
+    tracing::info!(method, route, status, code, millis, request_id, "request");
     let answered = ResponseLabels {
         route,
         method,

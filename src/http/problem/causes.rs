@@ -16,8 +16,7 @@ impl From<service::Error> for Problem {
             Error::ConnectorUnavailable(_) => Self::new(Code::ConnectorUnavailable, detail),
             Error::ConnectorNotConfigured { .. } => Self::new(Code::ConnectorNotConfigured, detail),
             Error::IntegrationChanged { .. } => {
-                tracing::warn!(%detail, "nango request failed");
-                Self::new(Code::NangoError, detail)
+                Self::new(Code::NangoError, &*detail).caused_by(&detail)
             }
             Error::ConnectionNotFound => Self::new(Code::ConnectionNotFound, detail),
             Error::AmbiguousConnection(candidates) => Self {
@@ -50,14 +49,12 @@ impl From<service::Error> for Problem {
             Error::ProviderUnavailable => {
                 Self::new(Code::ProviderUnavailable, detail).retry_after(30)
             }
-            Error::UnknownEnvironment => {
-                tracing::warn!(%detail, "nango request failed");
-                Self::new(
-                    Code::NangoUnavailable,
-                    "Nango does not have the connections of this service; its operator must check it",
-                )
-                .retry_after(30)
-            }
+            Error::UnknownEnvironment => Self::new(
+                Code::NangoUnavailable,
+                "Nango does not have the connections of this service; its operator must check it",
+            )
+            .retry_after(30)
+            .caused_by(detail),
             Error::Unconfirmed(_) => Self::new(Code::NangoUnavailable, detail).retry_after(30),
             Error::KeyReused => Self::new(Code::IdempotencyKeyReused, detail),
             Error::KeyInProgress => {
@@ -74,8 +71,8 @@ impl From<service::Error> for Problem {
 impl From<nango::Error> for Problem {
     fn from(error: nango::Error) -> Self {
         use nango::Error;
-        tracing::warn!(%error, "nango request failed");
-        match error {
+        let cause = error.to_string();
+        let problem = match error {
             Error::Timeout => Self::new(Code::NangoTimeout, error.to_string()).retry_after(5),
             Error::RateLimited { retry_after } => {
                 let seconds = retry_after.map_or(10, |pause| pause.as_secs().max(1));
@@ -104,7 +101,8 @@ impl From<nango::Error> for Problem {
                 Code::NangoError,
                 "Nango sent an unexpected response; details are in the log",
             ),
-        }
+        };
+        problem.caused_by(cause)
     }
 }
 
@@ -114,8 +112,9 @@ impl Problem {
         match error {
             DatabaseError::Statement(error) => Self::from_database(error),
             error => {
-                tracing::error!(%error, "the database cannot be used");
-                Self::new(Code::DatabaseUnavailable, error.to_string()).retry_after(5)
+                let detail = error.to_string();
+                let problem = Self::new(Code::DatabaseUnavailable, &*detail).retry_after(5);
+                problem.caused_by(detail)
             }
         }
     }
@@ -129,7 +128,6 @@ impl Problem {
             return Self::invalid("a value has characters that cannot be stored");
         }
         if let Some(outage) = Outage::of(error) {
-            tracing::error!(%error, ?outage, "database request failed");
             let (detail, seconds) = match outage {
                 Outage::Unreachable => ("the database does not answer", 5),
                 Outage::ReadOnly => ("the database is read-only at the moment", 5),
@@ -138,7 +136,8 @@ impl Problem {
                     1,
                 ),
             };
-            Self::new(Code::DatabaseUnavailable, detail).retry_after(seconds)
+            let problem = Self::new(Code::DatabaseUnavailable, detail).retry_after(seconds);
+            problem.caused_by(error)
         } else {
             Self::internal(format_args!("database request failed: {error}"))
         }

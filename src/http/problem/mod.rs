@@ -131,6 +131,7 @@ pub struct Problem {
     missing_scopes: Option<Box<[String]>>,
     retry_after: Option<u64>,
     challenge: Option<String>,
+    cause: Option<Box<str>>,
 }
 
 /// An error (RFC 9457), sent as `application/problem+json`.
@@ -178,6 +179,7 @@ impl Problem {
             missing_scopes: None,
             retry_after: None,
             challenge: None,
+            cause: None,
         }
     }
 
@@ -194,6 +196,13 @@ impl Problem {
     /// Creates the problem of an invalid request.
     pub(crate) fn invalid(detail: impl Into<String>) -> Self {
         Self::new(Code::InvalidRequest, detail)
+    }
+
+    /// Sets the cause, which is logged with the request's id and not returned to the caller.
+    #[must_use]
+    fn caused_by(mut self, cause: impl fmt::Display) -> Self {
+        self.cause = Some(cause.to_string().into());
+        self
     }
 
     /// Sets the number of seconds after which the caller may retry.
@@ -256,6 +265,7 @@ impl Problem {
             retry_after: self.retry_after,
         };
         let mut response = (status, Json(body)).into_response();
+        response.extensions_mut().insert(self.code);
         let headers = response.headers_mut();
         headers.insert(
             CONTENT_TYPE,
@@ -309,9 +319,12 @@ pub(crate) fn render_problem(mut response: Response, request_id: Option<&str>) -
     let Some(problem) = problem else {
         return response;
     };
+    // Only this layer knows the request's id.
     if problem.code == Code::Internal {
-        // Only this layer knows the request's id.
         tracing::error!(request_id, error = problem.detail, "internal error");
+    } else if let Some(error) = &problem.cause {
+        let code = problem.code.as_str();
+        tracing::warn!(request_id, code, %error, "request failed");
     }
     let mut rendered = problem.response(request_id);
     // Keeps headers of other layers, such as those of CORS or `allow`.

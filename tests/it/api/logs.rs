@@ -9,7 +9,7 @@ use tokio::process::Command;
 use url::Url;
 
 use super::{TestResponse, text};
-use crate::eventually::eventually;
+use crate::eventually::{eventually, eventually_value};
 use crate::fault_table::process_killed::replica_process;
 use crate::test_app::{JWT_SECRET, TestApp, User, free_port};
 
@@ -90,6 +90,32 @@ async fn internal_error_is_logged_with_request_id_and_not_returned() {
         line["error"].as_str().unwrap().contains("`connection_id`"),
         "{line}"
     );
+}
+
+#[tokio::test]
+async fn failed_dependency_is_logged_with_request_id_and_code() {
+    let app = TestApp::with_system_clock().await;
+    let (process, url) = replica_process(&app).await;
+    let ada = app.user("ada").await.at_url(&url);
+    app.faults(json!({ "status": 401 })).await;
+    let request = ada.request(Method::POST, "/gmail/connect");
+    let reported = TestResponse::to(request).await;
+    let reported = reported.is_problem(502, "nango_misconfigured");
+    let is_logged = |text: &str| {
+        let lines = text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        let mut lines: Vec<Value> = lines
+            .filter(|line: &Value| line["request_id"] == reported["request_id"])
+            .collect();
+        lines.retain(|line| line["code"] == "nango_misconfigured");
+        lines.iter().any(|line| {
+            line["error"]
+                .as_str()
+                .is_some_and(|error| error.contains("401"))
+        }) && lines.iter().any(|line| line["message"] == "request")
+    };
+    eventually_value(async || process.output(), |text| is_logged(text)).await;
 }
 
 async fn until_ready(app: &TestApp, url: &str) {
