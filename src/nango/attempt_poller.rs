@@ -44,7 +44,9 @@ const UNCACHED_POLL_BURST: NonZeroU32 = NonZeroU32::new(10).expect("10 is not 0"
 
 /// The number of webhooks of one attempt that cause calls in a minute. Nango sends few; more are replays.
 const WEBHOOKS_PER_MINUTE: u32 = 10;
-const WEBHOOK_WINDOW: Duration = Duration::from_secs(60);
+
+/// The time in which the webhooks of an attempt are counted, and its polls without the cache.
+const COUNTING_WINDOW: Duration = Duration::from_secs(60);
 
 /// The minimum time between two lists that confirm the grants of several webhooks, and the same while little of Nango's
 /// rate limit is left.
@@ -89,8 +91,12 @@ pub struct AttemptPoller {
     confirmations: DefaultDirectRateLimiter,
     /// The last list that confirmed grants, and when it was requested.
     confirmed: Mutex<Option<(Instant, Arc<ListResult>)>>,
-    webhooks: Cache<AttemptId, Arc<AtomicU32>>,
+    webhooks: Counts,
+    uncached: Counts,
 }
+
+/// The numbers of events of attempts, each counted from its first event on.
+type Counts = Cache<AttemptId, Arc<AtomicU32>>;
 
 impl AttemptPoller {
     /// Creates a poller for this Nango.
@@ -114,17 +120,19 @@ impl AttemptPoller {
             now,
             confirmations: RateLimiter::direct(exact),
             confirmed: Mutex::default(),
-            webhooks: Cache::builder()
-                .max_capacity(MAX_CACHED_POLLS)
-                .time_to_live(WEBHOOK_WINDOW)
-                .build(),
+            webhooks: counts(),
+            uncached: counts(),
         }
     }
 
     /// Counts a webhook of an attempt. Returns `false` if there were too many in the last minute.
     pub async fn counts_webhook(&self, attempt: AttemptId) -> bool {
-        let count = self.webhooks.get_with(attempt, async { Arc::default() });
-        count.await.fetch_add(1, Ordering::Relaxed) < WEBHOOKS_PER_MINUTE
+        count(&self.webhooks, attempt).await < WEBHOOKS_PER_MINUTE
+    }
+
+    /// Counts a poll without the cache. Returns the number of earlier ones of the same attempt in the last minute.
+    pub async fn count_uncached(&self, attempt: AttemptId) -> u32 {
+        count(&self.uncached, attempt).await
     }
 
     /// Polls an attempt; the result may be up to a second old.
@@ -249,4 +257,17 @@ impl AttemptPoller {
             })
             .await
     }
+}
+
+fn counts() -> Counts {
+    Cache::builder()
+        .max_capacity(MAX_CACHED_POLLS)
+        .time_to_live(COUNTING_WINDOW)
+        .build()
+}
+
+/// Adds an event. Returns the number of earlier ones.
+async fn count(counts: &Counts, attempt: AttemptId) -> u32 {
+    let count = counts.get_with(attempt, async { Arc::default() });
+    count.await.fetch_add(1, Ordering::Relaxed)
 }

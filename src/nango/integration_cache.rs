@@ -7,7 +7,7 @@ use std::time::Duration;
 use moka::future::Cache;
 use tokio::time::Instant;
 
-use super::{Error, Integration, Nango};
+use super::{Error, Integration, Nango, Priority};
 
 /// The TTL of the cache. A stale list remains in use while it is refreshed.
 const CACHE_TTL: Duration = Duration::from_secs(60);
@@ -101,15 +101,20 @@ impl IntegrationCache {
         if self.all().await?.contains_key(key) {
             return Ok(true);
         }
-        Ok(self.0.refresh(MISS_RETRY_INTERVAL).await?.contains_key(key))
+        Ok(self.refreshed().await?.contains_key(key))
     }
 
-    /// Returns all integrations of a list that is at most a few seconds old.
+    /// Returns all integrations of a list that is at most a few seconds old, or of the last one while little of Nango's
+    /// rate limit is left: requests with unknown names must not use it up.
     ///
     /// # Errors
     /// As [`IntegrationCache::all`].
     pub async fn refreshed(&self) -> Result<Integrations, Error> {
-        self.0.refresh(MISS_RETRY_INTERVAL).await
+        if self.0.nango.has_room(Priority::Poll) {
+            self.0.refresh(MISS_RETRY_INTERVAL).await
+        } else {
+            self.all().await
+        }
     }
 
     /// Returns the scopes that an integration requests; `None` if Nango does not say.

@@ -21,6 +21,9 @@ use crate::views::ConnectionView;
 /// popups open; the sweep covers other attempts.
 pub(crate) const MAX_POLLED_ATTEMPTS: u8 = 20;
 
+/// The number of polls of one attempt without the cache that are sent within a minute.
+const UNCACHED_POLLS_PER_MINUTE: u32 = 3;
+
 /// The time for which a response waits for polls.
 const POLL_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -87,10 +90,21 @@ impl AttemptPolls {
     }
 
     /// Polls an attempt without the cache, for at most [`POLL_TIMEOUT`]. Returns `true` if the result was complete.
+    ///
+    /// Anybody with a connection's id can request this. Only the first request within a minute has the priority of a
+    /// connect, and after [`UNCACHED_POLLS_PER_MINUTE`] of them none polls.
     pub(crate) async fn poll_uncached(&self, attempt: AttemptId) -> bool {
+        let Some(upstream) = &self.core.upstream else {
+            return false;
+        };
+        let priority = match upstream.attempt_poller.count_uncached(attempt).await {
+            0 => Priority::Connect,
+            1..UNCACHED_POLLS_PER_MINUTE if self.core.has_room(Priority::Poll) => Priority::Poll,
+            _ => return false,
+        };
         let reconciler = self.reconciler.clone();
         let poll = async move { reconciler.poll_uncached(attempt).await };
-        let poll = tokio::spawn(Priority::Connect.scope(poll));
+        let poll = tokio::spawn(priority.scope(poll));
         match tokio::time::timeout(POLL_TIMEOUT, poll).await {
             Ok(Ok(Ok(is_complete))) => is_complete,
             Ok(Ok(Err(error))) => {

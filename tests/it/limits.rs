@@ -150,7 +150,7 @@ async fn callbacks_use_bounded_nango_calls() {
     assert_eq!(looks().await - before, 2);
     // Each for an open attempt, as JSON and as a page.
     let path = format!("/callback?connection_id={id}");
-    let (before, started) = (looks().await, Instant::now());
+    let before = looks().await;
     for _ in 0..MANY {
         let returned = Answer::to(ada.request(Method::GET, &path)).await;
         assert_eq!(returned.body["status"], "pending");
@@ -162,10 +162,8 @@ async fn callbacks_use_bounded_nango_calls() {
             .header("authorization", "x");
         assert_eq!(Answer::to(page).await.status, 200);
     }
-    let (calls, took) = (looks().await - before, started.elapsed());
-    // One poll in two seconds and ten concurrent ones, in addition to those of all waiting requests.
-    let allowed = 3 * took.as_secs() as usize + 16;
-    assert!(calls <= allowed, "{calls} calls in {took:?}");
+    // Of one attempt, three polls a minute are sent, however many callbacks there are.
+    assert!(looks().await - before <= 6);
 }
 
 #[tokio::test]

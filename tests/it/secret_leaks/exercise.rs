@@ -334,7 +334,7 @@ impl Exerciser<'_> {
     /// Lets the database fail during requests, and at a start.
     async fn break_the_database(&mut self, ada: &User<'_>, settings: &[(&str, &str)]) {
         let mut sql = self.app.sql().await;
-        let hide = "alter table user_connector_connection rename to hidden";
+        let hide = "alter table user_connector_connection rename column label to hidden";
         sqlx::raw_sql(hide).execute(&mut sql).await.unwrap();
         let (status, _) = self
             .send(
@@ -343,7 +343,7 @@ impl Exerciser<'_> {
             )
             .await;
         assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
-        let back = "alter table hidden rename to user_connector_connection";
+        let back = "alter table user_connector_connection rename column hidden to label";
         sqlx::raw_sql(back).execute(&mut sql).await.unwrap();
         sql.close().await.unwrap();
         let database = settings
