@@ -62,13 +62,20 @@ insert into installation default values;
 -- Stops one kind of change that no user asked for, when too many come within an hour, until an operator releases it.
 create table brake (
     kind text primary key check (kind in ('missing', 'dead', 'deletions')),
-    -- The changes since `counted_since`, for an hour.
+    -- The users with a change since `counted_since`, for an hour.
     count bigint not null default 0,
     counted_since utc_time not null default now(),
     engaged_at utc_time,
     released_until utc_time
 );
 insert into brake (kind) values ('missing'), ('dead'), ('deletions');
+
+-- The users that a brake has counted.
+create table brake_user (
+    kind text not null,
+    user_hash bytea not null,
+    primary key (kind, user_hash)
+);
 
 -- The catalog, as last written by a starting replica. Its integration keys and providers are for new connects only.
 create table connector (

@@ -7,12 +7,12 @@ use sqlx::FromRow;
 use sqlx::types::Json;
 
 use super::{Transaction, connection_count};
-use crate::domain::{Brake, InstallationId};
+use crate::domain::{Brake, InstallationId, UserId};
 
-/// The number of changes of a kind that are allowed within an hour, regardless of the share.
+/// The number of users with a change of a kind within an hour that are allowed, regardless of the share.
 const MIN_LIMIT: i64 = 10;
 
-/// The divisor for the share of connections that may change within an hour: 2 %.
+/// The divisor for the share of users, of the number of connections, that may have a change within an hour: 2 %.
 const SHARE: i64 = 50;
 
 /// The state of a brake.
@@ -21,7 +21,8 @@ struct BrakeState {
     is_engaged: bool,
     /// `true` for an hour after an operator released the brake, which then does not engage again.
     is_released: bool,
-    /// The changes of the current hour.
+    is_hour_over: bool,
+    /// The users with a change within the hour.
     count: i64,
 }
 
@@ -32,26 +33,30 @@ pub(crate) struct EngagedBrake {
     pub(crate) engaged_at: DateTime<Utc>,
 }
 
-/// Returns whether this number of automatic changes may be made within the hour. If not, engages the brake when the
-/// transaction commits. Until this transaction ends, no other one counts changes of the kind.
-pub(crate) async fn has_room(
+/// Counts an automatic change of a user's connection. Returns whether the change may be made. If not, engages the brake
+/// when the transaction commits. An hour begins with the first change after the previous hour has ended.
+///
+/// Counts users, because one user may have many connections. `pending` is the number of users whose connections would
+/// change as well. Until this transaction ends, no other one counts changes of the kind.
+pub(crate) async fn admit_change(
     db: &mut Transaction,
     brake: Brake,
-    changes: i64,
+    user: &UserId,
+    pending: i64,
 ) -> sqlx::Result<bool> {
     let state: BrakeState = sqlx::query_as(
         "select engaged_at is not null as is_engaged, coalesce(released_until > now(), false) as is_released, \
-           case when counted_since > now() - interval '1 hour' then count else 0 end as count \
-         from brake where kind = $1 for update",
+           counted_since <= now() - interval '1 hour' as is_hour_over, count from brake where kind = $1 for update",
     )
     .bind(brake.as_str())
     .fetch_one(&mut *db)
     .await?;
-    if state.is_engaged || state.is_released {
-        return Ok(!state.is_engaged);
+    if state.is_engaged {
+        return Ok(false);
     }
-    let wanted = state.count + changes;
-    if wanted <= MIN_LIMIT {
+    let counted = count_user(db, brake, user, &state).await?;
+    let wanted = counted + pending;
+    if state.is_released || wanted <= MIN_LIMIT {
         return Ok(true);
     }
     let total = connection_count(db).await?;
@@ -64,35 +69,55 @@ pub(crate) async fn has_room(
         .await?;
     tracing::error!(
         brake = brake.as_str(),
-        changes = wanted,
+        users = wanted,
         connections = total,
-        "too many connections would change within an hour without their users' doing: nothing more of the kind is done. \
-         Run `patchbay brake`"
+        "connections of too many users would change within an hour without their doing: nothing more of the kind is \
+         done. Run `patchbay brake`"
     );
     Ok(false)
 }
 
-/// Counts changes. An hour begins with the first change after the previous hour has ended.
-pub(crate) async fn count_changes(
+/// Counts a user once an hour. Returns the number of counted users.
+async fn count_user(
     db: &mut Transaction,
     brake: Brake,
-    changes: i64,
-) -> sqlx::Result<()> {
-    sqlx::query(
-        "update brake set \
-           count = case when counted_since > now() - interval '1 hour' then count else 0 end + $2, \
-           counted_since = case when counted_since > now() - interval '1 hour' then counted_since else now() end \
-         where kind = $1",
+    user: &UserId,
+    state: &BrakeState,
+) -> sqlx::Result<i64> {
+    if state.is_hour_over {
+        forget_users(db, brake).await?;
+    }
+    let inserted = sqlx::query(
+        "insert into brake_user (kind, user_hash) values ($1, sha256(convert_to($2, 'UTF8'))) on conflict do nothing",
     )
     .bind(brake.as_str())
-    .bind(changes)
+    .bind(user.as_str())
+    .execute(&mut *db)
+    .await?;
+    let is_new = i64::from(inserted.rows_affected() > 0);
+    let before = if state.is_hour_over { 0 } else { state.count };
+    sqlx::query(
+        "update brake set count = $2, counted_since = case when $3 then now() else counted_since end where kind = $1",
+    )
+    .bind(brake.as_str())
+    .bind(before + is_new)
+    .bind(state.is_hour_over)
     .execute(db)
     .await?;
+    Ok(before + is_new)
+}
+
+async fn forget_users(db: &mut Transaction, brake: Brake) -> sqlx::Result<()> {
+    sqlx::query("delete from brake_user where kind = $1")
+        .bind(brake.as_str())
+        .execute(db)
+        .await?;
     Ok(())
 }
 
 /// Releases an engaged brake. For an hour, it does not limit changes of its kind. Returns `false` if it is not engaged.
 pub(crate) async fn release_brake(db: &mut Transaction, brake: Brake) -> sqlx::Result<bool> {
+    forget_users(db, brake).await?;
     let released = sqlx::query(
         "update brake set engaged_at = null, count = 0, counted_since = now(), \
            released_until = now() + interval '1 hour' where kind = $1 and engaged_at is not null",

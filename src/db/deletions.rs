@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 
-use super::{Transaction, count_changes, has_room};
+use super::{Transaction, admit_change};
 use crate::domain::{Brake, ConnectionId, DeletionReason, NangoConnectionRef, UserId};
 
 /// A pending deletion of a connection at Nango.
@@ -58,8 +58,9 @@ pub(crate) async fn queue_deletion(
     let is_new = queued.rows_affected() > 0;
     if is_new && reason.is_automatic() {
         // With the brake engaged, the entry stays in the queue until an operator releases the brake.
-        has_room(db, Brake::Deletions, 1).await?;
-        count_changes(db, Brake::Deletions, 1).await?;
+        if let Some(user) = user {
+            admit_change(db, Brake::Deletions, user, 0).await?;
+        }
     }
     Ok(is_new)
 }

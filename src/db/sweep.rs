@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::Transaction;
 use super::rows::{readable, select_connections};
-use crate::domain::{AttemptId, Connection, ConnectionId};
+use crate::domain::{AttemptId, Connection, ConnectionId, UserId};
 
 /// A connection that should exist at Nango.
 #[derive(Clone, Debug, FromRow)]
@@ -266,12 +266,18 @@ pub(crate) async fn absent_connections(
     Ok(readable("user_connector_connection", rows))
 }
 
-/// Returns how many connections Nango has lacked since `until` or longer.
-pub(crate) async fn count_absent(db: &mut Transaction, until: DateTime<Utc>) -> sqlx::Result<i64> {
+/// Returns how many users other than `user` have a connection that Nango has lacked since `until` or longer.
+pub(crate) async fn count_absent_users(
+    db: &mut Transaction,
+    user: &UserId,
+    until: DateTime<Utc>,
+) -> sqlx::Result<i64> {
     sqlx::query_scalar(
-        "select count(*) from user_connector_connection where absences <> '{}' and absences[1] <= $1",
+        "select count(distinct user_id) from user_connector_connection \
+         where absences <> '{}' and absences[1] <= $1 and user_id <> $2",
     )
     .bind(until)
+    .bind(user.as_str())
     .fetch_one(db)
     .await
 }

@@ -123,9 +123,9 @@ impl CredentialChecker {
             );
         }
         if is_confirmed {
-            let together = db::count_absent(&mut tx, now - MIN_ABSENCE_SPREAD).await?;
-            if db::has_room(&mut tx, Brake::Missing, together.max(1)).await? {
-                db::count_changes(&mut tx, Brake::Missing, 1).await?;
+            let user = &connection.user_id;
+            let pending = db::count_absent_users(&mut tx, user, now - MIN_ABSENCE_SPREAD).await?;
+            if db::admit_change(&mut tx, Brake::Missing, user, pending).await? {
                 let missing = db::apply(&mut tx, &transition, None).await?;
                 tx.commit().await?;
                 return Ok(Some(missing));

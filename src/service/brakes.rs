@@ -357,7 +357,7 @@ impl Brakes {
             Some(EngagedBrake {
                 brake: row.kind.parse().ok()?,
                 since: Some(row.engaged_at),
-                reason: "more than 10 and more than 2 % of all connections within an hour"
+                reason: "connections of more than 10 users within an hour, and of more users than 2 % of all connections"
                     .to_owned(),
             })
         }));

@@ -419,16 +419,11 @@ impl CredentialChecker {
             .as_ref()
             .and_then(|change| brake_of(change.event));
         let has_room = match brake {
-            Some(brake) => db::has_room(&mut tx, brake, 1).await?,
+            Some(brake) => db::admit_change(&mut tx, brake, &connection.user_id, 0).await?,
             None => true,
         };
         let changed = match transition.filter(|_| has_room) {
-            Some(transition) => {
-                if let Some(brake) = brake {
-                    db::count_changes(&mut tx, brake, 1).await?;
-                }
-                db::apply(&mut tx, &transition, None).await?
-            }
+            Some(transition) => db::apply(&mut tx, &transition, None).await?,
             None => {
                 db::record_check(&mut tx, &connection, Some(self.core.clock.now())).await?;
                 connection

@@ -10,7 +10,7 @@ use super::{app, connected, delete_at_nango, engaged, refuse_refresh, statuses, 
 use crate::doctor::run_doctor;
 use crate::limits::{METRICS_TOKEN, until_metrics_say};
 use crate::reliability::{check, text};
-use crate::test_app::TestApp;
+use crate::test_app::{TestApp, User};
 
 #[tokio::test]
 async fn brake_stops_connections_from_going_missing_together() {
@@ -74,6 +74,77 @@ async fn brake_stops_connections_from_dying_together() {
     app.control("expire", Method::POST, expire).await;
     let (status, code) = token(&app, 11, &all[11].1).await;
     assert_eq!((status, code.as_str()), (503, "provider_unavailable"));
+}
+
+/// Connects this many instances of Gmail.
+async fn instances(user: &User<'_>, app: &TestApp, count: usize) -> Vec<Value> {
+    app.faults(json!({ "consent": "allow" })).await;
+    let mut all = Vec::new();
+    for number in 0..count {
+        let path = format!("/gmail/connect?instance_id={number}");
+        let (_, started) = user.call(Method::POST, &path, None).await;
+        app.popup(text(&started, "oauth_url")).await;
+        all.push(
+            user.wait_until(text(&started, "connection_id"), "connected")
+                .await,
+        );
+        app.advance(TimeDelta::seconds(5));
+    }
+    app.advance(TimeDelta::minutes(5));
+    all
+}
+
+#[tokio::test]
+async fn many_missing_connections_of_one_user_engage_no_brake() {
+    const CONNECTIONS: usize = 15;
+    let app = app().await;
+    let user = app.user("mallory").await;
+    // Others identify the Nango environment.
+    let others = connected(&app, 3).await;
+    for connection in &instances(&user, &app, CONNECTIONS).await {
+        delete_at_nango(&app, connection).await;
+    }
+    assert_eq!(app.sweep_until_missing().await, CONNECTIONS);
+    assert_eq!(engaged(&app).await, []);
+    assert_eq!(statuses(&others).await, ["connected"; 3]);
+}
+
+#[tokio::test]
+async fn many_dead_connections_of_one_user_engage_no_brake() {
+    const CONNECTIONS: usize = 12;
+    let app = app().await;
+    let user = app.user("mallory").await;
+    let all = instances(&user, &app, CONNECTIONS).await;
+    // The provider works for others.
+    connected(&app, 3).await;
+    refuse_refresh(&app, &all.iter().collect::<Vec<_>>()).await;
+    for _ in 0..4 {
+        for connection in &all {
+            check(&user, text(connection, "id")).await;
+        }
+        app.advance(TimeDelta::minutes(3));
+    }
+    assert_eq!(engaged(&app).await, []);
+    for connection in &all {
+        let after = user.connection(text(connection, "id")).await;
+        assert_eq!(after["status_reason"], "needs_reauthorization");
+    }
+}
+
+#[tokio::test]
+async fn many_late_grants_of_one_user_engage_no_brake() {
+    let app = app().await;
+    app.faults(json!({ "consent": "allow" })).await;
+    let mallory = app.user("mallory").await;
+    for connector in ["gmail", "github"] {
+        let started = mallory.connect(connector).await;
+        mallory.disconnect(connector, "").await;
+        for _ in 0..8 {
+            app.popup(text(&started, "oauth_url")).await;
+        }
+    }
+    app.wait_for_nango_connections(&[]).await;
+    assert_eq!(engaged(&app).await, []);
 }
 
 #[tokio::test]
