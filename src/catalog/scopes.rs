@@ -54,17 +54,19 @@ pub fn read(value: &Value) -> Option<Vec<String>> {
         Value::String(text) => Some(split(text)),
         Value::Array(items) => {
             let texts = items.iter().filter_map(Value::as_str);
+            let texts = texts.filter(|scope| !scope.contains(char::is_control));
             Some(texts.map(str::to_owned).collect())
         }
         _ => None,
     }
 }
 
-/// Splits scopes at spaces (RFC 6749, 3.3) and commas, which some providers use. No scope contains either.
+/// Splits scopes at spaces (RFC 6749, 3.3) and commas, which some providers use. No scope contains either, or a control
+/// character.
 #[must_use]
 pub fn split(text: &str) -> Vec<String> {
     text.split([' ', ','])
-        .filter(|scope| !scope.is_empty())
+        .filter(|scope| !scope.is_empty() && !scope.contains(char::is_control))
         .map(str::to_owned)
         .collect()
 }
@@ -112,6 +114,13 @@ mod tests {
 
     fn missing_of(asked: &str, granted: &str) -> String {
         missing(&split(asked), &split(granted)).join(" ")
+    }
+
+    #[test]
+    fn scopes_with_control_characters_are_left_out() {
+        let granted = ["a".to_owned()];
+        assert_eq!(split("a b\0 \u{7}"), granted);
+        assert_eq!(read(&json!(["a", "b\n"])), Some(granted.to_vec()));
     }
 
     #[test]

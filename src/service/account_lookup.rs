@@ -94,11 +94,20 @@ impl AccountLookups {
         Ok(claimed)
     }
 
-    /// Runs a look-up. If the database fails, the look-up is due again when its lease expires.
+    /// Runs a look-up. If the database fails, the look-up is due again when its lease expires. It ends if its result
+    /// cannot be stored.
     async fn try_lookup(&self, lookup: AccountLookup) {
-        if let Err(error) = self.run_lookup(&lookup).await {
-            let connection = lookup.connection_id;
+        let Err(error) = self.run_lookup(&lookup).await else {
+            return;
+        };
+        let connection = lookup.connection_id;
+        if !error.concerns_one_row() {
             tracing::warn!(%connection, %error, "could not store an account look-up, will retry");
+            return;
+        }
+        tracing::error!(%connection, %error, "the result of an account look-up cannot be stored");
+        if let Err(error) = self.end_lookup(&lookup).await {
+            tracing::warn!(%connection, %error, "could not end an account look-up, will retry");
         }
     }
 

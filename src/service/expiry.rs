@@ -143,8 +143,8 @@ impl AttemptExpiry {
                 .await
         };
         match ended.await {
-            Err(error) if error.is_unreadable_row() => {
-                tracing::error!(attempt = %id, %error, "an attempt cannot be read and does not expire");
+            Err(error) if error.concerns_one_row() => {
+                tracing::error!(attempt = %id, %error, "an attempt cannot be read, or its grant cannot be stored: it does not expire");
                 let mut tx = self.core.begin_single().await?;
                 db::postpone_unreadable(&mut tx, &[id], self.core.clock.now()).await?;
                 tx.commit().await?;

@@ -248,10 +248,20 @@ pub enum Error {
 }
 
 impl Error {
-    /// Returns whether the cause is a single row that cannot be decoded. Other rows are not affected.
-    pub(crate) fn is_unreadable_row(&self) -> bool {
-        use sqlx::Error::{ColumnDecode, Decode};
-        matches!(self, Self::Database(error) if matches!(**error, Decode(_) | ColumnDecode { .. }))
+    /// Returns whether the cause is a single row that cannot be decoded, or whose new values cannot be stored (SQLSTATE
+    /// classes 22 and 23). Other rows are not affected.
+    pub(crate) fn concerns_one_row(&self) -> bool {
+        let Self::Database(error) = self else {
+            return false;
+        };
+        match &**error {
+            sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => true,
+            sqlx::Error::Database(refused) => {
+                let code = refused.code().unwrap_or_default();
+                code.starts_with("22") || code.starts_with("23")
+            }
+            _ => false,
+        }
     }
 }
 

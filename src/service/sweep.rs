@@ -413,7 +413,7 @@ pub(super) fn recoverable_error<T>(result: Result<T>) -> Result<Option<Error>> {
     use nango::Error::{RateLimited, Unauthorized};
     match result {
         Ok(_) => Ok(None),
-        Err(error) if error.is_unreadable_row() => Ok(Some(error)),
+        Err(error) if error.concerns_one_row() => Ok(Some(error)),
         Err(
             error @ (Error::Database(_) | Error::Nango(RateLimited { .. } | Unauthorized { .. })),
         ) => Err(error),

@@ -103,6 +103,8 @@ async fn handle(
             let detail = "the event could not be verified at Nango";
             Err(Problem::new(Code::NangoUnavailable, detail))
         }
+        // A value of Nango's that cannot be stored is not the caller's mistake.
+        Err(error) if error.concerns_one_row() => Err(Problem::internal(error)),
         Err(error) => Err(error.into()),
     }
 }

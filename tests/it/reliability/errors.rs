@@ -190,3 +190,36 @@ async fn denied_reconnect_of_dead_credentials_still_needs_one() {
         (StatusCode::CONFLICT, "needs_reauthorization")
     );
 }
+
+#[tokio::test]
+async fn grant_that_cannot_be_stored_does_not_stop_others() {
+    let app = TestApp::new().await;
+    app.faults(json!({ "consent": "allow", "drop_webhooks": true }))
+        .await;
+    let (ada, bob, cy) = (
+        app.user("ada").await,
+        app.user("bob").await,
+        app.user("cy").await,
+    );
+    let refused = ada.connect("gmail").await;
+    app.popup(text(&refused, "oauth_url")).await;
+    let nango_id = app.nango_connections().await.remove(0);
+    let refuse = format!(
+        "alter table user_connector_connection add constraint refused check (nango_connection_id <> '{nango_id}')"
+    );
+    sqlx::query(sqlx::AssertSqlSafe(refuse))
+        .execute(&mut app.sql().await)
+        .await
+        .unwrap();
+    let granted = bob.connect("gmail").await;
+    app.popup(text(&granted, "oauth_url")).await;
+    let abandoned = cy.connect("gmail").await;
+    assert_eq!(app.sweep().await.found, 1);
+    let status = async |user: &User<'_>, started: &Value| {
+        user.connection(text(started, "connection_id")).await["status"].clone()
+    };
+    assert_eq!(status(&bob, &granted).await, "connected");
+    app.advance(TimeDelta::minutes(31));
+    assert_eq!(app.service().await.expiry.run().await.unwrap(), 1);
+    assert_eq!(status(&cy, &abandoned).await, "error");
+}
