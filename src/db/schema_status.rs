@@ -149,6 +149,28 @@ impl Database {
         sqlx::raw_sql(statement).execute(&mut tx).await?;
         Ok(())
     }
+
+    /// Returns the privileges that the role lacks on the schema's tables, such as `insert, update on job`. Tables that
+    /// do not exist are omitted.
+    ///
+    /// # Errors
+    /// If the server does not answer.
+    pub async fn missing_privileges(&self) -> sqlx::Result<Vec<String>> {
+        let (tables, _) = expected_columns();
+        let mut tx = self.begin_single().await?;
+        let missing = sqlx::query_scalar(
+            "select string_agg(p.name, ', ' order by p.at) || ' on ' || t.name \
+             from (select distinct unnest($1::text[]) as name) t \
+             cross join unnest(array['select', 'insert', 'update', 'delete']) with ordinality p (name, at) \
+             where to_regclass(t.name) is not null and not has_table_privilege(to_regclass(t.name), p.name) \
+             group by t.name order by t.name",
+        )
+        .bind(&tables)
+        .fetch_all(&mut tx)
+        .await?;
+        tx.commit().await?;
+        Ok(missing)
+    }
 }
 
 fn expected_columns() -> (Vec<&'static str>, Vec<&'static str>) {

@@ -5,8 +5,17 @@ use crate::clock::Clock;
 use crate::db::DatabaseConfig;
 use crate::db::{CONTRACT_PREFIX, Database, DatabaseError, SchemaStatus};
 
+/// PostgreSQL's codes of a missing privilege and of a full disk, and the class of all missing resources.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+const DISK_FULL: &str = "53100";
+const INSUFFICIENT_RESOURCES: &str = "53";
+
 /// The clock skew of Nango, in seconds, above which the operator is warned.
 pub(crate) const MAX_CLOCK_SKEW_SECONDS: i64 = 5;
+
+/// The remediation of an error whose cause is not known.
+const SEE_THE_ERROR: &str =
+    "fix the cause that the error names. The log of the database server has more details";
 
 /// The maximum number of unreadable rows in the finding.
 const MAX_NAMED_ROWS: usize = 10;
@@ -38,14 +47,25 @@ pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig, clock: &
         Ok(status) => {
             describe(report, &status, clock);
             check_write(report, &database, &status).await;
-            check_rows(report, &database).await;
+            // Another check reports missing tables and a damaged schema.
+            if status.pending.is_empty() && status.damage.is_empty() {
+                check_rows(report, &database, &status.role).await;
+            }
             pooler(report, &database);
         }
         Err(DatabaseError::Damaged(damage)) => fail_damaged(report, &damage),
+        Err(DatabaseError::Statement(error)) => report.fail(
+            "database",
+            format!("the schema cannot be read: {error}"),
+            remediation(
+                &error,
+                "grant the user of DATABASE_URL the privileges to read and create tables in its schema",
+            ),
+        ),
         Err(error) => report.fail(
             "database",
-            format!("the database does not respond: {error}"),
-            "grant the user of DATABASE_URL the privileges to read and create tables in its schema",
+            format!("the schema cannot be read: {error}"),
+            SEE_THE_ERROR,
         ),
     }
     database.close().await;
@@ -112,6 +132,20 @@ fn fail_damaged(report: &mut Report, damage: &[String]) {
     );
 }
 
+/// Returns how to fix an error of a statement; `grant` if the role lacks a privilege.
+fn remediation(error: &sqlx::Error, grant: &str) -> String {
+    let code = (error.as_database_error()).and_then(sqlx::error::DatabaseError::code);
+    match code.as_deref().unwrap_or_default() {
+        INSUFFICIENT_PRIVILEGE => grant,
+        DISK_FULL => "free disk space on the database server",
+        code if code.starts_with(INSUFFICIENT_RESOURCES) => {
+            "give the database server the resource that the error names, or stop other programs that use it"
+        }
+        _ => SEE_THE_ERROR,
+    }
+    .to_owned()
+}
+
 /// Checks that the role has the privileges for the migration and the service.
 async fn check_write(report: &mut Report, database: &Database, status: &SchemaStatus) {
     let (role, path) = (&status.role, &status.search_path);
@@ -125,27 +159,48 @@ async fn check_write(report: &mut Report, database: &Database, status: &SchemaSt
         );
         return;
     };
-    match database.test_write().await {
-        Ok(()) => report.ok(
+    let tested = async {
+        database.test_write().await?;
+        database.missing_privileges().await
+    };
+    let grant = format!(
+        "grant it the missing privileges: usage and create on the schema {schema}, and select, insert, update and delete \
+         on its tables"
+    );
+    match tested.await {
+        Ok(missing) if missing.is_empty() => report.ok(
             "database write",
             format!("the role {role} can write to the schema {schema}"),
+        ),
+        Ok(missing) => report.fail(
+            "database write",
+            format!(
+                "the role {role} lacks privileges in the schema {schema}: {}",
+                missing.join("; ")
+            ),
+            grant,
         ),
         Err(error) => report.fail(
             "database write",
             format!("the role {role} cannot write to the schema {schema}: {error}"),
-            format!(
-                "grant it the missing privileges: usage and create on the schema {schema}, and select, insert, update and delete \
-                 on its tables"
-            ),
+            remediation(&error, &grant),
         ),
     }
 }
 
 /// Checks that all rows can be read. The service skips unreadable rows.
-async fn check_rows(report: &mut Report, database: &Database) {
-    // Before the first start, no tables exist. Another check reports a damaged schema.
-    let Ok(search) = database.find_unreadable_rows().await else {
-        return;
+async fn check_rows(report: &mut Report, database: &Database, role: &str) {
+    let search = match database.find_unreadable_rows().await {
+        Ok(search) => search,
+        Err(error) => {
+            let grant = format!("grant the role {role} select on the table");
+            report.fail(
+                "rows",
+                format!("the rows cannot be read: {error}"),
+                remediation(&error, &grant),
+            );
+            return;
+        }
     };
     let Some(first) = search.unreadable.first() else {
         let extent = if search.is_partial {

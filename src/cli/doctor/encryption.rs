@@ -11,8 +11,10 @@ const NEW_KEY: &str =
     "set ENCRYPTION_KEY to the output of `openssl rand -base64 32`, for each replica";
 
 pub(crate) async fn check(report: &mut Report, config: &Config, clock: &Clock) {
-    // Other checks report an unreachable database or missing tables.
-    let found = secrets(config, clock).await.unwrap_or_default();
+    // Other checks report an unreachable database, missing tables and missing privileges.
+    let found = secrets(config, clock).await;
+    let is_known = found.is_some();
+    let found = found.unwrap_or_default();
     let (plain, of_another_key) = (found.plain, found.of_another_key);
     if let Some((endpoint, error)) = found.unreadable.first() {
         report.fail(
@@ -36,8 +38,13 @@ pub(crate) async fn check(report: &mut Report, config: &Config, clock: &Clock) {
             ),
             "no action required: the service encrypts them with the first key within a minute of its start",
         );
-    } else {
+    } else if is_known {
         report.ok("encryption", "secrets in the database are encrypted");
+    } else {
+        report.ok(
+            "encryption",
+            "new secrets are encrypted. The stored ones could not be read",
+        );
     }
 }
 
