@@ -60,7 +60,8 @@ pub struct Finding {
 /// The results of all checks.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
-    /// The findings. A check comes after those on which it depends.
+    /// The findings. A check comes after those on which it depends. If a check found a problem, none of its findings
+    /// is [`Level::Ok`].
     pub findings: Vec<Finding>,
 }
 
@@ -71,8 +72,12 @@ impl Report {
         self.findings.iter().all(|one| one.level < Level::Fail)
     }
 
+    /// Adds a finding without a problem, unless the check has found one.
     fn ok(&mut self, check: &'static str, detail: impl Into<String>) {
-        self.push(Level::Ok, check, detail.into(), None);
+        let has_problem = |one: &Finding| one.check == check && one.level > Level::Ok;
+        if !self.findings.iter().any(has_problem) {
+            self.push(Level::Ok, check, detail.into(), None);
+        }
     }
 
     fn warn(
@@ -81,7 +86,7 @@ impl Report {
         detail: impl Into<String>,
         remediation: impl Into<String>,
     ) {
-        self.push(Level::Warn, check, detail.into(), Some(remediation.into()));
+        self.problem(Level::Warn, check, detail.into(), remediation.into());
     }
 
     fn fail(
@@ -90,7 +95,14 @@ impl Report {
         detail: impl Into<String>,
         remediation: impl Into<String>,
     ) {
-        self.push(Level::Fail, check, detail.into(), Some(remediation.into()));
+        self.problem(Level::Fail, check, detail.into(), remediation.into());
+    }
+
+    /// Adds a problem. It replaces the check's findings without a problem.
+    fn problem(&mut self, level: Level, check: &'static str, detail: String, remediation: String) {
+        let is_ok = |one: &Finding| one.check == check && one.level == Level::Ok;
+        self.findings.retain(|one| !is_ok(one));
+        self.push(level, check, detail, Some(remediation));
     }
 
     fn push(
