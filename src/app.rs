@@ -1,5 +1,7 @@
 //! Starts the service's parts, serves requests, and shuts down gracefully.
 
+use std::io;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -51,12 +53,12 @@ const _: () = assert!(
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The service cannot listen on the address.
-    #[error("cannot listen on {address}: {error}; set PORT to another port")]
+    #[error("cannot listen on {address}: {error}. {}", listen_remedy(error))]
     Listen {
         /// The address.
         address: SocketAddr,
         /// The error of the system.
-        error: std::io::Error,
+        error: io::Error,
     },
     /// The configuration of authentication is invalid.
     #[error(transparent)]
@@ -75,7 +77,19 @@ pub enum Error {
     Webhooks(#[from] reqwest::Error),
     /// The server failed.
     #[error("the server failed: {0}")]
-    Serve(#[from] std::io::Error),
+    Serve(#[from] io::Error),
+}
+
+/// Returns how to fix an error of listening.
+fn listen_remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::AddrNotAvailable => {
+            "HOST is not an address of this machine: set it to 0.0.0.0 for all addresses, or to one of them"
+        }
+        ErrorKind::AddrInUse => "Stop the program that uses the port, or set PORT to another one",
+        ErrorKind::PermissionDenied => "Set PORT to a port above 1023",
+        _ => "Correct HOST or PORT",
+    }
 }
 
 /// A service that listens on its address, and does not serve yet.
@@ -91,7 +105,7 @@ impl App {
     /// Listens on the configured address.
     ///
     /// # Errors
-    /// If the address is in use.
+    /// If the address is in use, or not one of this machine.
     pub async fn bind(config: Config, catalog: Catalog, clock: Clock) -> Result<Self, Error> {
         let address = config.http.listen;
         let listener = server::listen(address).map_err(|error| Error::Listen { address, error })?;
@@ -107,7 +121,7 @@ impl App {
     ///
     /// # Errors
     /// The system's error.
-    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
@@ -162,7 +176,7 @@ impl App {
             if let Some(database) = database {
                 database.close().await;
             }
-            served.map_err(std::io::Error::other)
+            served.map_err(io::Error::other)
         };
         tokio::select! {
             stopped = stopped => stopped?,
@@ -293,6 +307,11 @@ fn start_jobs(
     worker::start_webhooks(&Arc::new(webhooks), services, jobs);
     if let Some(interval) = sweep_interval {
         worker::start_nango_jobs(services, interval, jobs);
+    } else {
+        tracing::warn!(
+            "nango is disabled (NANGO_ENABLED=false): users cannot connect or disconnect, no tokens are issued, and nango's \
+             webhooks are rejected"
+        );
     }
 }
 

@@ -228,8 +228,34 @@ async fn port_in_use_is_reported_clearly() {
     let port = taken.local_addr().unwrap().port().to_string();
     let (mut process, _) = serve(database.url(), &[("PORT", &port)]);
     assert_eq!(process.ended().await.code(), Some(1));
+    let text = process.output();
     let reported = format!("cannot listen on 127.0.0.1:{port}: Address already in use");
-    assert!(process.output().contains(&reported), "{}", process.output());
+    assert!(text.contains(&reported), "{text}");
+    assert!(text.contains("set PORT to another one"), "{text}");
+}
+
+#[tokio::test]
+async fn host_of_another_machine_is_reported_clearly() {
+    let database = test_database::database().await;
+    // No machine has an address of RFC 5737.
+    let (mut process, _) = serve(database.url(), &[("HOST", "192.0.2.1")]);
+    assert_eq!(process.ended().await.code(), Some(1));
+    let text = process.output();
+    assert!(
+        text.contains("HOST is not an address of this machine"),
+        "{text}"
+    );
+    assert!(!text.contains("set PORT"), "{text}");
+}
+
+#[tokio::test]
+async fn disabled_nango_is_logged_at_start() {
+    let database = test_database::database().await;
+    let (mut process, url) = serve(database.url(), &[]);
+    process.until_ready_is(&url, StatusCode::OK).await;
+    let text = process.output();
+    let logged = text.matches("nango is disabled (NANGO_ENABLED=false)");
+    assert_eq!(logged.count(), 1, "{text}");
 }
 
 #[tokio::test]
