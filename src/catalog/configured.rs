@@ -28,7 +28,7 @@ impl FromStr for CatalogMode {
             "listed" => Ok(Self::Listed),
             "configured" => Ok(Self::Configured),
             "all" => Ok(Self::All),
-            _ => Err("it must be listed, configured or all"),
+            _ => Err("must be listed, configured or all"),
         }
     }
 }

@@ -16,7 +16,10 @@ const BUILTIN: &str = include_str!("connectors.toml");
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
     /// The file cannot be read.
-    #[error("cannot read the connector manifests in {}: {source}", path.display())]
+    #[error(
+        "CATALOG_FILE names {}, which cannot be read: {source}. Correct the path, or unset the variable",
+        path.display()
+    )]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -42,11 +45,15 @@ pub(crate) fn builtin() -> Catalog {
 }
 
 pub(crate) fn with_overrides(path: &Path) -> Result<Catalog, CatalogError> {
-    let text = fs::read_to_string(path).map_err(|source| CatalogError::Unreadable {
+    with_text(path, &read(path)?)
+}
+
+/// Reads an operator's manifest file, without parsing it.
+pub(crate) fn read(path: &Path) -> Result<String, CatalogError> {
+    fs::read_to_string(path).map_err(|source| CatalogError::Unreadable {
         path: path.to_owned(),
         source,
-    })?;
-    with_text(path, &text)
+    })
 }
 
 pub(crate) fn with_text(path: &Path, text: &str) -> Result<Catalog, CatalogError> {

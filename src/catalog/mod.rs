@@ -179,6 +179,14 @@ impl Catalog {
         }
     }
 
+    /// Checks that an operator's file can be read. [`Catalog::load`] also checks its content.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub(crate) fn check_readable(override_file: &Path) -> Result<(), CatalogError> {
+        load::read(override_file).map(drop)
+    }
+
     /// Returns the built-in connectors, changed and extended by the text of an operator's file. Error messages name
     /// the file by `path`.
     ///

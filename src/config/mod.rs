@@ -15,7 +15,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::auth::service_keys::EnvironmentKey;
-use crate::catalog::CatalogMode;
+use crate::catalog::{Catalog, CatalogMode};
 use crate::db::DatabaseConfig;
 use crate::encryption::Encryption;
 use crate::environment::{Environment, Variable};
@@ -169,7 +169,7 @@ impl Environment<'_> {
         let history = self.retention();
         let service_keys = self.service_keys();
         let webhook_networks = self.webhook_networks();
-        let catalog_file = self.optional("CATALOG_FILE");
+        let catalog_file = self.catalog_file();
         let catalog_mode = self.with_default("CATALOG", CatalogMode::default());
         let log_format = self.with_default("LOG_FORMAT", LogFormat::Json);
         let log_filter = self.optional("RUST_LOG").unwrap_or_default();
@@ -198,6 +198,14 @@ impl Environment<'_> {
     fn retention(&mut self) -> TimeDelta {
         let days: u16 = self.positive("RETENTION_DAYS", 400);
         TimeDelta::days(days.into())
+    }
+
+    fn catalog_file(&mut self) -> Option<PathBuf> {
+        let file: PathBuf = self.optional("CATALOG_FILE")?;
+        if let Err(error) = Catalog::check_readable(&file) {
+            self.problems.push(error.to_string());
+        }
+        Some(file)
     }
 
     fn webhook_networks(&mut self) -> Networks {

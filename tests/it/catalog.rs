@@ -470,5 +470,5 @@ fn error_columns_count_characters_and_syntax_errors_come_alone() {
 #[test]
 fn missing_catalog_file_is_named_in_error() {
     let error = Catalog::load(Some(Path::new("/nowhere/connectors.toml"))).unwrap_err();
-    assert_snapshot!(error, @"cannot read the connector manifests in /nowhere/connectors.toml: No such file or directory (os error 2)");
+    assert_snapshot!(error, @"CATALOG_FILE names /nowhere/connectors.toml, which cannot be read: No such file or directory (os error 2). Correct the path, or unset the variable");
 }

@@ -334,6 +334,16 @@ pub(super) const INVALID: &[(&str, &str, &str)] = &[
         "METRICS_TOKEN must have at least 16 characters; a comma stands between two tokens",
     ),
     ("RETENTION_DAYS", "0", "RETENTION_DAYS must be at least 1"),
+    (
+        "CATALOG",
+        "foo",
+        "CATALOG must be listed, configured or all",
+    ),
+    (
+        "CATALOG_FILE",
+        "/nonexistent/connectors.toml",
+        "CATALOG_FILE names /nonexistent/connectors.toml, which cannot be read: No such file or directory (os error 2). Correct the path, or unset the variable",
+    ),
     ("LOG_FORMAT", "xml", "LOG_FORMAT must be json or pretty"),
     (
         "RUST_LOG",
