@@ -173,7 +173,7 @@ async fn send_test_event(webhooks: &Webhooks, endpoint: &str) -> Result<(), Fail
             Ok(())
         }
         Ok(status) => Err(format!("the endpoint returned {status}, which is not 2xx").into()),
-        Err(error) => Err(format!("the endpoint did not respond: {error}").into()),
+        Err(error) => Err(error.into()),
     }
 }
 

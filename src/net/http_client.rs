@@ -74,6 +74,9 @@ pub(crate) async fn read_body(mut response: Response, limit: usize) -> Result<Ve
     Ok(body)
 }
 
+/// The message of rustls for a response that is not TLS.
+const NOT_TLS: &str = "received corrupt message of type InvalidContentType";
+
 /// Returns an error with its causes in one line, without the URL.
 pub(crate) fn describe(error: reqwest::Error) -> String {
     let error = error.without_url();
@@ -83,6 +86,11 @@ pub(crate) fn describe(error: reqwest::Error) -> String {
         text.push_str(": ");
         text.push_str(&error.to_string());
         cause = error.source();
+    }
+    if text.contains(NOT_TLS) {
+        text.push_str(
+            ". The server does not speak TLS on this port: correct the port, or try http://",
+        );
     }
     text
 }

@@ -1,5 +1,6 @@
 //! Delivers queued messages: claims them, sends them without an open transaction, and records the outcome.
 
+use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +64,26 @@ const MAX_RETRY_AFTER: TimeDelta = TimeDelta::days(1);
 
 /// How long an endpoint may postpone a message after it was queued. Later, a postponed attempt counts as failed.
 const MAX_POSTPONEMENT: TimeDelta = TimeDelta::days(5);
+
+/// The reason why there is no response to a message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PostError {
+    /// The message could not be sent: its address is forbidden, or its secret cannot be read.
+    #[error("the message was not sent: {0}")]
+    NotSent(String),
+    /// The message was sent, or the endpoint could not be reached.
+    #[error("the endpoint did not respond: {0}")]
+    NoResponse(String),
+}
+
+impl PostError {
+    /// Returns the reason without the summary.
+    fn reason(&self) -> &str {
+        match self {
+            Self::NotSent(reason) | Self::NoResponse(reason) => reason,
+        }
+    }
+}
 
 /// The response of an endpoint to a message.
 #[derive(Clone, Copy, Debug)]
@@ -212,7 +233,7 @@ impl Webhooks {
                 let error = format!("the endpoint returned {}", response.status);
                 self.mark_failed(&claimed, Some(response), &error).await
             }
-            Err(error) => self.mark_failed(&claimed, None, &error).await,
+            Err(error) => self.mark_failed(&claimed, None, error.reason()).await,
         };
         if let Err(error) = written {
             // The lease expires, and the message is sent again. Its id lets the receiver deduplicate it.
@@ -229,15 +250,15 @@ impl Webhooks {
         target: &Target,
         message: &str,
         body: &str,
-    ) -> Result<EndpointResponse, String> {
-        let route = self
-            .client_for(&target.url)
-            .map_err(|error| error.to_string())?;
+    ) -> Result<EndpointResponse, PostError> {
+        let not_sent = |error: &dyn fmt::Display| PostError::NotSent(error.to_string());
+        let route = self.client_for(&target.url);
+        let route = route.map_err(|error| not_sent(&error))?;
         let now = self.clock.now();
         let secrets = self.secrets(endpoint, target, now);
-        let secrets = secrets.map_err(|error| error.to_string())?;
+        let secrets = secrets.map_err(|error| not_sent(&error))?;
         let signatures = signatures(&secrets, message, now, body);
-        let signatures = signatures.map_err(|error| error.to_string())?;
+        let signatures = signatures.map_err(|error| not_sent(&error))?;
         let request = route
             .client
             .post(target.url.clone())
@@ -248,7 +269,7 @@ impl Webhooks {
             .body(body.to_owned());
         match request.send().await {
             Ok(response) => Ok(EndpointResponse::of(&response, self.clock.now())),
-            Err(error) => Err(http_client::describe(error)),
+            Err(error) => Err(PostError::NoResponse(http_client::describe(error))),
         }
     }
 

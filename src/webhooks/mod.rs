@@ -7,6 +7,8 @@
 mod delivery;
 mod signing;
 
+pub use delivery::PostError;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -327,9 +329,12 @@ impl Webhooks {
     /// Returns the latest deliveries, newest first.
     ///
     /// # Errors
-    /// As the database.
+    /// If the filter's endpoint does not exist.
     pub async fn deliveries(&self, filter: &DeliveryFilter) -> Result<Vec<Delivery>> {
         let mut tx = self.database.begin().await?;
+        if let Some(id) = &filter.endpoint {
+            require_found(webhook_endpoints::lock(&mut tx, id).await?, id)?;
+        }
         let deliveries = webhook_history::deliveries(&mut tx, filter).await?;
         tx.commit().await?;
         Ok(deliveries)
@@ -339,7 +344,7 @@ impl Webhooks {
     ///
     /// # Errors
     /// If there is no such endpoint. The inner error is the reason for a missing response.
-    pub async fn test(&self, id: &str) -> Result<Result<u16, String>> {
+    pub async fn test(&self, id: &str) -> Result<Result<u16, PostError>> {
         let mut tx = self.database.begin().await?;
         let target = webhook_endpoints::target(&mut tx, id).await?;
         tx.commit().await?;

@@ -16,7 +16,7 @@ use patchbay::clock::Clock;
 use patchbay::encryption::Encryption;
 use patchbay::nango;
 use patchbay::nango::Nango;
-use patchbay::webhooks::Webhooks;
+use patchbay::webhooks::{PostError, Webhooks};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -88,7 +88,7 @@ fn counting_server(status: StatusCode, location: Option<String>) -> (Router, Arc
 }
 
 /// Fetches users' keys, fetches Nango's integrations, and sends a webhook to this URL. Returns the results.
-async fn request_count(url: &Url) -> (Error, nango::Error, Result<u16, String>) {
+async fn request_count(url: &Url) -> (Error, nango::Error, Result<u16, PostError>) {
     let auth = Config {
         jwks_url: Some(url.clone()),
         ..Config::default()
@@ -125,7 +125,7 @@ async fn self_signed_certificate_is_rejected() {
     let (url, count) = self_signed().await;
     let (keys, integrations, sent) = request_count(&url).await;
     assert_eq!(keys, Error::KeysUnavailable);
-    for reported in [integrations.to_string(), sent.unwrap_err()] {
+    for reported in [integrations.to_string(), sent.unwrap_err().to_string()] {
         assert!(reported.contains("certificate"), "{reported}");
     }
     assert_eq!(count.load(Ordering::SeqCst), 0);
@@ -137,6 +137,19 @@ async fn self_signed_certificate_is_rejected() {
     let answer = careless.get(url).send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(count.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn https_url_of_http_server_is_explained() {
+    let (router, _) = counting_server(StatusCode::OK, None);
+    let mut url = serve(router).await;
+    url.set_scheme("https").unwrap();
+    let (keys, integrations, sent) = request_count(&url).await;
+    assert_eq!(keys, Error::KeysUnavailable);
+    for reported in [integrations.to_string(), sent.unwrap_err().to_string()] {
+        assert!(reported.contains("does not speak TLS"), "{reported}");
+        assert!(reported.contains("try http://"), "{reported}");
+    }
 }
 
 #[tokio::test]

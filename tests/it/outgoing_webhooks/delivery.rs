@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use chrono::TimeDelta;
 use patchbay::domain::{Brake, MessageType};
-use patchbay::webhooks::{DeliveryFilter, Endpoint};
+use patchbay::webhooks::{DeliveryFilter, Endpoint, Error};
 use reqwest::Method;
 use serde_json::json;
 use tokio::sync::Notify;
@@ -459,4 +459,16 @@ async fn messages_are_sent_after_database_connections_hang() {
     let (_, started) = eventually_value(connect, |(code, _)| *code == StatusCode::OK).await;
     app.popup(started["oauth_url"].as_str().unwrap()).await;
     eventually(async || receiver.count() > 0).await;
+}
+
+#[tokio::test]
+async fn deliveries_of_unknown_endpoint_are_an_error() {
+    let app = app().await;
+    let filter = DeliveryFilter {
+        endpoint: Some("nosuch".to_owned()),
+        limit: 50,
+        ..DeliveryFilter::default()
+    };
+    let refused = webhooks(&app).await.deliveries(&filter).await.unwrap_err();
+    assert!(matches!(refused, Error::NotFound(_)), "{refused}");
 }
