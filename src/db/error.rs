@@ -66,6 +66,12 @@ pub enum DatabaseError {
         .0.join("\n  ")
     )]
     LegacyTables(Vec<String>),
+    /// The original service's tables are not imported yet, and this operation does not import them.
+    #[error(
+        "this command needs an imported database, but the database still has the tables of the FastAPI service. Run \
+         `patchbay migrate`, which imports them (docs/UPGRADING.md)"
+    )]
+    NotImported,
     /// A statement failed.
     #[error("the database failed: {0}")]
     Statement(#[from] sqlx::Error),

@@ -41,13 +41,12 @@ impl Database {
     ///
     /// # Errors
     /// If a migration fails, or this program and the database are incompatible; then nothing has changed.
-    /// [`import_legacy`](Self::import_legacy) migrates a database of the original service.
+    /// [`DatabaseError::NotImported`] for a database of the original service, which
+    /// [`import_legacy`](Self::import_legacy) migrates.
     pub async fn migrate(&self) -> Result<(), DatabaseError> {
         let mut tx = self.begin_migration().await?;
         if legacy_import::exists(&mut tx).await? {
-            return Err(DatabaseError::LegacyTables(vec![
-                "`patchbay migrate` imports them, as does the service when it starts".to_owned(),
-            ]));
+            return Err(DatabaseError::NotImported);
         }
         apply_migrations(&mut tx).await?;
         tx.commit().await?;

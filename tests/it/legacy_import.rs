@@ -3,7 +3,7 @@
 mod invalid;
 mod users;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac;
 use patchbay::catalog::Catalog;
@@ -12,7 +12,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::eventually::eventually_value;
+use crate::eventually::{eventually_locked, eventually_value};
 use crate::pooler::Pooler;
 use crate::process::Process;
 use crate::test_app::{POOLER_SETTINGS, TestApp, User};
@@ -330,6 +330,37 @@ async fn import_accepts_connectors_from_catalog_file() {
     assert!(
         text.contains("imported 7 connections of the FastAPI service"),
         "{text}"
+    );
+}
+
+#[tokio::test]
+async fn commands_name_the_import_of_a_legacy_database() {
+    let (database, _) = legacy_database("").await;
+    let settings = [("DATABASE_URL", database.url())];
+    let mut process = Process::start(&["keys", "list"], &settings);
+    assert_eq!(process.ended().await.code(), Some(1));
+    let text = process.output();
+    assert!(text.contains("needs an imported database"), "{text}");
+    assert!(text.contains("Run `patchbay migrate`"), "{text}");
+    assert!(!text.contains("cannot be imported"), "{text}");
+}
+
+#[tokio::test]
+async fn reported_lock_time_omits_the_wait_for_the_lock() {
+    const WAIT: Duration = Duration::from_secs(3);
+    let (database, mut sql) = legacy_database("").await;
+    run(&mut sql, "begin; select from user_connector_connection").await;
+    let url = database.url().to_owned();
+    let importing = tokio::spawn(async move { import(&url).await });
+    let mut other = PgConnection::connect(database.url()).await.unwrap();
+    eventually_locked(&mut other).await;
+    tokio::time::sleep(WAIT).await;
+    run(&mut sql, "rollback").await;
+    let released = Instant::now();
+    let imported = importing.await.unwrap().unwrap().unwrap();
+    assert!(
+        imported.locked < released.elapsed() + Duration::from_millis(500),
+        "{imported:?}"
     );
 }
 

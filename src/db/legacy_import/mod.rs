@@ -99,8 +99,9 @@ pub(crate) async fn move_to_backup_schema(
     if !problems.is_empty() {
         return Err(DatabaseError::LegacyTables(problems));
     }
-    let since = Instant::now();
     lock_tables(tx).await?;
+    // Without the wait for the locks, in which other programs still use the tables.
+    let since = Instant::now();
     problems.extend(check_foreign_keys(tx).await?);
     let limit = match invalid {
         InvalidRows::Refuse => MAX_REPORTED,
