@@ -146,7 +146,9 @@ pub struct Settings {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// `NANGO_ENABLED` is false.
-    #[error("connecting is switched off: set NANGO_ENABLED to true")]
+    #[error(
+        "Nango is disabled (NANGO_ENABLED=false), so this operation is not available. Set NANGO_ENABLED=true to enable it"
+    )]
     NangoDisabled,
     /// No connector has this id or slug.
     #[error("there is no connector {0:?}")]
