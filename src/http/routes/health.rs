@@ -18,6 +18,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// The TTL of the cached result. The endpoint is public, so the number of clients is unlimited.
 const READINESS_CACHE_TTL: Duration = Duration::from_millis(500);
 
+/// When a client retries the readiness check of a replica that is not ready, in seconds.
+const RETRY_AFTER_SECONDS: u64 = 5;
+
 /// The cached result of the readiness check, shared by concurrent requests.
 #[derive(Debug)]
 pub struct Readiness(Cache<(), Result<(), Problem>>);
@@ -39,7 +42,8 @@ impl Readiness {
             return Err(Problem::new(
                 Code::DatabaseUnavailable,
                 "this replica's clock differs from the database's by more than a minute: set both by NTP",
-            ));
+            )
+            .retry_after(RETRY_AFTER_SECONDS));
         }
         let ask = Box::pin(async {
             match tokio::time::timeout(PING_TIMEOUT, services.core.database.check_ready()).await {
@@ -47,7 +51,8 @@ impl Readiness {
                 Err(_elapsed) => Err(Problem::new(
                     Code::DatabaseUnavailable,
                     "the database does not answer",
-                )),
+                )
+                .retry_after(RETRY_AFTER_SECONDS)),
             }
         });
         self.0.get_with((), ask).await

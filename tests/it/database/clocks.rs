@@ -46,6 +46,7 @@ async fn replica_is_not_ready_when_its_clock_is_minutes_off() {
         let running = tokio::spawn(replica.run(stop.clone()));
         let readiness = async || {
             let answer = client().get(&url).send().await.unwrap();
+            assert!(answer.headers().contains_key("retry-after"));
             (answer.status(), answer.json::<Value>().await.unwrap())
         };
         let (status, unready) =

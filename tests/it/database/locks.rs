@@ -5,11 +5,11 @@ use std::time::Duration;
 use futures::future::join_all;
 use patchbay::db::Database;
 use reqwest::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::PgConnection;
 use url::Url;
 
-use crate::eventually::{eventually, eventually_locked};
+use crate::eventually::{eventually, eventually_locked, eventually_value};
 use crate::test_app::TestApp;
 use crate::test_database;
 
@@ -30,6 +30,25 @@ async fn waiting_statements(app: &TestApp) -> i64 {
     .fetch_one(&mut app.sql().await)
     .await
     .unwrap()
+}
+
+#[tokio::test]
+async fn readiness_has_retry_after_when_database_hangs() {
+    let app = TestApp::new().await;
+    let mut sql = app.sql().await;
+    sqlx::raw_sql("begin; lock table installation in access exclusive mode")
+        .execute(&mut sql)
+        .await
+        .unwrap();
+    // A result from before the lock is cached for half a second.
+    let ready = format!("{}/readyz", app.url);
+    let readiness = async || app.client.get(&ready).send().await.unwrap();
+    let answer = eventually_value(readiness, |answer| answer.status() != StatusCode::OK).await;
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(answer.headers()["retry-after"], "5");
+    let problem: Value = answer.json().await.unwrap();
+    assert_eq!(problem["code"], "database_unavailable");
+    assert_eq!(problem["retry_after"], 5);
 }
 
 #[tokio::test]
