@@ -44,6 +44,10 @@ impl<'a> Jws<'a> {
         };
         let signed = &token.as_bytes()[..header.len() + 1 + payload.len()];
         let header = decoded(header).ok_or(Error::BadHeader)?;
+        // serde would also read an array as the header's fields in order.
+        if !header.trim_ascii_start().starts_with(b"{") {
+            return Err(Error::BadHeader);
+        }
         let header: Header =
             serde_json::from_slice(&header).map_err(|_not_a_header| Error::BadHeader)?;
         if header.alg.is_empty() || header.alg.eq_ignore_ascii_case("none") {

@@ -30,6 +30,11 @@ async fn malformed_tokens_are_told_apart() {
         (format!("{not_json}.{rest}"), Error::BadHeader),
         (with(json!({"typ": "JWT"})), Error::BadHeader),
         (with(json!({"alg": "HS256", "kid": 7})), Error::BadHeader),
+        (with(json!(["HS256", null, null, null])), Error::BadHeader),
+        (
+            pair.signed(&header(&json!(["HS256", null, null, null])), parts[1]),
+            Error::BadHeader,
+        ),
         (with(json!({"alg": "none"})), Error::Unsigned),
         (with(json!({"alg": "ES256K"})), Error::UnsupportedAlgorithm),
         (
