@@ -1,6 +1,7 @@
 //! Rate limits of callers, and the responses above the limit.
 
 mod concurrency;
+mod forwarded;
 mod shares;
 mod updates;
 

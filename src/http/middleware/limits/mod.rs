@@ -275,11 +275,11 @@ impl Limits {
 /// Returns the address that the outermost trusted proxy saw. Any client can forge the entries before it in the list.
 fn forwarded(headers: &HeaderMap, hops: u8) -> Option<IpAddr> {
     let nth_from_the_end = usize::from(hops.checked_sub(1)?);
-    let mut all: Vec<&str> = Vec::new();
-    for value in headers.get_all(FORWARDED_FOR) {
-        all.extend(value.to_str().ok()?.split(','));
-    }
-    let text = all.into_iter().rev().nth(nth_from_the_end)?.trim();
+    let values = headers.get_all(FORWARDED_FOR).iter().rev();
+    let mut entries = values.flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
+    // Entries that a client forged may have any bytes.
+    let entry = entries.nth(nth_from_the_end)?.trim_ascii();
+    let text = std::str::from_utf8(entry).ok()?;
     // Some proxies append a port, and put brackets around an IPv6 address.
     let bare = text.trim_start_matches('[').trim_end_matches(']');
     (bare.parse().ok()).or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))
