@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::Transaction;
 use super::rows::{readable, select_connections};
-use crate::domain::{AttemptId, Connection, ConnectionId, UserId};
+use crate::domain::{AttemptId, Connection, ConnectionId, ConnectorId, UserId};
 
 /// A connection that should exist at Nango.
 #[derive(Clone, Debug, FromRow)]
@@ -40,6 +40,9 @@ pub(crate) async fn find_by_nango_ids(
     .await?;
     Ok(readable("user_connector_connection", rows))
 }
+
+/// The number of unreadable rows that [`sibling`] skips.
+const MAX_UNREADABLE: i64 = 2;
 
 /// A range of Nango's list, by creation time.
 #[derive(Clone, Copy, Debug)]
@@ -153,22 +156,24 @@ pub(crate) async fn end_sweep(db: &mut Transaction) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// Returns some other connections of the same connector, of any user: working ones first, then failing ones.
-pub(crate) async fn siblings(
+/// Returns the newest connection of a connector that belongs to none of these users: a working one, or else a failing
+/// one. Skips at most the connections of these users in the index.
+pub(crate) async fn sibling(
     db: &mut Transaction,
-    connection: &Connection,
-    limit: i64,
-) -> sqlx::Result<Vec<Connection>> {
+    connector: ConnectorId,
+    users: &[&str],
+) -> sqlx::Result<Option<Connection>> {
     let rows = sqlx::query_as(select_connections!(
-        "where c.connector_id = $1 and c.id <> $2 and c.status = 'connected' \
+        "where c.connector_id = $1 and c.status = 'connected' and c.user_id <> all($2) \
          order by c.failing_since nulls first, c.nango_created_at desc limit $3"
     ))
-    .bind(connection.connector.id)
-    .bind(connection.id)
-    .bind(limit)
+    .bind(connector)
+    .bind(users)
+    .bind(MAX_UNREADABLE + 1)
     .fetch_all(db)
     .await?;
-    Ok(readable("user_connector_connection", rows))
+    let readable = readable("user_connector_connection", rows);
+    Ok(readable.into_iter().next())
 }
 
 /// Records when Nango was queried about a connection. Writes no new version.

@@ -14,13 +14,13 @@ use super::core::Core;
 use super::{Error, Result};
 use crate::db;
 use crate::domain::state_machine::Transition;
-use crate::domain::{Account, Brake, Connection, ConnectorId, EventKind, Reason, State};
+use crate::domain::{Account, Brake, Connection, ConnectorId, EventKind, Reason, State, UserId};
 use crate::nango;
 use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG};
 use crate::nango::{Credentials, ListConnections, Nango, Refresh};
 
 /// The maximum number of other connections that are refreshed to detect a provider's outage.
-const MAX_SIBLING_CHECKS: i64 = 3;
+const MAX_SIBLING_CHECKS: usize = 3;
 
 /// The time for which credentials must fail before they count as dead, if no other connection can be compared. Nango
 /// returns the same error for a revoked grant and for a provider's outage.
@@ -316,17 +316,23 @@ impl CredentialChecker {
         }
     }
 
-    /// Refreshes the credentials of some other connections of the same connector, until one refresh succeeds.
+    /// Refreshes the credentials of some connections of the same connector, each of another user, until one refresh
+    /// succeeds. A single user could revoke several connections, which is no outage.
     async fn check_siblings(&self, connection: &Connection) -> Result<CredentialHealth> {
-        let mut tx = self.core.begin_single().await?;
-        let siblings = db::siblings(&mut tx, connection, MAX_SIBLING_CHECKS).await?;
-        tx.commit().await?;
         let nango = &self.core.nango_gateway()?.nango;
         let mut is_any_refused = false;
-        for sibling in &siblings {
-            self.record_check(sibling, Some(self.core.clock.now()))
+        let mut users = vec![connection.user_id.clone()];
+        for _ in 0..MAX_SIBLING_CHECKS {
+            let Some(sibling) = self.sibling(connection, &users).await? else {
+                break;
+            };
+            users.push(sibling.user_id.clone());
+            self.record_check(&sibling, Some(self.core.clock.now()))
                 .await?;
-            match refresh(nango, sibling).await.map(|found| found.credentials) {
+            match refresh(nango, &sibling)
+                .await
+                .map(|found| found.credentials)
+            {
                 // Credentials without an expiry are not refreshed, so Nango did not call the provider.
                 Ok(Credentials::OAuth2 {
                     expires_at: Some(_),
@@ -342,6 +348,19 @@ impl CredentialChecker {
         } else {
             CredentialHealth::Unknown
         })
+    }
+
+    /// Returns another connection of the same connector, of none of these users.
+    async fn sibling(
+        &self,
+        connection: &Connection,
+        users: &[UserId],
+    ) -> Result<Option<Connection>> {
+        let users: Vec<&str> = users.iter().map(UserId::as_str).collect();
+        let mut tx = self.core.begin_single().await?;
+        let sibling = db::sibling(&mut tx, connection.connector.id, &users).await?;
+        tx.commit().await?;
+        Ok(sibling)
     }
 
     /// Returns whether Nango does not have a connection. Queries Nango twice by id. In between, verifies that Nango

@@ -451,6 +451,7 @@ async fn job_queries_use_indexes() {
         (
             "select * from user_connector_connection \
              where connector_id = (select id from connector where slug = 'gmail') and status = 'connected' \
+               and user_id <> all(array['user 1', 'user 20000']) \
              order by failing_since nulls first, nango_created_at desc limit 3",
             "using user_connector_connection_siblings",
         ),

@@ -13,6 +13,7 @@ mod orphans;
 mod proof;
 mod replicas;
 mod retention;
+mod siblings;
 
 use chrono::TimeDelta;
 use reqwest::{Method, StatusCode};
