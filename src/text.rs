@@ -2,8 +2,8 @@
 //!
 //! Such text is displayed within the product's own sentences. It must not reorder or cover them.
 
-use icu_properties::CodePointMapData;
-use icu_properties::props::GeneralCategory;
+use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory};
+use icu_properties::{CodePointMapData, CodePointSetData};
 
 /// The maximum number of consecutive combining marks that are kept. No language needs more on one letter.
 const MAX_MARKS: u32 = 4;
@@ -65,6 +65,14 @@ pub(crate) fn displayable(text: &str) -> impl Iterator<Item = char> {
         Verdict::Space => Some(' '),
         Verdict::Remove => None,
     })
+}
+
+/// Returns `true` if a text has a character that shows something. White space and Unicode's
+/// `Default_Ignorable_Code_Point` show nothing, and neither does the blank Braille pattern.
+pub(crate) fn is_visible(text: &str) -> bool {
+    let ignorable = CodePointSetData::new::<DefaultIgnorableCodePoint>();
+    let is_blank = |c: char| c.is_whitespace() || c == '\u{2800}' || ignorable.contains(c);
+    !text.chars().all(is_blank)
 }
 
 /// Returns a displayable id. Characters that [`displayable`] would change are escaped, so that different ids stay

@@ -8,9 +8,12 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tracing::Instrument;
-use utoipa::openapi::schema::{Array, ArrayBuilder, ObjectBuilder, Type};
+use utoipa::openapi::schema::{Array, ArrayBuilder};
 use utoipa::{IntoParams, ToSchema};
 
+use super::validation::{
+    scope_schema, validate_instance_id, validate_label, validate_name, validate_scope,
+};
 use crate::domain::{AttemptId, ConnectionId, Status};
 use crate::http::AppState;
 use crate::http::extract::{
@@ -19,11 +22,7 @@ use crate::http::extract::{
 use crate::http::openapi::errors;
 use crate::http::problem::{Code, Problem};
 use crate::service::{ConnectRequest, DisconnectTarget, Disconnected};
-use crate::text::displayable;
 use crate::views::{Config, ConnectAnswer, ConnectionBody, ConnectionView};
-
-/// The longest label, instance id, scope or hint, in characters.
-const MAX_NAME_LENGTH: usize = 255;
 
 /// How many scopes may be asked for.
 const MAX_SCOPES: usize = 100;
@@ -32,7 +31,8 @@ const MAX_SCOPES: usize = 100;
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ConnectQuery {
-    /// Distinguishes several accounts of one connector. Omit it for the first account.
+    /// Distinguishes several accounts of one connector. Omit it for the first account. Characters above U+FFFF, such as
+    /// emoji, count twice.
     #[serde(default)]
     #[param(max_length = 255, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$")]
     instance_id: String,
@@ -47,7 +47,7 @@ pub struct ConnectBody {
     #[schema(
         min_length = 1,
         max_length = 255,
-        pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$"
+        pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f\\u00ad\\u034f\\u061c\\u115f\\u1160\\u17b4\\u17b5\\u180b-\\u180f\\u200b-\\u200f\\u202a-\\u202e\\u2060-\\u206f\\u3164\\ufe00-\\ufe0f\\ufeff\\uffa0\\ufff0-\\ufff8][^\\u0000-\\u001f\\u007f-\\u009f]*$"
     )]
     label: Option<String>,
     /// Merged into the stored config by key; null removes a key. The whole config has at most 4 KiB of JSON.
@@ -75,12 +75,8 @@ struct ParameterValues(BTreeMap<String, String>);
 
 /// Returns the schema of the scopes. No attribute can express the bounds of each item.
 fn scopes() -> Array {
-    let scope = ObjectBuilder::new()
-        .schema_type(Type::String)
-        .max_length(Some(MAX_NAME_LENGTH))
-        .pattern(Some(r"^[^\u0000-\u001f\u007f-\u009f]*$"));
     ArrayBuilder::new()
-        .items(scope)
+        .items(scope_schema())
         .max_items(Some(MAX_SCOPES))
         .description(Some(
             "The scopes to request instead of those of the integration. A reconnect requests the same ones by default.",
@@ -98,16 +94,18 @@ impl ConnectBody {
         IdempotencyKey(idempotency_key): IdempotencyKey,
         headers: &HeaderMap,
     ) -> Result<ConnectRequest, Problem> {
-        validate_name("instance_id", &instance_id)?;
+        validate_instance_id(&instance_id)?;
         let label = self.label.map(|label| validate_label(&label)).transpose()?;
         if let Some(hint) = &self.login_hint {
             validate_name("login_hint", hint)?;
         }
         if self.scopes.len() > MAX_SCOPES {
-            return Err(Problem::invalid(format!("at most {MAX_SCOPES} scopes")));
+            return Err(Problem::invalid(format!(
+                "`scopes` must have at most {MAX_SCOPES} items."
+            )));
         }
         for scope in &self.scopes {
-            validate_name("a scope", scope)?;
+            validate_scope("scopes", scope)?;
         }
         Ok(ConnectRequest {
             instance_id,
@@ -247,7 +245,7 @@ pub(crate) async fn disconnect(
     let target = match (query.connection_id, query.instance_id) {
         (Some(id), _) => DisconnectTarget::Connection(id),
         (None, Some(instance_id)) => {
-            validate_name("instance_id", &instance_id)?;
+            validate_instance_id(&instance_id)?;
             DisconnectTarget::Instance(instance_id)
         }
         (None, None) => DisconnectTarget::Only,
@@ -355,32 +353,4 @@ async fn spawn_uncancellable<T: Send + 'static>(
             Err(_cancelled) => Err(Problem::internal("the service stops")),
         },
     }
-}
-
-/// A label as it may be shown, without the white space around it; an empty one is refused.
-pub(crate) fn validate_label(label: &str) -> Result<String, Problem> {
-    let label = label.trim();
-    validate_name("label", label)?;
-    let shown: String = displayable(label).collect();
-    let shown = shown.trim();
-    if shown.is_empty() {
-        return Err(Problem::invalid(
-            "label may not be empty; leave it out, or null to remove it",
-        ));
-    }
-    Ok(shown.to_owned())
-}
-
-fn validate_name(field: &str, value: &str) -> Result<(), Problem> {
-    if value.chars().count() > MAX_NAME_LENGTH {
-        return Err(Problem::invalid(format!(
-            "{field}: at most {MAX_NAME_LENGTH} characters"
-        )));
-    }
-    if value.chars().any(char::is_control) {
-        return Err(Problem::invalid(format!(
-            "{field} may not have control characters"
-        )));
-    }
-    Ok(())
 }

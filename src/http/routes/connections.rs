@@ -9,7 +9,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
-use super::connect::validate_label;
+use super::validation::validate_label;
 
 use crate::domain::{ConnectionId, Status};
 use crate::http::AppState;
@@ -235,7 +235,7 @@ pub struct UpdateBody {
     /// The user's name for the connection; null removes it. Characters that change the direction of text are removed, and so are
     /// combining marks beyond four in a row.
     #[serde(default, deserialize_with = "double_option")]
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$")]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f\\u00ad\\u034f\\u061c\\u115f\\u1160\\u17b4\\u17b5\\u180b-\\u180f\\u200b-\\u200f\\u202a-\\u202e\\u2060-\\u206f\\u3164\\ufe00-\\ufe0f\\ufeff\\uffa0\\ufff0-\\ufff8][^\\u0000-\\u001f\\u007f-\\u009f]*$")]
     label: Option<Option<String>>,
     /// Merged into the stored config by key; null removes a key. The whole config has at most 4 KiB of JSON.
     #[schema(value_type = Option<Config>)]

@@ -12,3 +12,4 @@ pub(crate) mod nango_webhooks;
 pub(crate) mod proxy;
 pub(crate) mod tokens;
 pub(crate) mod users;
+mod validation;

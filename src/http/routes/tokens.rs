@@ -10,8 +10,10 @@ use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::openapi::schema::{Array, ArrayBuilder};
 use utoipa::{IntoParams, ToSchema};
 
+use super::validation::{scope_schema, validate_instance_id, validate_scope};
 use crate::catalog::scopes;
 use crate::http::AppState;
 use crate::http::extract::{Json as Body, OptionalJson, Path, Query, TokenService};
@@ -133,7 +135,29 @@ fn body(token: &Token) -> Result<Json<TokenBody>, Problem> {
 pub(crate) struct TokenRequest {
     /// Scopes of the provider that the user must have granted. Ignored if the provider does not report the granted scopes.
     #[serde(default)]
+    #[schema(schema_with = required_scopes)]
     required_scopes: Vec<String>,
+}
+
+/// Returns the schema of the required scopes. No attribute can express the bounds of each item.
+fn required_scopes() -> Array {
+    ArrayBuilder::new()
+        .items(scope_schema())
+        .description(Some(
+            "Scopes of the provider that the user must have granted. Ignored if the provider does not report the granted \
+             scopes.",
+        ))
+        .build()
+}
+
+impl TokenRequest {
+    /// Returns the required scopes.
+    fn validated(&self) -> Result<&[String], Problem> {
+        for scope in &self.required_scopes {
+            validate_scope("required_scopes", scope)?;
+        }
+        Ok(&self.required_scopes)
+    }
 }
 
 /// Get a live token of a connection.
@@ -151,7 +175,7 @@ pub(crate) async fn of_connection(
     Path(id): Path<ConnectionId>,
     OptionalJson(request): OptionalJson<TokenRequest>,
 ) -> Result<Json<TokenBody>, Problem> {
-    let scopes = &request.required_scopes;
+    let scopes = request.validated()?;
     let token = state
         .services
         .tokens
@@ -164,6 +188,7 @@ pub(crate) async fn of_connection(
 #[into_params(parameter_in = Query)]
 pub(crate) struct TokenQuery {
     /// The `instance_id` of the connection. Omit it if the user has one connection of the connector.
+    #[param(max_length = 255, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$")]
     instance_id: Option<String>,
 }
 
@@ -184,7 +209,8 @@ pub(crate) async fn of_connector(
     Query(query): Query<TokenQuery>,
     OptionalJson(request): OptionalJson<TokenRequest>,
 ) -> Result<Json<TokenBody>, Problem> {
-    let (instance, scopes) = (query.instance_id.as_deref(), &request.required_scopes);
+    let (instance, scopes) = (query.instance_id.as_deref(), request.validated()?);
+    instance.map(validate_instance_id).transpose()?;
     let service = &workflow.service.name;
     let token = state
         .services

@@ -6,6 +6,7 @@ mod callback;
 mod cancel;
 mod catalog;
 mod connect;
+mod connect_body;
 mod console;
 mod disconnect;
 mod grants;

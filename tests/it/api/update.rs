@@ -226,7 +226,7 @@ async fn update_rejection_explains_remedy() {
     400 Bad Request
     {
       "code": "invalid_request",
-      "detail": "label may not be empty; leave it out, or null to remove it",
+      "detail": "`label` must have a visible character. Omit it, or send null to remove it.",
       "request_id": "[id]",
       "status": 400,
       "title": "The request is not valid",

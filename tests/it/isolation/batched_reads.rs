@@ -48,7 +48,7 @@ async fn unstorable_text_fails_only_its_sender() {
         assert_eq!(status, StatusCode::OK, "{connected}");
         for (status, refused) in sent {
             assert_eq!(status, StatusCode::BAD_REQUEST);
-            let reported = "instance_id may not have control characters";
+            let reported = "`instance_id` must not have control characters. Remove them.";
             assert_eq!(refused["detail"], reported);
         }
     }
