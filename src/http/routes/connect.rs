@@ -41,6 +41,7 @@ pub struct ConnectQuery {
 /// The details of a new connection or attempt.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[schema(as = ConnectRequest)]
+#[serde(deny_unknown_fields)]
 pub struct ConnectBody {
     /// The user's name for the connection. Characters that change the direction of text are removed, and so are combining
     /// marks beyond four in a row.
@@ -308,6 +309,7 @@ pub(crate) async fn remove(
 /// The attempt to cancel.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[schema(as = CancelRequest)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct CancelBody {
     /// The attempt. If it has ended or a newer one exists, nothing changes. Without it, the open attempt is canceled.
     #[schema(value_type = Option<Uuid>)]

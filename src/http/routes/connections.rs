@@ -198,6 +198,7 @@ pub(crate) async fn check(
 /// The account to accept for a connection.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = AcceptAccountRequest)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct AccountChoice {
     /// The id of the connection's `pending_account`.
     account_id: String,

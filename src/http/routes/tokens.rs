@@ -132,6 +132,7 @@ fn body(token: &Token) -> Result<Json<TokenBody>, Problem> {
 /// The requirements of a workflow for a token.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[schema(as = GetTokenRequest)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct TokenRequest {
     /// Scopes of the provider that the user must have granted. Ignored if the provider does not report the granted scopes.
     #[serde(default)]
@@ -223,6 +224,7 @@ pub(crate) async fn of_connector(
 /// A token that the provider rejected.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = ReportInvalidTokenRequest)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct RefusedToken {
     /// The `token_id` of the rejected token.
     token_id: String,
