@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The longest user id, in characters.
+/// The longest user id, in UTF-16 code units: Nango counts them in the tag that has the id.
 const MAX_USER_ID_LENGTH: usize = 255;
 
 /// The id of a user of the product, from its identity provider. Ids are compared byte for byte. Texts that HTTP or a
@@ -14,8 +14,10 @@ pub struct UserId(String);
 /// The reason for which a text is rejected as a user id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidUserId {
-    /// The id is empty or longer than 255 characters.
-    #[error("a user id must have 1 to {MAX_USER_ID_LENGTH} characters")]
+    /// The id is empty or longer than 255 UTF-16 code units.
+    #[error(
+        "a user id must have 1 to {MAX_USER_ID_LENGTH} characters. Characters above U+FFFF count twice"
+    )]
     Length,
     /// The id contains a control character.
     #[error("a user id must not contain control characters")]
@@ -42,7 +44,7 @@ impl TryFrom<String> for UserId {
     fn try_from(id: String) -> Result<Self, InvalidUserId> {
         // JavaScript's `trim` also removes the byte order mark.
         let is_space = |c: char| c.is_whitespace() || c == '\u{feff}';
-        if !(1..=MAX_USER_ID_LENGTH).contains(&id.chars().count()) {
+        if !(1..=MAX_USER_ID_LENGTH).contains(&id.encode_utf16().count()) {
             Err(InvalidUserId::Length)
         } else if id.chars().any(char::is_control) {
             Err(InvalidUserId::Control)

@@ -209,7 +209,8 @@ impl Reader {
             }
             match value.as_str() {
                 None => self.wrong_type("string", Some(value), path),
-                Some(text) if text.chars().count() > 255 => {
+                // JavaScript counts UTF-16 code units.
+                Some(text) if text.encode_utf16().count() > 255 => {
                     self.push("too_big", "Tag values must be at most 255 characters", path);
                 }
                 Some(text) => {
