@@ -191,6 +191,10 @@ pub enum Error {
     NotConnected {
         /// The slug of the connector that the user must connect.
         connector: String,
+        /// The connection to reconnect; `None` if the user has none that matches.
+        connection_id: Option<ConnectionId>,
+        /// The instance to connect; empty for the first.
+        instance_id: String,
         /// The reason.
         detail: String,
     },

@@ -11,6 +11,8 @@ pub(crate) fn check_usable(connection: &Connection) -> Result<()> {
     let not_connected = |detail: String| {
         Err(Error::NotConnected {
             connector: connection.connector.slug.clone(),
+            connection_id: Some(connection.id),
+            instance_id: connection.instance_id.clone(),
             detail,
         })
     };

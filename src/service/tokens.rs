@@ -118,6 +118,8 @@ impl TokenIssuer {
         let connection =
             select_connection(all, instance_id)?.ok_or_else(|| Error::NotConnected {
                 connector: connector.slug.clone(),
+                connection_id: None,
+                instance_id: instance_id.unwrap_or_default().to_owned(),
                 detail: format!("the user has not connected {}", connector.name),
             })?;
         let token = self.usable_token(connection).await?;

@@ -13,6 +13,7 @@ use crate::test_app::{TestApp, client};
 
 mod bodies;
 mod names;
+mod not_connected;
 mod rejected;
 mod uses;
 

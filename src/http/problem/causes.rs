@@ -1,8 +1,11 @@
 //! Conversions of errors of the service, Nango and the database to problems.
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
 use super::{Code, Problem};
 use crate::db::DatabaseError;
 use crate::db::connection_health::Outage;
+use crate::domain::ConnectionId;
 use crate::nango;
 use crate::service;
 
@@ -24,14 +27,20 @@ impl From<service::Error> for Problem {
                 ..Self::new(Code::AmbiguousConnection, detail)
             },
             Error::StillConnected => Self::new(Code::StillConnected, detail),
-            Error::NotConnected { connector, .. } => Self {
-                connect: Some(format!("/api/v1/connectors/{connector}/connect").into()),
+            Error::NotConnected {
+                connector,
+                connection_id,
+                instance_id,
+                ..
+            } => Self {
+                connect: Some(match connection_id {
+                    Some(id) => reconnect_path(id),
+                    None => connect_path(&connector, &instance_id),
+                }),
                 ..Self::new(Code::NotConnected, detail)
             },
             Error::NeedsReauthorization { connection_id, .. } => Self {
-                connect: Some(
-                    format!("/api/v1/connectors/connections/{connection_id}/reconnect").into(),
-                ),
+                connect: Some(reconnect_path(connection_id)),
                 ..Self::new(Code::NeedsReauthorization, detail)
             },
             Error::InsufficientScope {
@@ -39,9 +48,7 @@ impl From<service::Error> for Problem {
                 missing,
                 ..
             } => Self {
-                connect: Some(
-                    format!("/api/v1/connectors/connections/{connection_id}/reconnect").into(),
-                ),
+                connect: Some(reconnect_path(connection_id)),
                 missing_scopes: Some(missing.into()),
                 ..Self::new(Code::InsufficientProviderScope, detail)
             },
@@ -66,6 +73,21 @@ impl From<service::Error> for Problem {
             Error::Database(error) => Self::from_database(&error),
         }
     }
+}
+
+/// Returns the path of the operation that connects an instance of a connector.
+fn connect_path(connector: &str, instance_id: &str) -> Box<str> {
+    let path = format!("/api/v1/connectors/{connector}/connect");
+    if instance_id.is_empty() {
+        return path.into();
+    }
+    let instance_id = utf8_percent_encode(instance_id, NON_ALPHANUMERIC);
+    format!("{path}?instance_id={instance_id}").into()
+}
+
+/// Returns the path of the operation that reconnects a connection in any state.
+fn reconnect_path(id: ConnectionId) -> Box<str> {
+    format!("/api/v1/connectors/connections/{id}/reconnect").into()
 }
 
 impl From<nango::Error> for Problem {

@@ -155,7 +155,7 @@ pub(crate) struct ProblemBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<Uuid>>)]
     candidates: Option<&'a [ConnectionId]>,
-    /// The path of the operation that fixes the problem. Send it a POST.
+    /// The path of the operation that fixes the problem, with its query. Send it a POST.
     #[serde(skip_serializing_if = "Option::is_none")]
     connect: Option<&'a str>,
     /// With `insufficient_provider_scope`: the required scopes that the user has not granted.
