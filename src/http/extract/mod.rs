@@ -1,18 +1,21 @@
 //! Extractors: axum's with this service's errors, and those of the authenticated caller.
 
+mod body;
+mod query;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{FromRequest, FromRequestParts};
+use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, AUTHORIZATION};
 use axum::http::request::Parts;
 use percent_encoding::percent_decode;
 use secrecy::SecretString;
-use serde::de::DeserializeOwned;
-use serde_json::value::RawValue;
 
+pub(crate) use self::body::{Json, OptionalJson};
+pub(crate) use self::query::{Query, check_encoding};
 use super::AppState;
 use super::problem::{Code, Problem};
 use crate::auth::Caller;
@@ -25,11 +28,6 @@ use crate::nango::webhook::SIGNATURE_HEADER;
 #[from_request(via(axum::extract::Path), rejection(Problem))]
 pub(crate) struct Path<T>(pub(crate) T);
 
-/// A query's parameters; unknown ones are ignored.
-#[derive(FromRequestParts)]
-#[from_request(via(axum::extract::Query), rejection(Problem))]
-pub(crate) struct Query<T>(pub(crate) T);
-
 /// Returns a list's requested page size, or `default`. Rejects 0 and numbers above `maximum`.
 pub(crate) fn page_limit<N>(requested: Option<N>, default: N, maximum: N) -> Result<N, Problem>
 where
@@ -40,48 +38,6 @@ where
         Ok(limit)
     } else {
         Err(Problem::invalid(format!("limit must be 1 to {maximum}")))
-    }
-}
-
-/// A body that is a JSON object.
-pub(crate) struct Json<T>(pub(crate) T);
-
-impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
-    type Rejection = Problem;
-
-    async fn from_request(
-        request: axum::extract::Request,
-        state: &AppState,
-    ) -> Result<Self, Problem> {
-        let axum::Json(text) = axum::Json::<Box<RawValue>>::from_request(request, state).await?;
-        Ok(Self(object(text.get().as_bytes())?))
-    }
-}
-
-/// Parses a JSON object. Rejects an array, which serde would read as the object's fields in order.
-fn object<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
-    if text.trim_ascii_start().starts_with(b"{") {
-        Ok(axum::Json::from_bytes(text)?.0)
-    } else {
-        Err(Problem::invalid("the body must be a JSON object"))
-    }
-}
-
-/// A body that is a JSON object, or null, or left out.
-pub(crate) struct OptionalJson<T>(pub(crate) T);
-
-impl<T: DeserializeOwned + Default> FromRequest<AppState> for OptionalJson<T> {
-    type Rejection = Problem;
-
-    async fn from_request(
-        request: axum::extract::Request,
-        state: &AppState,
-    ) -> Result<Self, Problem> {
-        let bytes = axum::body::Bytes::from_request(request, state).await?;
-        if matches!(bytes.trim_ascii(), b"" | b"null") {
-            return Ok(Self(T::default()));
-        }
-        Ok(Self(object(&bytes)?))
     }
 }
 

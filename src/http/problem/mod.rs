@@ -91,7 +91,7 @@ codes! {
     IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY, "The key was used for another request";
     /// The body exceeds the size limit.
     PayloadTooLarge = "payload_too_large", PAYLOAD_TOO_LARGE, "The body is too large";
-    /// The `Content-Type` of the body is not `application/json`.
+    /// The `Content-Type` of the body is not `application/json`, or the body has a `Content-Encoding`.
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The body must be JSON";
     /// An internal error. The log has its details under `request_id`.
     Internal = "internal", INTERNAL_SERVER_ERROR, "Internal error";

@@ -4,7 +4,8 @@ use std::sync::LazyLock;
 
 use askama::Template;
 use aws_lc_rs::digest::{SHA256, digest};
-use axum::extract::{RawQuery, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, RawQuery, State};
 use axum::http::header::{CONTENT_SECURITY_POLICY, LOCATION};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
@@ -15,10 +16,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
+use super::validation::validate_name;
 use crate::domain::{ConnectionId, ConnectorId, Reason, State as ConnectionState, Status};
 use crate::http::AppState;
 use crate::http::browser_binding::ReturnDecision;
-use crate::http::extract::{AcceptsHtml, ConnectionsReader, Query};
+use crate::http::extract::{AcceptsHtml, ConnectionsReader, check_encoding};
 use crate::http::openapi::errors;
 use crate::http::problem::{Code, Problem};
 use crate::service::Error;
@@ -108,8 +110,9 @@ pub(crate) async fn callback(
     reader: Result<ConnectionsReader, Problem>,
     parts: Parts,
     RawQuery(raw): RawQuery,
-    Query(query): Query<CallbackQuery>,
+    query: Result<Query<CallbackQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
+    let Query(query) = query?;
     if query.state.is_some() {
         let nango = app.nango.as_ref().ok_or(Error::NangoDisabled)?;
         let location = nango.oauth_callback_url(&raw.unwrap_or_default());
@@ -147,6 +150,9 @@ pub(crate) async fn callback(
         );
     }
     let ConnectionsReader(user) = reader?;
+    // A provider's query is forwarded as it is, so only this service's own parameters are checked.
+    check_encoding(raw.as_deref().unwrap_or_default())?;
+    validate_name("connection_id", &id)?;
     let details = match app
         .services
         .connections

@@ -152,7 +152,7 @@ fn started(
             min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$")),
     request_body(content = Option<ConnectBody>),
     responses((status = 200, body = ConnectAnswer, description = "The started attempt, or the existing connection.")),
-    extensions(("x-error-codes" = json!([Code::ConnectorNotConfigured, Code::ConnectorNotFound, Code::ConnectorUnavailable, errors::IDEMPOTENCY, errors::NANGO])))
+    extensions(("x-error-codes" = json!([Code::ConnectorNotConfigured, Code::ConnectorNotFound, Code::ConnectorUnavailable, errors::IDEMPOTENCY, errors::NANGO, Code::UnsupportedMediaType])))
 )]
 pub(crate) async fn connect(
     State(state): State<AppState>,
@@ -182,7 +182,7 @@ pub(crate) async fn connect(
             min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$")),
     request_body(content = Option<ConnectBody>),
     responses((status = 200, body = ConnectAnswer, description = "The started attempt.")),
-    extensions(("x-error-codes" = json!([Code::ConnectionNotFound, Code::ConnectorNotConfigured, Code::ConnectorNotFound, Code::ConnectorUnavailable, errors::IDEMPOTENCY, errors::NANGO])))
+    extensions(("x-error-codes" = json!([Code::ConnectionNotFound, Code::ConnectorNotConfigured, Code::ConnectorNotFound, Code::ConnectorUnavailable, errors::IDEMPOTENCY, errors::NANGO, Code::UnsupportedMediaType])))
 )]
 pub(crate) async fn reconnect(
     State(state): State<AppState>,
@@ -325,7 +325,7 @@ pub(crate) struct CancelBody {
     params(("id" = Uuid, Path, description = "The id of a connection.")),
     request_body(content = Option<CancelBody>),
     responses((status = 200, body = ConnectionBody, description = "The connection after the cancellation.")),
-    extensions(("x-error-codes" = json!([Code::ConnectionNotFound, Code::NangoDisabled])))
+    extensions(("x-error-codes" = json!([Code::ConnectionNotFound, Code::NangoDisabled, Code::UnsupportedMediaType])))
 )]
 pub(crate) async fn cancel(
     State(state): State<AppState>,

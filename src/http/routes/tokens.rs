@@ -168,7 +168,7 @@ impl TokenRequest {
     params(("id" = Uuid, Path, description = "The id of a connection.")),
     request_body(content = Option<TokenRequest>),
     responses((status = 200, body = TokenBody, description = "The credentials.")),
-    extensions(("x-error-codes" = json!([Code::ConnectionNotFound, Code::AccountMismatch, Code::ConnectorNotConfigured, Code::InsufficientProviderScope, Code::NeedsReauthorization, Code::NotConnected, Code::ProviderUnavailable, errors::NANGO])))
+    extensions(("x-error-codes" = json!([Code::ConnectionNotFound, Code::AccountMismatch, Code::ConnectorNotConfigured, Code::InsufficientProviderScope, Code::NeedsReauthorization, Code::NotConnected, Code::ProviderUnavailable, errors::NANGO, Code::UnsupportedMediaType])))
 )]
 pub(crate) async fn of_connection(
     State(state): State<AppState>,
@@ -201,7 +201,7 @@ pub(crate) struct TokenQuery {
     params(("connector" = String, Path, description = "The id or slug of a connector.", example = "gmail"), TokenQuery),
     request_body(content = Option<TokenRequest>),
     responses((status = 200, body = TokenBody, description = "The credentials.")),
-    extensions(("x-error-codes" = json!([Code::AmbiguousConnection, Code::ConnectionNotFound, Code::ConnectorNotFound, Code::AccountMismatch, Code::ConnectorNotConfigured, Code::InsufficientProviderScope, Code::NeedsReauthorization, Code::NotConnected, Code::ProviderUnavailable, errors::NANGO])))
+    extensions(("x-error-codes" = json!([Code::AmbiguousConnection, Code::ConnectionNotFound, Code::ConnectorNotFound, Code::AccountMismatch, Code::ConnectorNotConfigured, Code::InsufficientProviderScope, Code::NeedsReauthorization, Code::NotConnected, Code::ProviderUnavailable, errors::NANGO, Code::UnsupportedMediaType])))
 )]
 pub(crate) async fn of_connector(
     State(state): State<AppState>,

@@ -9,6 +9,7 @@ mod connect;
 mod connect_body;
 mod console;
 mod disconnect;
+mod encodings;
 mod grants;
 mod history;
 mod http_conventions;
