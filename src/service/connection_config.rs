@@ -17,7 +17,8 @@ const MAX_VALUES: usize = 500;
 /// Merges changes into a config by key; null removes a key.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the config would be too large, be nested too deeply or have too many values.
+/// [`Error::Invalid`] if the config would be too large, be nested too deeply, have too many values or
+/// contain a NUL.
 pub(crate) fn merge(config: &mut Map<String, Value>, changes: &Map<String, Value>) -> Result<()> {
     if changes.is_empty() {
         return Ok(());
@@ -28,6 +29,12 @@ pub(crate) fn merge(config: &mut Map<String, Value>, changes: &Map<String, Value
     {
         return Err(Error::Invalid(format!(
             "`config` must be nested at most {MAX_DEPTH} levels deep"
+        )));
+    }
+    let with_nul = |(key, value): &(&String, &Value)| key.contains('\0') || contains_nul(value);
+    if let Some((key, _)) = changes.iter().find(with_nul) {
+        return Err(Error::Invalid(format!(
+            "`config` must not contain the character U+0000. Remove it from the value of {key:?} or from this key."
         )));
     }
     for (key, value) in changes {
@@ -65,6 +72,18 @@ fn extra_digits(value: &Value) -> usize {
         Value::Array(items) => items.iter().map(extra_digits).sum(),
         Value::Object(fields) => fields.values().map(extra_digits).sum(),
         _ => 0,
+    }
+}
+
+/// Returns whether a text in a value has a NUL, which PostgreSQL cannot store.
+fn contains_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(contains_nul),
+        Value::Object(fields) => fields
+            .iter()
+            .any(|(key, value)| key.contains('\0') || contains_nul(value)),
+        _ => false,
     }
 }
 

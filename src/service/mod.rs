@@ -236,6 +236,9 @@ pub enum Error {
     /// Nango has not confirmed a deletion.
     #[error("the deletion is not confirmed: {0}")]
     Unconfirmed(&'static str),
+    /// A webhook of Nango that is handled only after Nango sends it again.
+    #[error("{0}. Send the webhook again later.")]
+    WebhookDeferred(&'static str),
     /// The Idempotency-Key was used for another request.
     #[error("this Idempotency-Key was used for another request: send a new one")]
     KeyReused,

@@ -8,11 +8,11 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
-use super::Result;
 use super::connect::RETURN_WINDOW;
 use super::core::Core;
 use super::credential_check::{CredentialChecker, MIN_CHECK_INTERVAL};
 use super::reconcile::{Reconciler, tagged_user};
+use super::{Error, Result};
 use crate::db;
 use crate::db::AttemptOwner;
 use crate::domain::{AttemptId, Connection, Failure, Reason, UserId};
@@ -161,7 +161,9 @@ impl NangoWebhooks {
         if upstream.attempt_poller.counts_webhook(attempt).await {
             return Ok(());
         }
-        Err(nango::Error::RateLimited { retry_after: None }.into())
+        Err(Error::WebhookDeferred(
+            "Too many webhooks of this attempt arrived within a minute",
+        ))
     }
 
     /// Returns an error if little of Nango's rate limit is left, for a webhook that no user waits for. Nango retries
@@ -198,7 +200,9 @@ impl NangoWebhooks {
         }
         self.require_room()?;
         let Some(_lock) = self.checks.doubts.take_turn(connector).await else {
-            return Err(nango::Error::RateLimited { retry_after: None }.into());
+            return Err(Error::WebhookDeferred(
+                "Another webhook already causes a check of a connection of this connector",
+            ));
         };
         if let Err(error) = self.checks.check_connection(&connection).await {
             // A failed check must not prevent the check that the retried webhook causes.

@@ -63,6 +63,8 @@ impl From<service::Error> for Problem {
             .retry_after(30)
             .caused_by(detail),
             Error::Unconfirmed(_) => Self::new(Code::NangoUnavailable, detail).retry_after(30),
+            // Nango retries after a 5xx response, and drops the webhook after any other error.
+            Error::WebhookDeferred(_) => Self::new(Code::Overloaded, detail).retry_after(60),
             Error::KeyReused => Self::new(Code::IdempotencyKeyReused, detail),
             Error::KeyInProgress => {
                 Self::new(Code::IdempotencyKeyInProgress, detail).retry_after(1)

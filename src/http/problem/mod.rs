@@ -344,7 +344,7 @@ fn problem_for_status(status: StatusCode) -> Option<Problem> {
             (Code::MethodNotAllowed, "the Allow header names the methods")
         }
         StatusCode::REQUEST_TIMEOUT => (Code::RequestTimeout, "the request timed out"),
-        StatusCode::PAYLOAD_TOO_LARGE => (Code::PayloadTooLarge, "send a smaller body"),
+        StatusCode::PAYLOAD_TOO_LARGE => return Some(Problem::body_too_large()),
         StatusCode::INTERNAL_SERVER_ERROR => {
             return Some(Problem::internal(
                 "a panic, which has written its own lines",

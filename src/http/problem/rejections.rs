@@ -6,6 +6,7 @@ use axum::extract::rejection::{BytesRejection, JsonRejection, PathRejection, Que
 use axum::http::StatusCode;
 
 use super::{Code, Problem};
+use crate::http::middleware::limits::MAX_BODY;
 
 macro_rules! body_rejections {
     ($($rejection:ty),+) => {
@@ -15,8 +16,8 @@ macro_rules! body_rejections {
                     _ if timed_out(&rejection) => {
                         return Self::new(Code::RequestTimeout, "the body did not arrive in time");
                     }
+                    StatusCode::PAYLOAD_TOO_LARGE => return Self::body_too_large(),
                     StatusCode::UNSUPPORTED_MEDIA_TYPE => Code::UnsupportedMediaType,
-                    StatusCode::PAYLOAD_TOO_LARGE => Code::PayloadTooLarge,
                     _ => Code::InvalidRequest,
                 };
                 Self::new(code, rejection.body_text())
@@ -37,6 +38,17 @@ macro_rules! rejections {
 
 rejections!(PathRejection, QueryRejection);
 body_rejections!(BytesRejection, JsonRejection);
+
+impl Problem {
+    /// Creates the problem of a body that exceeds [`MAX_BODY`].
+    pub(super) fn body_too_large() -> Self {
+        let limit = MAX_BODY / 1024;
+        Self::new(
+            Code::PayloadTooLarge,
+            format!("The body must have at most {limit} KiB. Send a smaller one."),
+        )
+    }
+}
 
 /// Returns `true` if the body's next piece did not arrive in time.
 fn timed_out(error: &(dyn std::error::Error + 'static)) -> bool {

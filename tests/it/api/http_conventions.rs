@@ -151,7 +151,7 @@ async fn request_body_size_is_limited() {
     413 Payload Too Large
     {
       "code": "payload_too_large",
-      "detail": "Failed to buffer the request body: length limit exceeded",
+      "detail": "The body must have at most 64 KiB. Send a smaller one.",
       "request_id": "[id]",
       "status": 413,
       "title": "The body is too large",

@@ -259,7 +259,7 @@ async fn update_rejection_explains_remedy() {
     400 Bad Request
     {
       "code": "invalid_request",
-      "detail": "a value has characters that cannot be stored",
+      "detail": "`config` must not contain the character U+0000. Remove it from the value of \"k\" or from this key.",
       "request_id": "[id]",
       "status": 400,
       "title": "The request is not valid",

@@ -35,7 +35,7 @@ const WEBHOOK_PATH_PREFIX: &str = "/api/v1/webhooks/";
 const UNLIMITED_PATHS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
 /// The largest request body that is read into memory, in bytes.
-const MAX_BODY: usize = 64 * 1024;
+pub(crate) const MAX_BODY: usize = 64 * 1024;
 
 /// The bytes of a response that one permit covers. A longer response takes one more permit for each of these.
 const BYTES_PER_PERMIT: u64 = 64 * 1024;

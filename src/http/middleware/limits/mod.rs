@@ -30,7 +30,7 @@ use crate::http::problem::{Code, Problem};
 pub(crate) use crate::server::{ConcurrencyLimiter, Permit};
 use crate::server::{Peer, network};
 use crate::telemetry::metrics::GaugeGuard;
-pub(crate) use admission::{RequestPermit, limit_requests};
+pub(crate) use admission::{MAX_BODY, RequestPermit, limit_requests};
 
 /// The header to which each proxy appends the address of its client.
 const FORWARDED_FOR: &str = "x-forwarded-for";

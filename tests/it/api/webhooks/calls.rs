@@ -81,7 +81,9 @@ async fn replayed_success_costs_few_calls() {
         match answer.status.as_u16() {
             204 => taken += 1,
             _ => {
-                answer.is_problem(503, "nango_rate_limited");
+                let problem = answer.is_problem(503, "overloaded");
+                let detail = "Too many webhooks of this attempt arrived within a minute. Send the webhook again later.";
+                assert_eq!(problem["detail"], detail);
                 refused += 1;
             }
         }
