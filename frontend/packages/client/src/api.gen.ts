@@ -2192,7 +2192,7 @@ export interface components {
             /** @description With `ambiguous_connection`: the ids of the connections that match. */
             candidates?: string[] | null;
             code: components["schemas"]["ProblemCode"];
-            /** @description The path of the operation that fixes the problem. Send it a POST. */
+            /** @description The path of the operation that fixes the problem, with its query. Send it a POST. */
             connect?: string | null;
             /** @description A human-readable explanation of this occurrence. */
             detail: string;
@@ -3573,7 +3573,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description - `unsupported_media_type`: The `Content-Type` of the body is not `application/json`. */
+            /** @description - `unsupported_media_type`: The `Content-Type` of the body is not `application/json`, or the body has a `Content-Encoding`. */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -3885,7 +3885,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description - `unsupported_media_type`: The `Content-Type` of the body is not `application/json`. */
+            /** @description - `unsupported_media_type`: The `Content-Type` of the body is not `application/json`, or the body has a `Content-Encoding`. */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -4056,6 +4056,15 @@ export interface operations {
             };
             /** @description - `payload_too_large`: The body exceeds the size limit. */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `unsupported_media_type`: The `Content-Type` of the body is not `application/json`, or the body has a `Content-Encoding`. */
+            415: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5394,6 +5403,15 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unsupported_media_type`: The `Content-Type` of the body is not `application/json`, or the body has a `Content-Encoding`. */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description - `idempotency_key_reused`: The `Idempotency-Key` belongs to an earlier, different request. Use a new key. */
             422: {
                 headers: {
@@ -5588,6 +5606,15 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unsupported_media_type`: The `Content-Type` of the body is not `application/json`, or the body has a `Content-Encoding`. */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
@@ -5764,7 +5791,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description - `unsupported_media_type`: The `Content-Type` of the body is not `application/json`. */
+            /** @description - `unsupported_media_type`: The `Content-Type` of the body is not `application/json`, or the body has a `Content-Encoding`. */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -6068,7 +6095,10 @@ export interface operations {
     connect: {
         parameters: {
             query?: {
-                /** @description Distinguishes several accounts of one connector. Omit it for the first account. */
+                /**
+                 * @description Distinguishes several accounts of one connector. Omit it for the first account. Characters above U+FFFF, such as
+                 *     emoji, count twice.
+                 */
                 instance_id?: string;
             };
             header?: {
@@ -6189,6 +6219,15 @@ export interface operations {
             };
             /** @description - `payload_too_large`: The body exceeds the size limit. */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `unsupported_media_type`: The `Content-Type` of the body is not `application/json`, or the body has a `Content-Encoding`. */
+            415: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6606,6 +6645,15 @@ export interface operations {
             };
             /** @description - `payload_too_large`: The body exceeds the size limit. */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `unsupported_media_type`: The `Content-Type` of the body is not `application/json`, or the body has a `Content-Encoding`. */
+            415: {
                 headers: {
                     [name: string]: unknown;
                 };
