@@ -26,7 +26,7 @@ use crate::views::ConnectionView;
 /// The time during which further changes of the label or config are merged into one event.
 const UPDATE_MERGE_WINDOW: TimeDelta = TimeDelta::minutes(1);
 
-/// The age of an attempt from which a wait starts with a poll, if the wait lasts long enough for another one. Nobody
+/// The age of an attempt from which a wait starts with a poll, if the wait lasts long enough for another one. No user
 /// grants access sooner after the popup has opened.
 const MIN_POLLED_AGE: Duration = Duration::from_secs(1);
 
