@@ -5,7 +5,6 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use super::{Code, Problem};
 use crate::db::DatabaseError;
 use crate::db::connection_health::Outage;
-use crate::domain::ConnectionId;
 use crate::nango;
 use crate::service;
 
@@ -13,6 +12,7 @@ impl From<service::Error> for Problem {
     fn from(error: service::Error) -> Self {
         use service::Error;
         let detail = error.to_string();
+        let connect = remedy(&error);
         match error {
             Error::NangoDisabled => Self::new(Code::NangoDisabled, detail),
             Error::ConnectorNotFound(_) => Self::new(Code::ConnectorNotFound, detail),
@@ -27,28 +27,16 @@ impl From<service::Error> for Problem {
                 ..Self::new(Code::AmbiguousConnection, detail)
             },
             Error::StillConnected => Self::new(Code::StillConnected, detail),
-            Error::NotConnected {
-                connector,
-                connection_id,
-                instance_id,
-                ..
-            } => Self {
-                connect: Some(match connection_id {
-                    Some(id) => reconnect_path(id),
-                    None => connect_path(&connector, &instance_id),
-                }),
+            Error::NotConnected { .. } => Self {
+                connect,
                 ..Self::new(Code::NotConnected, detail)
             },
-            Error::NeedsReauthorization { connection_id, .. } => Self {
-                connect: Some(reconnect_path(connection_id)),
+            Error::NeedsReauthorization { .. } => Self {
+                connect,
                 ..Self::new(Code::NeedsReauthorization, detail)
             },
-            Error::InsufficientScope {
-                connection_id,
-                missing,
-                ..
-            } => Self {
-                connect: Some(reconnect_path(connection_id)),
+            Error::InsufficientScope { missing, .. } => Self {
+                connect,
                 missing_scopes: Some(missing.into()),
                 ..Self::new(Code::InsufficientProviderScope, detail)
             },
@@ -77,19 +65,32 @@ impl From<service::Error> for Problem {
     }
 }
 
-/// Returns the path of the operation that connects an instance of a connector.
-fn connect_path(connector: &str, instance_id: &str) -> Box<str> {
-    let path = format!("/api/v1/connectors/{connector}/connect");
-    if instance_id.is_empty() {
-        return path.into();
-    }
-    let instance_id = utf8_percent_encode(instance_id, NON_ALPHANUMERIC);
-    format!("{path}?instance_id={instance_id}").into()
-}
-
-/// Returns the path of the operation that reconnects a connection in any state.
-fn reconnect_path(id: ConnectionId) -> Box<str> {
-    format!("/api/v1/connectors/connections/{id}/reconnect").into()
+/// Returns the path of the operation that starts the authorization whose lack is the error; `None` for other errors.
+fn remedy(error: &service::Error) -> Option<Box<str>> {
+    use service::Error;
+    let path = match error {
+        Error::NeedsReauthorization { connection_id, .. }
+        | Error::InsufficientScope { connection_id, .. }
+        | Error::NotConnected {
+            connection_id: Some(connection_id),
+            ..
+        } => format!("/api/v1/connectors/connections/{connection_id}/reconnect"),
+        Error::NotConnected {
+            connector,
+            instance_id,
+            ..
+        } => {
+            let path = format!("/api/v1/connectors/{connector}/connect");
+            if instance_id.is_empty() {
+                path
+            } else {
+                let instance_id = utf8_percent_encode(instance_id, NON_ALPHANUMERIC);
+                format!("{path}?instance_id={instance_id}")
+            }
+        }
+        _ => return None,
+    };
+    Some(path.into())
 }
 
 impl From<nango::Error> for Problem {
