@@ -50,16 +50,20 @@ pub struct RecordedAccess {
 pub(crate) struct Used {
     pub(crate) user: UserId,
     pub(crate) connection: ConnectionId,
+    /// Nango's id of the grant that is used.
+    pub(crate) nango_id: String,
     pub(crate) service: String,
     pub(crate) purpose: Purpose,
     pub(crate) at: DateTime<Utc>,
 }
 
 impl BatchQuery for Used {
-    /// `true` if the access was recorded: not if the connection was deleted.
+    /// `true` if the access was recorded: the connection is connected with the same grant.
     type Output = bool;
 
     /// Writes token accesses, and the last use of each connection.
+    ///
+    /// A connection that was disconnected or granted again since it was read has no access.
     ///
     /// Accesses of the same connection, service and purpose within a second are one row, and a connection's row shows
     /// the first of a second: a workflow with a hundred requests a second does not write a hundred rows. The statement
@@ -70,16 +74,19 @@ impl BatchQuery for Used {
     ) -> sqlx::Result<Vec<Self::Output>> {
         let users: Vec<&str> = used.iter().map(|used| used.user.as_str()).collect();
         let ids: Vec<ConnectionId> = used.iter().map(|used| used.connection).collect();
+        let nango_ids: Vec<&str> = used.iter().map(|used| used.nango_id.as_str()).collect();
         let services: Vec<&str> = used.iter().map(|used| used.service.as_str()).collect();
         let purposes: Vec<&str> = used.iter().map(|used| used.purpose.as_str()).collect();
         let times: Vec<DateTime<Utc>> = used.iter().map(|used| used.at).collect();
-        let written: Vec<(String, ConnectionId)> = sqlx::query_as(
+        let written: Vec<(String, ConnectionId, String)> = sqlx::query_as(
             "with used as materialized ( \
-               select c.user_id, c.id, u.service, u.purpose, count(*)::int as count, max(u.at) as at \
-               from unnest((select $1::text[]), (select $2::uuid[]), (select $3::text[]), (select $4::text[]), \
-                   (select $5::timestamptz[])) as u (user_id, id, service, purpose, at) \
+               select c.user_id, c.id, c.nango_connection_id as nango_id, u.service, u.purpose, \
+                 count(*)::int as count, max(u.at) as at \
+               from unnest((select $1::text[]), (select $2::uuid[]), (select $6::text[]), (select $3::text[]), \
+                   (select $4::text[]), (select $5::timestamptz[])) as u (user_id, id, nango_id, service, purpose, at) \
                join user_connector_connection c on c.user_id = u.user_id and c.id = u.id \
-               group by c.user_id, c.id, u.service, u.purpose, date_trunc('second', u.at) \
+                 and c.status = 'connected' and c.nango_connection_id = u.nango_id \
+               group by c.user_id, c.id, c.nango_connection_id, u.service, u.purpose, date_trunc('second', u.at) \
              ), shown as ( \
                update user_connector_connection c set last_synced_at = last.at from ( \
                  select l.user_id, l.id, u.at from (select user_id, id, max(at) as at from used group by user_id, id) u \
@@ -105,20 +112,24 @@ impl BatchQuery for Used {
                                    = (u.user_id, u.id, u.service, u.purpose, u.at)) \
                order by at \
              ) \
-             select distinct user_id, id from used",
+             select distinct user_id, id, nango_id from used",
         )
         .bind(users)
         .bind(ids)
         .bind(services)
         .bind(purposes)
         .bind(times)
+        .bind(nango_ids)
         .fetch_all(db)
         .await?;
-        let written: HashSet<(&str, ConnectionId)> = written
+        let written: HashSet<(&str, ConnectionId, &str)> = written
             .iter()
-            .map(|(user, id)| (user.as_str(), *id))
+            .map(|(user, id, nango_id)| (user.as_str(), *id, nango_id.as_str()))
             .collect();
-        let answer = |used: &Self| written.contains(&(used.user.as_str(), used.connection));
+        let answer = |used: &Self| {
+            let key = (used.user.as_str(), used.connection, used.nango_id.as_str());
+            written.contains(&key)
+        };
         Ok(used.iter().map(answer).collect())
     }
 }

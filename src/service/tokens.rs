@@ -90,14 +90,13 @@ impl TokenIssuer {
             .load(db::ConnectionVersion(user.clone(), id))
             .await?;
         let version = version.ok_or(Error::ConnectionNotFound)?;
-        let token = if let Some(token) = self.cache.held.get(&(id, version)).await {
+        if let Some(token) = self.cache.held.get(&(id, version)).await {
             self.core.counts.token_served(false);
-            token
-        } else {
-            let connection = self.reader.find_own(user, id).await?;
-            self.usable_token(connection).await?
-        };
-        self.issue(token, required_scopes, service).await
+            return self.issue(token, required_scopes, service).await;
+        }
+        let connection = self.reader.find_own(user, id).await?;
+        self.fetch_and_issue(connection, required_scopes, service)
+            .await
     }
 
     /// As [`Self::token`], for the user's connection of a connector: the one with `instance_id`, or else the only one.
@@ -122,21 +121,55 @@ impl TokenIssuer {
                 instance_id: instance_id.unwrap_or_default().to_owned(),
                 detail: format!("the user has not connected {}", connector.name),
             })?;
-        let token = self.usable_token(connection).await?;
-        self.issue(token, required_scopes, service).await
+        self.fetch_and_issue(connection, required_scopes, service)
+            .await
     }
 
-    /// Checks a token's scopes and records the access.
+    /// Issues a token of a connection. All calls to Nango share one deadline.
+    async fn fetch_and_issue(
+        &self,
+        connection: Connection,
+        required_scopes: &[String],
+        service: &str,
+    ) -> Result<Arc<Token>> {
+        let issued = async {
+            let token = self.usable_token(connection).await?;
+            self.issue(token, required_scopes, service).await
+        };
+        Priority::Token.scope(issued).await
+    }
+
+    /// Issues a token and records the access. If the connection has changed since it was read, its user may have
+    /// disconnected it: then issues a token of the current grant, if there is one.
     async fn issue(
         &self,
         token: Arc<Token>,
         required_scopes: &[String],
         service: &str,
     ) -> Result<Arc<Token>> {
-        check_scopes(&token, required_scopes)?;
+        if self.may_issue(&token, required_scopes, service).await? {
+            return Ok(token);
+        }
+        let (user, id) = (&token.connection.user_id, token.connection.id);
+        let current = self.reader.find_own(user, id).await?;
+        let other = self.usable_token(current).await?;
+        if self.may_issue(&other, required_scopes, service).await? {
+            return Ok(other);
+        }
+        let current = self.reader.find_own(user, id).await?;
+        Err(refusal(Some(&current)))
+    }
+
+    /// Checks a token's scopes and records the access. Returns `false` if the connection has changed since it was read.
+    async fn may_issue(
+        &self,
+        token: &Token,
+        required_scopes: &[String],
+        service: &str,
+    ) -> Result<bool> {
+        check_scopes(token, required_scopes)?;
         self.record_access(&token.connection, service, Purpose::Token)
-            .await?;
-        Ok(token)
+            .await
     }
 
     /// Returns a token of a connection. Dead credentials are retried first if that is due.
@@ -371,16 +404,12 @@ impl TokenIssuer {
         call: ProxyCall,
     ) -> Result<ProxyAnswer> {
         let upstream = self.core.nango_gateway()?;
-        let connection = self.reader.find_own(user, id).await?;
-        self.check_usable(&connection).await?;
+        let connection = self.record_proxy_access(user, id, service).await?;
         let stored = connection
             .state
             .upstream()
             .ok_or(Error::ConnectionNotFound)?;
         let key = &stored.integration.key;
-        // Recorded before the call: the caller may disconnect while it is in progress.
-        self.record_access(&connection, service, Purpose::Proxy)
-            .await?;
         match upstream.nango.proxy(&stored.id, key, call).await {
             Err(error @ (nango::Error::InvalidCredentials { .. } | nango::Error::NotFound)) => {
                 // Calls that fail concurrently share one check. After it has refreshed the credentials, there is no
@@ -402,29 +431,55 @@ impl TokenIssuer {
         }
     }
 
-    /// Records a service's token access, in one batch with concurrent ones. If this fails, no token is issued and no
-    /// call is sent.
+    /// Returns a user's usable connection, and records a call with its credentials. If the connection changes
+    /// meanwhile, reads it again once. The access is recorded before the call, because the caller may disconnect while
+    /// the call is in progress.
     ///
     /// # Errors
-    /// If the connection no longer exists, or the database fails.
+    /// The reason for which the connection is not usable.
+    async fn record_proxy_access(
+        &self,
+        user: &UserId,
+        id: ConnectionId,
+        service: &str,
+    ) -> Result<Connection> {
+        for _ in 0..2 {
+            let connection = self.reader.find_own(user, id).await?;
+            self.check_usable(&connection).await?;
+            if self
+                .record_access(&connection, service, Purpose::Proxy)
+                .await?
+            {
+                return Ok(connection);
+            }
+        }
+        let current = self.reader.find_own(user, id).await?;
+        Err(refusal(Some(&current)))
+    }
+
+    /// Records a service's token access, in one batch with concurrent ones. If this fails, no token is issued and no
+    /// call is sent. Returns `false` if the connection is no longer connected with the grant that was read.
+    ///
+    /// # Errors
+    /// As the database.
     async fn record_access(
         &self,
         connection: &Connection,
         service: &str,
         purpose: Purpose,
-    ) -> Result<()> {
+    ) -> Result<bool> {
+        let Some(grant) = connection.state.upstream() else {
+            return Ok(false);
+        };
         let access = db::Used {
             user: connection.user_id.clone(),
             connection: connection.id,
+            nango_id: grant.id.clone(),
             service: service.to_owned(),
             purpose,
             at: self.core.clock.now(),
         };
-        if self.accesses.load(access).await? {
-            Ok(())
-        } else {
-            Err(Error::ConnectionNotFound)
-        }
+        Ok(self.accesses.load(access).await?)
     }
 }
 

@@ -12,6 +12,7 @@ use crate::eventually::eventually;
 use crate::test_app::{TestApp, client};
 
 mod bodies;
+mod changes;
 mod names;
 mod not_connected;
 mod rejected;

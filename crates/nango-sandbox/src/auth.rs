@@ -167,6 +167,8 @@ async fn with_faults(
     if !faults.hit(&format!("{method} {path}?{query}")) {
         return next.run(request).await;
     }
+    // Created before the call is processed, so that a release during it counts.
+    let released = app.releases.notified();
     if faults.latency_ms > 0 {
         tokio::time::sleep(Duration::from_millis(faults.latency_ms)).await;
     }
@@ -176,7 +178,9 @@ async fn with_faults(
         None => next.run(request).await,
     };
     if faults.hold_answers_ms > 0 {
-        tokio::time::sleep(Duration::from_millis(faults.hold_answers_ms)).await;
+        let held = Duration::from_millis(faults.hold_answers_ms);
+        // Elapsed or released: the response is sent in both cases.
+        let _ = tokio::time::timeout(held, released).await;
     }
     if faults.hang_up || faults.lose_answer {
         response.extensions_mut().insert(DropConnection);

@@ -32,6 +32,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/", get(home))
         .route("/sandbox/token", post(token))
         .route("/sandbox/faults", get(faults).put(set_faults))
+        .route("/sandbox/release", post(release))
         .route("/sandbox/webhooks", get(webhooks))
         .route("/sandbox/requests", get(requests))
         .route("/sandbox/connections", get(connections))
@@ -179,6 +180,12 @@ async fn set_faults(
     state.faults = faults.clone();
     drop(state);
     Ok(Json(faults))
+}
+
+/// `POST /sandbox/release` sends the responses that `hold_answers_ms` holds.
+async fn release(State(app): State<App>) -> StatusCode {
+    app.releases.notify_waiters();
+    StatusCode::NO_CONTENT
 }
 
 /// `GET /sandbox/webhooks`: every webhook that was due, including dropped ones, oldest first.

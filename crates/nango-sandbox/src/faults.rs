@@ -44,7 +44,8 @@ pub(super) struct Faults {
     pub(super) only: Option<String>,
     /// API calls are delayed by this time before they are processed.
     pub(super) latency_ms: u64,
-    /// API calls are processed immediately, and their responses delayed by this time.
+    /// API calls are processed immediately, and their responses delayed by this time, or until
+    /// `POST /sandbox/release`.
     pub(super) hold_answers_ms: u64,
     /// API calls respond with this status and have no effect.
     pub(super) status: Option<u16>,

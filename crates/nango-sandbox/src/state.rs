@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -35,6 +36,8 @@ pub(super) struct Shared {
     pub(super) redirected: reqwest::Client,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
+    /// Releases the responses that a fault holds.
+    pub(super) releases: Notify,
     state: Mutex<State>,
 }
 
@@ -202,6 +205,7 @@ impl App {
             redirected,
             tasks,
             stop,
+            releases: Notify::new(),
             state: Mutex::new(state),
         })))
     }
