@@ -18,7 +18,9 @@ use super::rows::{
 };
 use super::{AttemptWithConnection, RowError};
 use crate::domain::UserId;
-use crate::domain::{Attempt, AttemptId, Connection, ConnectionId, ConnectorId, ConnectorRef};
+use crate::domain::{
+    Attempt, AttemptId, Connection, ConnectionId, ConnectorId, ConnectorRef, Revision,
+};
 use crate::views::{AccountRef, MAX_SAME_ACCOUNT};
 
 /// A connection with the newest attempt to authorize it.
@@ -181,23 +183,23 @@ impl BatchQuery for ConnectionByInstance {
     }
 }
 
-/// A query for the version of a user's connection, which shows whether cached data is still valid.
+/// A query for the revision of a user's connection, which shows whether cached data is still valid.
 #[derive(Clone, Debug)]
-pub(crate) struct ConnectionVersion(pub(crate) UserId, pub(crate) ConnectionId);
+pub(crate) struct ConnectionRevision(pub(crate) UserId, pub(crate) ConnectionId);
 
-impl BatchQuery for ConnectionVersion {
-    type Output = Option<i64>;
+impl BatchQuery for ConnectionRevision {
+    type Output = Option<Revision>;
 
     async fn load_many<'c>(
         db: impl PgExecutor<'c>,
-        versions: &[Self],
+        queries: &[Self],
     ) -> sqlx::Result<Vec<Self::Output>> {
-        let (users, ids): (Vec<&str>, Vec<ConnectionId>) = versions
+        let (users, ids): (Vec<&str>, Vec<ConnectionId>) = queries
             .iter()
             .map(|Self(user, id)| (user.as_str(), *id))
             .unzip();
         let rows = sqlx::query(
-            "select c.id, c.user_id, c.version \
+            "select c.id, c.user_id, c.version, c.updated_at \
              from (select distinct * from unnest((select $1::text[]), (select $2::uuid[])) as pair (user_id, id)) asked \
              join user_connector_connection c on c.user_id = asked.user_id and c.id = asked.id",
         )
@@ -205,15 +207,19 @@ impl BatchQuery for ConnectionVersion {
         .bind(ids)
         .fetch_all(db)
         .await?;
-        let mut by_id: HashMap<ConnectionId, (&str, i64)> = HashMap::with_capacity(rows.len());
+        let mut by_id: HashMap<ConnectionId, (&str, Revision)> = HashMap::with_capacity(rows.len());
         for row in &rows {
-            by_id.insert(row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?));
+            let revision = Revision {
+                version: row.try_get(2)?,
+                updated_at: row.try_get(3)?,
+            };
+            by_id.insert(row.try_get(0)?, (row.try_get(1)?, revision));
         }
         let answer = |Self(user, id): &Self| {
-            let (owner, version) = by_id.get(id)?;
-            (*owner == user.as_str()).then_some(*version)
+            let (owner, revision) = by_id.get(id)?;
+            (*owner == user.as_str()).then_some(*revision)
         };
-        Ok(versions.iter().map(answer).collect())
+        Ok(queries.iter().map(answer).collect())
     }
 }
 

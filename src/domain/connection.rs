@@ -63,6 +63,28 @@ pub struct Connection {
     pub updated_at: DateTime<Utc>,
 }
 
+/// One state of a connection's row, to detect whether the row has changed.
+///
+/// The time distinguishes versions that repeat, as after a failover that lost a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Revision {
+    /// The version of the row.
+    pub version: i64,
+    /// When the row was last changed.
+    pub updated_at: DateTime<Utc>,
+}
+
+impl Connection {
+    /// Returns the state of the row from which the connection was read.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        Revision {
+            version: self.version,
+            updated_at: self.updated_at,
+        }
+    }
+}
+
 /// The connector of a connection, from its row in the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectorRef {

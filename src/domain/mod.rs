@@ -14,7 +14,7 @@ mod user_id;
 pub use attempt::{Attempt, AttemptKind, Outcome};
 pub use connection::{
     Account, AccountDetails, AccountUnknownReason, Connection, ConnectorRef, Integration,
-    NangoConnectionRef, Reason, State, Status,
+    NangoConnectionRef, Reason, Revision, State, Status,
 };
 pub use event::{Actor, Event, EventContext, EventKind, MessageType, Rename};
 pub use failure::Failure;

@@ -106,7 +106,7 @@ impl CredentialChecker {
         let Some(connection) = db::lock_own(&mut tx, &seen.user_id, seen.id).await? else {
             return Ok(None);
         };
-        if connection.version != seen.version {
+        if connection.revision() != seen.revision() {
             return Ok(Some(connection));
         }
         let transition = (connection.state.upstream())

@@ -418,8 +418,7 @@ impl CredentialChecker {
         Ok(ids.iter().any(|id| !queued.contains(*id)))
     }
 
-    /// Applies a change to a connection, unless the row has another version than `snapshot` or a brake stops the
-    /// change. Returns the current connection; `None` if it no longer exists.
+    /// Applies a change to a connection, unless the row has changed since `snapshot` or a brake stops the change. Returns the current connection; `None` if it no longer exists.
     pub(crate) async fn apply_if_unchanged(
         &self,
         snapshot: &Connection,
@@ -430,7 +429,7 @@ impl CredentialChecker {
         let Some(connection) = db::lock_own(&mut tx, &snapshot.user_id, snapshot.id).await? else {
             return Ok(None);
         };
-        if connection.version != snapshot.version {
+        if connection.revision() != snapshot.revision() {
             return Ok(Some(connection));
         }
         let transition = change(&connection);

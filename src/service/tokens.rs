@@ -16,7 +16,7 @@ use crate::db;
 use crate::db::batch::BatchLoader;
 use crate::db::token_accesses::Purpose;
 use crate::domain::UserId;
-use crate::domain::{Connection, ConnectionId};
+use crate::domain::{Connection, ConnectionId, Revision};
 use crate::nango;
 use crate::nango::proxy::ProxyAnswer;
 use crate::nango::proxy::ProxyCall;
@@ -29,7 +29,7 @@ const EXPIRY_MARGIN: Duration = Duration::from_secs(5 * 60);
 /// A token that is issued to a service.
 #[derive(Debug)]
 pub struct Token {
-    /// The token's connection, in the version that the token is cached for.
+    /// The token's connection, in the revision that the token is cached for.
     pub connection: Connection,
     /// The credentials; for OAuth, the access token and its expiry.
     pub credentials: Credentials,
@@ -46,7 +46,7 @@ pub struct TokenIssuer {
     catalog: Arc<CurrentCatalog>,
     reader: Arc<ConnectionReader>,
     checks: Arc<CredentialChecker>,
-    versions: BatchLoader<db::ConnectionVersion>,
+    revisions: BatchLoader<db::ConnectionRevision>,
     accesses: BatchLoader<db::Used>,
     cache: TokenCache,
     /// The TTL of the cache; zero disables it.
@@ -62,7 +62,7 @@ impl TokenIssuer {
         ttl: Duration,
     ) -> Self {
         Self {
-            versions: BatchLoader::new(&core.database),
+            revisions: BatchLoader::new(&core.database),
             accesses: BatchLoader::new(&core.database),
             cache: TokenCache::new(),
             core,
@@ -85,12 +85,12 @@ impl TokenIssuer {
         required_scopes: &[String],
         service: &str,
     ) -> Result<Arc<Token>> {
-        let version = self
-            .versions
-            .load(db::ConnectionVersion(user.clone(), id))
+        let revision = self
+            .revisions
+            .load(db::ConnectionRevision(user.clone(), id))
             .await?;
-        let version = version.ok_or(Error::ConnectionNotFound)?;
-        if let Some(token) = self.cache.held.get(&(id, version)).await {
+        let revision = revision.ok_or(Error::ConnectionNotFound)?;
+        if let Some(token) = self.cache.held.get(&(id, revision)).await {
             self.core.counts.token_served(false);
             return self.issue(token, required_scopes, service).await;
         }
@@ -195,7 +195,7 @@ impl TokenIssuer {
 
     async fn cached_token(&self, connection: &Connection) -> Result<Arc<Token>> {
         self.check_usable(connection).await?;
-        let key = (connection.id, connection.version);
+        let key = (connection.id, connection.revision());
         let mut is_fetched = false;
         let token = self.cache.held.try_get_with(key, async {
             is_fetched = true;
@@ -414,7 +414,11 @@ impl TokenIssuer {
             Err(error @ (nango::Error::InvalidCredentials { .. } | nango::Error::NotFound)) => {
                 // Calls that fail concurrently share one check. After it has refreshed the credentials, there is no
                 // other check for a minute.
-                let failed = (id, format!("proxy of version {}", connection.version));
+                let Revision {
+                    version,
+                    updated_at,
+                } = connection.revision();
+                let failed = (id, format!("proxy of version {version} of {updated_at}"));
                 let check = self.token_error(&connection, Some(error));
                 let check = self.cache.reports.try_get_with(failed, check);
                 Box::pin(check)

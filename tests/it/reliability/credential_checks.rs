@@ -156,3 +156,31 @@ async fn each_check_records_its_time() {
     let after = mallory.connection(id).await;
     assert_eq!(after["status_reason"], "needs_reauthorization");
 }
+
+#[tokio::test]
+async fn check_is_not_applied_to_repeated_version() {
+    let app = TestApp::new().await;
+    let users = with_gmail(&app, &["ada".to_owned(), "bob".to_owned()]).await;
+    let (ada, hers) = &users[0];
+    let revoked = json!({ "connection_id": hers["nango_connection_id"] });
+    app.control("revoke", Method::POST, revoked).await;
+    app.faults(json!({ "only": "force_refresh", "hold_answers_ms": 60_000 }))
+        .await;
+    let path = format!("/connections/{}/check", text(hers, "id"));
+    let asked = tokio::spawn(ada.request(Method::POST, &path).send());
+    eventually(async || !force_check(&app).await.is_empty()).await;
+    app.faults(json!({})).await;
+    // After a failover that lost a commit, another change has the same version.
+    sqlx::query(
+        "update user_connector_connection set updated_at = updated_at + interval '1 second' \
+         where user_id = 'ada'",
+    )
+    .execute(&mut app.sql().await)
+    .await
+    .unwrap();
+    app.control("release", Method::POST, Value::Null).await;
+    assert_eq!(asked.await.unwrap().unwrap().status(), StatusCode::OK);
+    let unchanged = ada.connection(text(hers, "id")).await;
+    assert_eq!(unchanged["version"], hers["version"]);
+    assert_eq!(unchanged["failing_since"], Value::Null);
+}

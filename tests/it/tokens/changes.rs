@@ -1,5 +1,6 @@
 //! Connections that change while their token is fetched or its access recorded.
 
+use chrono::TimeDelta;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -114,4 +115,41 @@ async fn access_during_disconnect_is_refused() {
         assert_eq!(written(&app).await, before, "{what}");
     }
     assert_eq!(app.nango_calls("GET", "/proxy/").await, 0);
+}
+
+#[tokio::test]
+async fn repeated_version_is_not_served_from_cache() {
+    let app = app().await;
+    let gmail = app.user("ada").await.connected("gmail").await;
+    let path = format!(
+        "/connectors/connections/{}/token/invalid",
+        text(&gmail, "id")
+    );
+    let refresh = async || {
+        let (_, old) = token(&app, "ada", &gmail).await;
+        let body = Some(json!({ "token_id": old["token_id"] }));
+        let (_, refreshed) = call(&app.url, KEY, "ada", Method::POST, &path, body).await;
+        assert_eq!(refreshed["refreshed"], true);
+    };
+    let version = async || -> i64 {
+        let version = sqlx::query_scalar("select version from user_connector_connection");
+        version.fetch_one(&mut app.sql().await).await.unwrap()
+    };
+    refresh().await;
+    let (_, old) = token(&app, "ada", &gmail).await;
+    let last = version().await;
+    // A failover loses the commit of this version.
+    sqlx::raw_sql(
+        "delete from connection_event e using user_connector_connection c where e.version = c.version; \
+         update user_connector_connection set version = version - 1, updated_at = updated_at - interval '1 second'",
+    )
+    .execute(&mut app.sql().await)
+    .await
+    .unwrap();
+    app.advance(TimeDelta::minutes(2));
+    refresh().await;
+    assert_eq!(version().await, last);
+    let (status, new) = token(&app, "ada", &gmail).await;
+    assert_eq!(status, StatusCode::OK, "{new}");
+    assert_ne!(new["access_token"], old["access_token"]);
 }
