@@ -12,6 +12,7 @@ mod odd_lists;
 mod orphans;
 mod proof;
 mod replicas;
+mod restored_nango;
 mod retention;
 mod siblings;
 

@@ -286,8 +286,25 @@ fn add_grants(table: &mut String, before: &Connection) {
         error: Some(failure(Reason::AccountMismatch)),
         ..attempt(Some(Outcome::Failed))
     };
+    // Started after the connection became connected.
+    let later = |outcome| Attempt {
+        created_at: at(2),
+        ..attempt(outcome)
+    };
+    let later_reconnect = Attempt {
+        kind: AttemptKind::Reconnect,
+        ..later(None)
+    };
+    let superseded = later(Some(Outcome::Superseded));
     let attempts = [
         ("open", attempt(None), &ALL_GRANTS[..]),
+        (
+            "later",
+            later(None),
+            &[(4, "ada"), (4, "ben"), (6, "ada")][..],
+        ),
+        ("later reconnect", later_reconnect, &[(4, "ada")][..]),
+        ("later superseded", superseded, &[(4, "ada")][..]),
         (
             "succeeded",
             succeeded,

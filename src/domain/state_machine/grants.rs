@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 
 use super::Transition;
 use crate::domain::{
-    Account, Actor, Attempt, Connection, EventKind, Failure, NangoConnectionRef, Outcome, Reason,
-    State,
+    Account, Actor, Attempt, AttemptKind, Connection, EventKind, Failure, NangoConnectionRef,
+    Outcome, Reason, State,
 };
 
 /// The effect of a grant.
@@ -38,7 +38,9 @@ impl Connection {
         }
         let discard = match current {
             Some(current) if current.id == grant.id => None,
-            Some(current) if current.is_newer_than(grant) => return Grant::Discarded,
+            Some(current) if !self.is_older_than(attempt) && current.is_newer_than(grant) => {
+                return Grant::Discarded;
+            }
             other => other.cloned(),
         };
         let is_same_connection = discard.is_none() && current.is_some();
@@ -58,6 +60,17 @@ impl Connection {
         };
         transition.discard = discard;
         Grant::Applied(Box::new(transition))
+    }
+
+    /// Returns whether the current grant was applied before `attempt` started. Then the attempt's grant is newer, even if
+    /// it has a lower serial number, as after a restore of Nango's database.
+    ///
+    /// Only open attempts count: no attempt has started since. A mismatch is excluded, because it does not set the time.
+    fn is_older_than(&self, attempt: &Attempt) -> bool {
+        attempt.kind == AttemptKind::Connect
+            && attempt.outcome.is_none()
+            && self.state.reason() != Some(Reason::AccountMismatch)
+            && self.connected_at.is_some_and(|at| attempt.created_at > at)
     }
 
     fn connected(
