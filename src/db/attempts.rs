@@ -236,6 +236,25 @@ pub(crate) async fn ungranted_attempt(
     .await
 }
 
+/// Returns whether a connection's newest attempt started after `since`. Then this or an earlier attempt may have a grant
+/// that was not reported, even if it has ended: one session can be granted several times.
+pub(crate) async fn has_recent_attempt(
+    db: &mut Transaction,
+    user: &UserId,
+    connection_id: ConnectionId,
+    since: DateTime<Utc>,
+) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "select exists (select 1 from user_connector_connection \
+           where user_id = $1 and id = $2 and attempt_created_at > $3)",
+    )
+    .bind(user.as_str())
+    .bind(connection_id)
+    .bind(since)
+    .fetch_one(db)
+    .await
+}
+
 /// Returns at most `limit` of a user's newest open attempts.
 pub(crate) async fn open_attempts_of(
     db: &mut Transaction,

@@ -1,12 +1,17 @@
 //! Disconnect of connections, cancellation of attempts and removal of connections.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use super::connect::RETURN_WINDOW;
 use super::core::Core;
 use super::deletions::DeletionQueue;
 use super::polls::AttemptPolls;
 use super::reader::ConnectionReader;
+use super::reconcile::Reconciler;
 use super::{Error, Result};
 use crate::db;
 use crate::domain::UserId;
@@ -16,6 +21,13 @@ use crate::domain::{
 use crate::nango::Priority;
 use crate::telemetry::TRACES;
 use crate::views::ConnectionView;
+
+/// The time for which a response waits for the list of a connection's grants.
+const LIST_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The rate limit of these lists, and its burst.
+const LIST_INTERVAL: Duration = Duration::from_secs(2);
+const LIST_BURST: NonZeroU32 = NonZeroU32::new(10).expect("10 is not 0");
 
 /// The connection of a connector to disconnect.
 #[derive(Clone, Debug)]
@@ -43,7 +55,10 @@ pub struct DisconnectFlow {
     core: Arc<Core>,
     reader: Arc<ConnectionReader>,
     polls: Arc<AttemptPolls>,
+    reconciler: Arc<Reconciler>,
     deletions: Arc<DeletionQueue>,
+    /// The rate limit of lists while little of Nango's rate limit is left.
+    lists: DefaultDirectRateLimiter,
 }
 
 impl DisconnectFlow {
@@ -51,13 +66,17 @@ impl DisconnectFlow {
         core: Arc<Core>,
         reader: Arc<ConnectionReader>,
         polls: Arc<AttemptPolls>,
+        reconciler: Arc<Reconciler>,
         deletions: Arc<DeletionQueue>,
     ) -> Self {
+        let lists = Quota::with_period(LIST_INTERVAL).expect("two seconds are not 0");
         Self {
             core,
             reader,
             polls,
+            reconciler,
             deletions,
+            lists: RateLimiter::direct(lists.allow_burst(LIST_BURST)),
         }
     }
 
@@ -89,9 +108,9 @@ impl DisconnectFlow {
             None => connection,
         };
         db::hasten_deletions(&mut tx, id, DeletionReason::Disconnected, now).await?;
-        let ungranted = db::ungranted_attempt(&mut tx, user, id, now - RETURN_WINDOW).await?;
+        let is_recent = db::has_recent_attempt(&mut tx, user, id, now - RETURN_WINDOW).await?;
         tx.commit().await?;
-        let confirmed = self.delete_grants(id, ungranted).await?;
+        let confirmed = self.delete_all_grants(id, is_recent).await?;
         Ok(Disconnected {
             connection,
             confirmed,
@@ -128,7 +147,9 @@ impl DisconnectFlow {
             db::apply(&mut tx, &transition, Some(newest.id)).await?;
             tx.commit().await?;
             self.core.counts.attempt_ended(&locked.attempt, &transition);
-            self.delete_grants(id, Some(newest.id)).await?;
+            self.polls.poll_uncached(newest.id).await;
+            let deleted = self.deletions.delete_now(id);
+            Priority::Check.scope(deleted).await?;
         }
         self.reader.view(user, id).await
     }
@@ -162,24 +183,42 @@ impl DisconnectFlow {
             connection = db::apply(&mut tx, &removed.by(actor), None).await?;
         }
         db::hasten_deletions(&mut tx, id, DeletionReason::Disconnected, now).await?;
-        let ungranted = db::ungranted_attempt(&mut tx, user, id, now - RETURN_WINDOW).await?;
+        let is_recent = db::has_recent_attempt(&mut tx, user, id, now - RETURN_WINDOW).await?;
         tx.commit().await?;
-        let confirmed = self.delete_grants(id, ungranted).await?;
+        let confirmed = self.delete_all_grants(id, is_recent).await?;
         Ok(Disconnected {
             connection,
             confirmed,
         })
     }
 
-    /// Runs the pending deletions of a connection. Before, polls Nango for grants of the attempt `ungranted`, which are
-    /// then deleted as well. Returns whether Nango has confirmed that no grant is left.
-    async fn delete_grants(&self, id: ConnectionId, ungranted: Option<AttemptId>) -> Result<bool> {
-        let is_complete = match ungranted {
-            Some(attempt) => self.polls.poll_uncached(attempt).await,
-            None => true,
-        };
+    /// Runs the pending deletions of a disconnected connection. If it has a recent attempt, Nango may have grants that
+    /// were not reported: these are listed before, and deleted as well. Returns whether Nango has confirmed that no
+    /// grant is left.
+    async fn delete_all_grants(&self, id: ConnectionId, has_recent_attempt: bool) -> Result<bool> {
+        let is_complete = !has_recent_attempt || self.apply_all_grants(id).await;
         let deleted = Priority::Check.scope(self.deletions.delete_now(id)).await?;
         Ok(deleted && is_complete)
+    }
+
+    /// Applies all grants of a disconnected connection that Nango lists, for at most [`LIST_TIMEOUT`]. Returns `true` if
+    /// the list was complete, and the deletion of all of them is queued.
+    async fn apply_all_grants(&self, id: ConnectionId) -> bool {
+        // Any client can repeat this call.
+        if !self.core.has_room(Priority::Sweep) && self.lists.check().is_err() {
+            return false;
+        }
+        let reconciler = self.reconciler.clone();
+        let list = async move { reconciler.apply_all_grants(id).await };
+        let list = tokio::spawn(Priority::Check.scope(list));
+        match tokio::time::timeout(LIST_TIMEOUT, list).await {
+            Ok(Ok(Ok(is_complete))) => is_complete,
+            Ok(Ok(Err(error))) => {
+                tracing::warn!(connection = %id, %error, "could not list a connection's grants at nango");
+                false
+            }
+            Ok(Err(_)) | Err(_) => false,
+        }
     }
 
     async fn resolve_target(

@@ -20,9 +20,10 @@ use crate::db::{AttemptOwner, AttemptWithConnection};
 use crate::domain::UserId;
 use crate::domain::state_machine::Grant;
 use crate::domain::{
-    Account, AttemptId, Connection, DeletionReason, Failure, Integration, NangoConnectionRef, State,
+    Account, AttemptId, Connection, ConnectionId, DeletionReason, Failure, Integration,
+    NangoConnectionRef, State,
 };
-use crate::nango::attempt_poller::{ATTEMPT_TAG, CONNECTION_TAG, USER_TAG};
+use crate::nango::attempt_poller::{ATTEMPT_TAG, CONNECTION_TAG, INSTALLATION_TAG, USER_TAG};
 
 use crate::nango::{ConnectionSummary, ListConnections};
 
@@ -139,6 +140,42 @@ impl Reconciler {
         Ok(found.is_complete)
     }
 
+    /// Lists the connections at Nango with the tag of a row that is disconnected, and applies each to its own attempt:
+    /// their deletion is queued. Returns `false` if one may be left whose deletion is not queued.
+    ///
+    /// # Errors
+    /// As Nango and the database, and if an entry cannot be read.
+    pub(crate) async fn apply_all_grants(&self, id: ConnectionId) -> Result<bool> {
+        let tags = [
+            (INSTALLATION_TAG, self.core.installation.to_string()),
+            (CONNECTION_TAG, id.to_string()),
+        ];
+        let filter = ListConnections {
+            tags: tags.map(|(name, value)| (name.to_owned(), value)).into(),
+            ..ListConnections::default()
+        };
+        let nango = &self.core.nango_gateway()?.nango;
+        let mut listed = nango.connection_page(&filter).await?.complete()?;
+        let ids: Vec<&str> = listed.iter().map(|it| it.connection_id.as_str()).collect();
+        let mut tx = self.core.begin_single().await?;
+        let queued = db::find_queued_deletions(&mut tx, &ids).await?;
+        tx.commit().await?;
+        listed.retain(|summary| !queued.contains(&summary.connection_id));
+        let mut of_attempt: BTreeMap<AttemptId, Vec<ConnectionSummary>> = BTreeMap::new();
+        let mut is_complete = true;
+        for summary in listed {
+            match summary.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok()) {
+                Some(attempt) => of_attempt.entry(attempt).or_default().push(summary),
+                None => is_complete = false,
+            }
+        }
+        for (attempt, found) in of_attempt {
+            let outcomes = self.reconcile_grants(attempt, found).await?;
+            is_complete &= !outcomes.contains(&GrantOutcome::Unchanged);
+        }
+        Ok(is_complete)
+    }
+
     /// Returns a user's attempt with its connection, not locked.
     pub(crate) async fn find_attempt(
         &self,
@@ -211,13 +248,22 @@ impl Reconciler {
         Ok(connection)
     }
 
-    /// Applies the grants that Nango stores for an attempt. The newest is first, so that older ones are discarded.
-    /// Returns whether anything changed.
+    /// Applies the grants that Nango stores for an attempt. Returns whether anything changed.
     pub(super) async fn apply_grants(
         &self,
         attempt: AttemptId,
-        mut found: Vec<ConnectionSummary>,
+        found: Vec<ConnectionSummary>,
     ) -> Result<bool> {
+        let outcomes = self.reconcile_grants(attempt, found).await?;
+        Ok(outcomes.contains(&GrantOutcome::Applied))
+    }
+
+    /// Applies the grants of an attempt. The newest is first, so that older ones are discarded. Returns their outcomes.
+    async fn reconcile_grants(
+        &self,
+        attempt: AttemptId,
+        mut found: Vec<ConnectionSummary>,
+    ) -> Result<Vec<GrantOutcome>> {
         let identity = self.unchanged.hash(&found);
         found.sort_by_key(|summary| std::cmp::Reverse((summary.serial, summary.created_at)));
         let _lock = self.locks.lock(attempt).await;
@@ -228,7 +274,7 @@ impl Reconciler {
         if outcomes.iter().all(|it| *it == GrantOutcome::Unchanged) {
             self.unchanged.grants.insert(attempt, identity).await;
         }
-        Ok(outcomes.contains(&GrantOutcome::Applied))
+        Ok(outcomes)
     }
 
     /// Applies one grant that Nango confirms. Returns whether it changed anything.

@@ -172,6 +172,10 @@ async fn measure_uses(app: &TestApp, rows: &mut Rows, gmail: &Value) {
         drop(stream);
     })
     .await;
+    let what = "disconnect within an hour of the connect";
+    let (_, ended) = measure((app, rows), what, ada.disconnect("linear", "")).await;
+    assert_eq!(ended["upstream_deleted"], true);
+    app.advance(TimeDelta::minutes(61));
     let costs = ada.disconnect("gmail", "");
     let (_, ended) = measure((app, rows), "disconnect", costs).await;
     assert_eq!(ended["upstream_deleted"], true);

@@ -10,7 +10,7 @@ use super::user_behaviour::{
 };
 use super::{describe_status, event_kinds, popup, reconnect, text, wait_until_settled};
 use crate::eventually::eventually;
-use crate::test_app::TestApp;
+use crate::test_app::{TestApp, User};
 
 #[tokio::test]
 async fn connect_is_polled_when_nango_is_down() {
@@ -89,6 +89,65 @@ async fn denied_connect_expires_when_webhooks_are_refused() {
         describe_status(&ada, id).await,
         "error attempt_expired expired"
     );
+    wait_until_settled(&app).await;
+}
+
+/// Starts a connect in two tabs, of which the first is granted and not reported.
+async fn granted_superseded_tab(app: &TestApp, ada: &User<'_>) {
+    app.faults(json!({ "consent": "allow" })).await;
+    let superseded = ada.connect("gmail").await;
+    ada.connect("gmail").await;
+    popup(app, &superseded).await;
+    assert_eq!(app.nango_connections().await.len(), 1);
+}
+
+#[tokio::test]
+async fn disconnect_deletes_grant_of_superseded_tab() {
+    let app = TestApp::without_webhooks().await;
+    let ada = app.user("ada").await;
+    granted_superseded_tab(&app, &ada).await;
+    let (_, ended) = ada.disconnect("gmail", "").await;
+    assert_eq!(ended["upstream_deleted"], true);
+    assert_eq!(app.nango_connections().await, [""; 0]);
+    wait_until_settled(&app).await;
+}
+
+#[tokio::test]
+async fn disconnect_deletes_second_grant_of_one_session() {
+    let app = TestApp::without_webhooks().await;
+    let ada = app.user("ada").await;
+    app.faults(json!({ "consent": "allow" })).await;
+    let started = ada.connect("gmail").await;
+    popup(&app, &started).await;
+    ada.wait_until(text(&started, "connection_id"), "connected")
+        .await;
+    popup(&app, &started).await;
+    assert_eq!(app.nango_connections().await.len(), 2);
+    let (_, ended) = ada.disconnect("gmail", "").await;
+    assert_eq!(ended["upstream_deleted"], true);
+    assert_eq!(app.nango_connections().await, [""; 0]);
+    wait_until_settled(&app).await;
+}
+
+#[tokio::test]
+async fn disconnect_is_unconfirmed_until_all_grants_are_listed() {
+    let app = TestApp::without_webhooks().await;
+    let ada = app.user("ada").await;
+    granted_superseded_tab(&app, &ada).await;
+    let unreadable = json!({ "connection_id": app.nango_connections().await[0] });
+    for faults in [
+        json!({ "only": "patchbay_connection", "status": 500 }),
+        json!({ "odd_list_entries": [unreadable] }),
+    ] {
+        app.faults(faults).await;
+        let (_, ended) = ada.disconnect("gmail", "").await;
+        assert_eq!(ended["status"], "disconnected");
+        assert_eq!(ended["upstream_deleted"], false);
+    }
+    app.faults(json!({})).await;
+    let (_, ended) = ada.disconnect("gmail", "").await;
+    assert_eq!(ended["upstream_deleted"], true);
+    assert_eq!(app.nango_connections().await, [""; 0]);
     wait_until_settled(&app).await;
 }
 

@@ -93,7 +93,7 @@ async fn requests_run_bounded_statements() {
         .collect();
     insta::assert_snapshot!(
         counted.join(", "),
-        @"list 1, get 1, history 2, accesses 2, catalog 0, update 3, connect 2, disconnect 12, token 2"
+        @"list 1, get 1, history 2, accesses 2, catalog 0, update 3, connect 2, disconnect 13, token 2"
     );
 }
 
