@@ -1,6 +1,6 @@
 //! Events: written with each change, read by the history and the streams.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -254,6 +254,39 @@ impl EventsAfter {
             return Ok(rows);
         }
         Err(TooMuch.into())
+    }
+}
+
+/// Queries whether a user has an event with this id.
+#[derive(Clone, Debug)]
+pub(crate) struct EventExists(pub(crate) UserId, pub(crate) EventId);
+
+impl BatchQuery for EventExists {
+    type Output = bool;
+
+    async fn load_many<'c>(
+        db: impl PgExecutor<'c>,
+        queries: &[Self],
+    ) -> sqlx::Result<Vec<Self::Output>> {
+        let (users, ids): (Vec<&str>, Vec<EventId>) = queries
+            .iter()
+            .map(|Self(user, id)| (user.as_str(), *id))
+            .unzip();
+        let found: Vec<(String, EventId)> = sqlx::query_as(
+            "select e.user_id, e.id \
+             from (select distinct * from unnest((select $1::text[]), (select $2::uuid[])) as pair (user_id, id)) asked \
+             join connection_event e on e.user_id = asked.user_id and e.id = asked.id",
+        )
+        .bind(users)
+        .bind(ids)
+        .fetch_all(db)
+        .await?;
+        let found: HashSet<(&str, EventId)> = found
+            .iter()
+            .map(|(user, id)| (user.as_str(), *id))
+            .collect();
+        let answer = |Self(user, id): &Self| found.contains(&(user.as_str(), *id));
+        Ok(queries.iter().map(answer).collect())
     }
 }
 

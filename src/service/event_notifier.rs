@@ -4,6 +4,7 @@
 //! therefore lost, and a slow subscriber needs no buffer.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -14,7 +15,11 @@ type Users = HashMap<String, watch::Sender<()>>;
 
 /// The users with subscribers on this replica.
 #[derive(Clone, Debug, Default)]
-pub struct EventNotifier(Arc<Mutex<Users>>);
+pub struct EventNotifier {
+    users: Arc<Mutex<Users>>,
+    /// The number of times that events may have been missed.
+    gaps: Arc<AtomicU64>,
+}
 
 /// A subscription to a user's events. It wakes when there are new events, or may be.
 #[derive(Debug)]
@@ -45,11 +50,19 @@ impl EventNotifier {
         }
     }
 
-    /// Wakes all subscribers, because the users with new events are unknown.
+    /// Wakes all subscribers, because events may have been missed: the connection to the database was lost, and the
+    /// database may have been restored.
     pub fn wake_all(&self) {
+        self.gaps.fetch_add(1, Ordering::AcqRel);
         for sender in self.users_mut().values() {
             sender.send_replace(());
         }
+    }
+
+    /// Returns the number of times that events may have been missed. A subscriber compares it after it was woken.
+    #[must_use]
+    pub fn gaps(&self) -> u64 {
+        self.gaps.load(Ordering::Acquire)
     }
 
     /// Returns the users with subscribers.
@@ -59,7 +72,7 @@ impl EventNotifier {
     }
 
     fn users_mut(&self) -> MutexGuard<'_, Users> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Events {
     open: Vec<Attempt>,
     /// The number of polls for the open attempts.
     polls: u32,
+    /// The notifier's gaps when the last event was known to exist.
+    gaps: u64,
 }
 
 impl Events {
@@ -53,16 +55,17 @@ pub struct EventStreams {
     polls: Arc<AttemptPolls>,
     notifier: EventNotifier,
     after: BatchLoader<db::EventsAfter>,
+    exists: BatchLoader<db::EventExists>,
 }
 
 impl EventStreams {
     pub(crate) fn new(core: Arc<Core>, polls: Arc<AttemptPolls>, notifier: EventNotifier) -> Self {
-        let after = BatchLoader::new(&core.database);
         Self {
+            after: BatchLoader::new(&core.database),
+            exists: BatchLoader::new(&core.database),
             core,
             polls,
             notifier,
-            after,
         }
     }
 
@@ -77,6 +80,7 @@ impl EventStreams {
     pub async fn follow(&self, user: &UserId, last: Option<EventId>) -> Result<Events> {
         // Subscribed before the first query, so that no event is missed in between.
         let subscription = self.notifier.subscribe(user);
+        let gaps = self.notifier.gaps();
         let mut tx = self.core.begin().await?;
         let newest = db::last_event(&mut tx, user, last).await?;
         let open = db::open_attempts_of(&mut tx, user, MAX_POLLED_ATTEMPTS).await?;
@@ -96,20 +100,25 @@ impl EventStreams {
             subscription,
             open,
             polls: 0,
+            gaps,
         })
     }
 
     /// Waits until there is at least one new event, and returns the new events. Meanwhile, polls Nango for the user's
-    /// open attempts.
+    /// open attempts. Returns `None` if the last event no longer exists, as after a restore of the database: the client
+    /// must reload its data.
     ///
     /// # Errors
     /// As the database.
-    pub async fn next(&self, events: &mut Events) -> Result<Vec<Event>> {
+    pub async fn next(&self, events: &mut Events) -> Result<Option<Vec<Event>>> {
         loop {
+            if !Box::pin(self.can_continue(events)).await? {
+                return Ok(None);
+            }
             // Boxed, because a waiting stream would otherwise reserve memory for this future all the time.
             let new_events = Box::pin(self.read_new_events(events)).await?;
             if !new_events.is_empty() {
-                return Ok(new_events);
+                return Ok(Some(new_events));
             }
             loop {
                 tokio::select! {
@@ -124,6 +133,20 @@ impl EventStreams {
                 }
             }
         }
+    }
+
+    /// Returns whether the stream's last event still exists. Queries the database only if events may have been missed.
+    async fn can_continue(&self, events: &mut Events) -> Result<bool> {
+        let gaps = self.notifier.gaps();
+        // Events after the nil id are all events.
+        if gaps != events.gaps && !events.last.0.is_nil() {
+            let last = db::EventExists(events.user.clone(), events.last);
+            if !self.exists.load(last).await? {
+                return Ok(false);
+            }
+        }
+        events.gaps = gaps;
+        Ok(true)
     }
 
     /// Reads the events after the last one that was read. After a new attempt or while one is open, reads the open
@@ -176,6 +199,7 @@ impl EventStreams {
                 }
             }
         }
+        self.notifier.wake_all();
         // The position of each user's last event, as of the last poll.
         let mut last_positions: HashMap<String, i64> = HashMap::new();
         let mut polls = interval(POLL_INTERVAL);

@@ -109,10 +109,12 @@ pub(crate) async fn stream(
             () = state.stopping.draining.cancelled() => return Some((vec![closing_event()], None)),
         };
         match batch {
-            Ok(batch) => {
+            Ok(Some(batch)) => {
                 let messages: Vec<_> = batch.iter().filter_map(to_sse_event).collect();
                 Some((messages, Some(following)))
             }
+            // The client reconnects and reloads its data.
+            Ok(None) => None,
             Err(error) => {
                 // The client reconnects and resumes after the last event that it received.
                 tracing::warn!(%error, "event stream failed");

@@ -256,6 +256,34 @@ async fn stream_requests_reload_after_erase() {
 }
 
 #[tokio::test]
+async fn stream_ends_after_restore_of_the_database() {
+    let app = TestApp::new().await;
+    let (ada, bob) = (app.user("ada").await, app.user("bob").await);
+    let gmail = ada.connected("gmail").await;
+    let his = bob.connected("gmail").await;
+    let mut reader = StreamReader::open(&ada, None).await;
+    let mut unaffected = StreamReader::open(&bob, None).await;
+    rename(&ada, text(&gmail, "id")).await;
+    assert_eq!(reader.next().await.unwrap()["kind"], "updated");
+    // The restored database lacks the event, and assigns its position again.
+    sqlx::raw_sql(
+        "delete from connection_event where kind = 'updated'; \
+         select setval(pg_get_serial_sequence('connection_event', 'position'), max(position)) \
+         from connection_event; \
+         select pg_terminate_backend(pid) from pg_stat_activity \
+         where datname = current_database() and query ilike 'listen%'",
+    )
+    .execute(&mut app.sql().await)
+    .await
+    .unwrap();
+    assert_eq!(reader.next().await, None);
+    let again = StreamReader::open(&ada, Some(&reader.last_id)).await;
+    assert_eq!(again.ready["resumed"], json!(false));
+    rename(&bob, text(&his, "id")).await;
+    assert_eq!(unaffected.next().await.unwrap()["kind"], "updated");
+}
+
+#[tokio::test]
 async fn unread_stream_uses_bounded_memory_and_blocks_no_writer() {
     /// The number of events. Each takes about 400 bytes in a stream.
     const EVENTS: i64 = 100_000;
