@@ -98,9 +98,14 @@ impl UserErasure {
         let mut tx = self.core.begin_single().await?;
         let pending = db::count_pending_erasures(&mut tx, user).await?;
         tx.commit().await?;
+        // The user may have started another connection meanwhile.
+        let mut tx = self.core.begin_single().await?;
+        let left = db::count(&mut tx, user).await?;
+        tx.commit().await?;
         // Pending deletions are not enough: none is queued for a connection that a row uses. Neither is Nango's list:
         // tags may not name the user.
         let confirmed = pending == 0
+            && left == 0
             && is_deleted.iter().all(|deleted| *deleted)
             && (self.list_nango_connections(user).await).is_ok_and(|stored| stored.is_empty());
         Ok(Erased {

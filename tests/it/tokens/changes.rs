@@ -91,6 +91,28 @@ async fn token_fetched_during_erasure_is_not_issued() {
 }
 
 #[tokio::test]
+async fn erasure_is_unconfirmed_when_user_connects_meanwhile() {
+    let app = app().await;
+    let ada = app.user("ada").await;
+    ada.connected("gmail").await;
+    let lists = async || app.nango_calls("GET", "/connections").await;
+    let before = lists().await;
+    app.faults(json!({ "only": "end_user_id", "hold_answers_ms": 60_000 }))
+        .await;
+    let url = app.url.clone();
+    let path = "/users/ada/connections";
+    let asked = tokio::spawn(async move { call(&url, KEY, "", Method::DELETE, path, None).await });
+    eventually(async || lists().await > before).await;
+    app.faults(json!({})).await;
+    ada.connect("github").await;
+    let (status, erased) = finish(&app, asked).await;
+    assert_eq!(status, StatusCode::OK, "{erased}");
+    assert_eq!(erased["upstream_deleted"], false);
+    let (_, again) = call(&app.url, KEY, "", Method::DELETE, path, None).await;
+    assert_eq!(again["upstream_deleted"], true);
+}
+
+#[tokio::test]
 async fn access_during_disconnect_is_refused() {
     let app = app().await;
     let ada = app.user("ada").await;
