@@ -9,8 +9,8 @@ use crate::domain::UserId;
 /// The state of a key.
 #[derive(Debug)]
 pub(crate) enum KeyState {
-    /// The key was unused: this request has claimed it.
-    Acquired,
+    /// The key was unused: this request has claimed it, at this time. The time identifies the claim.
+    Acquired(DateTime<Utc>),
     /// Another request with the key is in progress.
     InProgress,
     /// The key was used for another request.
@@ -29,22 +29,23 @@ pub(crate) async fn claim_key(
     lease: f64,
     now: DateTime<Utc>,
 ) -> sqlx::Result<KeyState> {
-    let taken = sqlx::query(
+    let claimed: Option<DateTime<Utc>> = sqlx::query_scalar(
         "insert into idempotency_key as k (user_id, key, fingerprint) values ($1, $2, $3) \
          on conflict (user_id, key) do update \
          set created_at = now(), fingerprint = excluded.fingerprint, answer = null, expires_at = null \
          where k.expires_at <= $5 or k.answer is null and k.fingerprint = $3 \
-           and k.created_at < now() - make_interval(secs => $4)",
+           and k.created_at < now() - make_interval(secs => $4) \
+         returning created_at",
     )
     .bind(user.as_str())
     .bind(key)
     .bind(fingerprint)
     .bind(lease)
     .bind(now)
-    .execute(&mut *db)
+    .fetch_optional(&mut *db)
     .await?;
-    if taken.rows_affected() == 1 {
-        return Ok(KeyState::Acquired);
+    if let Some(claimed) = claimed {
+        return Ok(KeyState::Acquired(claimed));
     }
     let found: Option<(String, bool, Option<Value>)> = sqlx::query_as(
         "select user_id, fingerprint = $3, answer from idempotency_key where user_id = $1 and key = $2",
@@ -62,37 +63,44 @@ pub(crate) async fn claim_key(
     })
 }
 
-/// Stores the answer for a key. `until` is the time at which the answer expires, if it does.
+/// Stores the answer for a key that was claimed at `claimed`, unless another request has claimed it since. `until` is the
+/// time at which the answer expires, if it does.
 pub(crate) async fn store_answer(
     db: &mut Transaction,
     user: &UserId,
-    key: &str,
+    (key, claimed): (&str, DateTime<Utc>),
     answer: &Value,
     until: Option<DateTime<Utc>>,
 ) -> sqlx::Result<()> {
     sqlx::query(
-        "update idempotency_key set answer = $3, expires_at = $4 where user_id = $1 and key = $2",
+        "update idempotency_key set answer = $3, expires_at = $4 \
+         where user_id = $1 and key = $2 and created_at = $5",
     )
     .bind(user.as_str())
     .bind(key)
     .bind(answer)
     .bind(until)
+    .bind(claimed)
     .execute(db)
     .await?;
     Ok(())
 }
 
-/// Releases a key without an answer, so that the request can be retried.
+/// Releases a key that was claimed at `claimed`, so that the request can be retried.
 pub(crate) async fn release_key(
     db: &mut Transaction,
     user: &UserId,
-    key: &str,
+    (key, claimed): (&str, DateTime<Utc>),
 ) -> sqlx::Result<()> {
-    sqlx::query("delete from idempotency_key where user_id = $1 and key = $2 and answer is null")
-        .bind(user.as_str())
-        .bind(key)
-        .execute(db)
-        .await?;
+    sqlx::query(
+        "delete from idempotency_key \
+         where user_id = $1 and key = $2 and created_at = $3 and answer is null",
+    )
+    .bind(user.as_str())
+    .bind(key)
+    .bind(claimed)
+    .execute(db)
+    .await?;
     Ok(())
 }
 

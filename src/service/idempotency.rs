@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -47,14 +48,15 @@ impl IdempotencyKeys {
         fingerprint: &[u8],
         work: impl Future<Output = Result<ConnectAnswer>>,
     ) -> Result<ConnectAnswer> {
-        match self.claim(user, key, fingerprint).await? {
-            KeyState::Acquired => {}
+        let claimed = match self.claim(user, key, fingerprint).await? {
+            KeyState::Acquired(claimed) => claimed,
             KeyState::InProgress => return Err(Error::KeyInProgress),
             KeyState::Mismatch => return Err(Error::KeyReused),
             KeyState::Completed(stored) => return self.answer(user, key, stored),
-        }
+        };
         let answer = work.await;
-        self.complete(user, key, answer.as_ref().ok()).await?;
+        self.complete(user, (key, claimed), answer.as_ref().ok())
+            .await?;
         answer
     }
 
@@ -66,21 +68,22 @@ impl IdempotencyKeys {
         Ok(state)
     }
 
-    /// Stores a response until its link expires. Without a response, releases the key.
+    /// Stores a response until its link expires. Without a response, releases the key. If this request was frozen for
+    /// longer than the lease, another one may have claimed the key: then changes nothing.
     async fn complete(
         &self,
         user: &UserId,
-        key: &str,
+        claim: (&str, DateTime<Utc>),
         answer: Option<&ConnectAnswer>,
     ) -> Result<()> {
-        let stored = answer.map(|answer| self.stored_answer(user, key, answer));
+        let stored = answer.map(|answer| self.stored_answer(user, claim.0, answer));
         let stored = stored.transpose()?;
         let mut tx = self.core.begin_single().await?;
         match stored.zip(answer) {
             Some((stored, answer)) => {
-                db::store_answer(&mut tx, user, key, &stored, answer.expires_at).await?;
+                db::store_answer(&mut tx, user, claim, &stored, answer.expires_at).await?;
             }
-            None => db::release_key(&mut tx, user, key).await?,
+            None => db::release_key(&mut tx, user, claim).await?,
         }
         tx.commit().await?;
         Ok(())

@@ -5,6 +5,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::text;
+use crate::eventually::eventually;
 use crate::test_app::{TestApp, User};
 
 async fn connect(user: &User<'_>, key: &str) -> (StatusCode, Value) {
@@ -42,6 +43,28 @@ async fn concurrent_requests_with_one_key_start_one_attempt() {
     assert!(sent.iter().any(|(status, _)| *status == StatusCode::OK));
     assert_eq!(attempts(&app).await, 1);
     assert_eq!(app.nango_calls("POST", "/connect/sessions").await, 1);
+}
+
+#[tokio::test]
+async fn request_without_lease_keeps_its_successors_answer() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    app.faults(json!({ "only": "POST /connect/sessions", "hold_answers_ms": 60_000 }))
+        .await;
+    let request = ada.request(Method::POST, "/gmail/connect");
+    let frozen = tokio::spawn(request.header("idempotency-key", "k").send());
+    eventually(async || app.nango_calls("POST", "/connect/sessions").await == 1).await;
+    app.faults(json!({})).await;
+    sqlx::query("update idempotency_key set created_at = now() - interval '91 seconds'")
+        .execute(&mut app.sql().await)
+        .await
+        .unwrap();
+    let (status, successor) = connect(&ada, "k").await;
+    assert_eq!(status, StatusCode::OK, "{successor}");
+    app.control("release", Method::POST, Value::Null).await;
+    let late: Value = frozen.await.unwrap().unwrap().json().await.unwrap();
+    assert_ne!(late["attempt_id"], successor["attempt_id"]);
+    assert_eq!(connect(&ada, "k").await, (StatusCode::OK, successor));
 }
 
 #[tokio::test]
