@@ -17,6 +17,7 @@ use crate::nango;
 use crate::nango::attempt_poller::{AttemptPoller, INSTALLATION_TAG};
 use crate::nango::integration_cache::IntegrationCache;
 use crate::nango::{ConnectionSummary, Credentials, ListConnections, Nango, Priority, Refresh};
+use crate::webhooks::DeliveryGuard;
 
 /// How long the startup waits for the verification of the Nango environment.
 const STARTUP_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -195,5 +196,15 @@ impl Core {
             Ok(_) | Err(nango::Error::InvalidCredentials { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+impl DeliveryGuard for Core {
+    async fn is_paused(&self) -> bool {
+        self.is_database_foreign().await
+    }
+
+    async fn permits(&self, claim: &mut Transaction) -> sqlx::Result<bool> {
+        Ok(self.brakes.compare_database(claim).await?.is_none())
     }
 }

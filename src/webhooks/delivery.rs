@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Result, Webhooks, row, signing};
 
+use crate::db::Transaction;
 use crate::db::webhook_deliveries;
 use crate::db::webhook_deliveries::{AttemptResult, Capacity, ClaimedDelivery};
 use crate::db::webhook_endpoints;
@@ -154,22 +155,31 @@ impl Sends {
     }
 }
 
+/// Decides whether messages may be sent.
+pub trait DeliveryGuard: Sync {
+    /// Returns whether deliveries are paused. Called before each claim, so that the result may be cached.
+    fn is_paused(&self) -> impl Future<Output = bool> + Send;
+
+    /// Returns whether the messages that this transaction has claimed may be sent. Not cached: the database may have been
+    /// replaced since the last call of [`DeliveryGuard::is_paused`].
+    fn permits(
+        &self,
+        claim: &mut Transaction,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+}
+
 impl Webhooks {
-    /// Sends due messages until `stop` is cancelled, except while `is_paused` returns `true`. Deliveries in progress
-    /// then complete.
-    pub async fn run<F>(self: &Arc<Self>, stop: &CancellationToken, is_paused: impl Fn() -> F)
-    where
-        F: Future<Output = bool>,
-    {
+    /// Sends due messages until `stop` is cancelled, as far as `guard` permits. Deliveries in progress then complete.
+    pub async fn run(self: &Arc<Self>, stop: &CancellationToken, guard: &impl DeliveryGuard) {
         let mut sending = JoinSet::new();
         let sends = Sends::new();
         while !stop.is_cancelled() {
             let capacity = sends.capacity();
             let is_full = capacity.working + capacity.failing == 0;
-            let claimed = if is_full || is_paused().await {
+            let claimed = if is_full || guard.is_paused().await {
                 Ok(Vec::new())
             } else {
-                self.claim(capacity).await
+                self.claim(capacity, guard).await
             };
             match claimed {
                 Ok(claimed) => {
@@ -191,10 +201,18 @@ impl Webhooks {
         while sending.join_next().await.is_some() {}
     }
 
-    async fn claim(&self, capacity: Capacity) -> Result<Vec<ClaimedDelivery>> {
+    /// Claims due messages. Returns none, and claims none, if `guard` does not permit to send them.
+    async fn claim(
+        &self,
+        capacity: Capacity,
+        guard: &impl DeliveryGuard,
+    ) -> Result<Vec<ClaimedDelivery>> {
         let mut tx = self.database.begin().await?;
         let now = self.clock.now();
         let claimed = webhook_deliveries::claim(&mut tx, now, LEASE_SECONDS, capacity).await?;
+        if !claimed.is_empty() && !guard.permits(&mut tx).await? {
+            return Ok(Vec::new());
+        }
         tx.commit().await?;
         Ok(claimed)
     }

@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use url::Url;
 use uuid::Uuid;
 
+pub use self::delivery::DeliveryGuard;
 use crate::clock::Clock;
 use crate::db::Database;
 pub use crate::db::webhook_endpoints::Endpoint;

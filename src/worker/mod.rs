@@ -184,9 +184,7 @@ pub fn start_webhooks(webhooks: &Arc<Webhooks>, services: &Arc<Services>, jobs: 
         jobs.job("webhook delivery", DELIVERY_RETRY_DELAY, None),
         async move || {
             // This returns only on a failure.
-            sender
-                .run(&stopping, || service.core.is_database_foreign())
-                .await;
+            sender.run(&stopping, &*service.core).await;
         },
     ));
     let (pruner, stopping) = (webhooks.clone(), jobs.stop.clone());

@@ -4,6 +4,7 @@ mod absence;
 mod brakes;
 mod commands;
 mod credentials;
+mod deletions;
 mod leases;
 mod moments;
 

@@ -1,0 +1,38 @@
+//! Deletions that are paused, kept back, or in progress.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::eventually::eventually;
+use crate::outgoing_webhooks;
+use crate::outgoing_webhooks::receiver::Receiver;
+
+async fn run_sql(app: &TestApp, statements: &'static str) {
+    let mut sql = app.sql().await;
+    sqlx::raw_sql(statements).execute(&mut sql).await.unwrap();
+}
+
+#[tokio::test]
+async fn swapped_database_sends_no_message() {
+    let app = outgoing_webhooks::app().await;
+    let hooks = Arc::new(outgoing_webhooks::webhooks(&app).await);
+    let receiver = Receiver::start();
+    let endpoint = outgoing_webhooks::add(&hooks, &receiver, &[]).await;
+    hooks.disable(&endpoint).await.unwrap();
+    app.user("ada").await.connected("gmail").await;
+    // The service has just compared the database, and caches the result.
+    let service = app.service().await;
+    assert!(!service.core.is_database_foreign().await);
+    run_sql(&app, "update installation set table_oid = table_oid + 1").await;
+    hooks.enable(&endpoint).await.unwrap();
+    let stop = CancellationToken::new();
+    let sender = hooks.run(&stop, &*service.core);
+    tokio::join!(sender, async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        stop.cancel();
+    });
+    assert_eq!(receiver.count(), 0);
+    service.core.brakes.release(Brake::Database).await.unwrap();
+    eventually(async || receiver.count() == 1).await;
+}
