@@ -181,8 +181,9 @@ macro_rules! claim {
 
 /// Claims due deletions, with a lease of `lease` seconds of the database's time.
 ///
-/// With a `connection`, claims only its deletions, whether due or not. Without one, the engaged deletion brake
-/// excludes those that no user requested.
+/// With a `connection`, claims only its deletions, whether due or not, because its user requested them. A replaced grant
+/// is claimed only when it is due and the deletion brake is not engaged. Without a connection, the brake excludes all
+/// that no user requested.
 pub(crate) async fn claim_deletions(
     db: &mut Transaction,
     connection: Option<ConnectionId>,
@@ -191,14 +192,23 @@ pub(crate) async fn claim_deletions(
     limit: i64,
 ) -> sqlx::Result<Vec<Deletion>> {
     let claim = match connection {
-        Some(connection) => sqlx::query_as(claim!("connection_id = $1")).bind(connection),
+        Some(connection) => sqlx::query_as(claim!(
+            "connection_id = $1 and (reason <> 'replaced' or (next_attempt_at <= $4 and not exists ( \
+               select from brake where kind = 'deletions' and engaged_at is not null)))"
+        ))
+        .bind(connection),
         None => sqlx::query_as(claim!(
             "next_attempt_at <= $1 and (reason not in ('replaced', 'invalidated') or not exists ( \
                select from brake where kind = 'deletions' and engaged_at is not null))"
         ))
         .bind(now),
     };
-    claim.bind(lease).bind(limit).fetch_all(db).await
+    let claim = claim.bind(lease).bind(limit);
+    let claim = match connection {
+        Some(_) => claim.bind(now),
+        None => claim,
+    };
+    claim.fetch_all(db).await
 }
 
 /// Cancels the deletion of a connection that was granted again. Returns `false` while a worker is deleting it.
@@ -247,13 +257,17 @@ pub(crate) async fn reschedule_deletion(
     Ok(())
 }
 
-/// Returns whether a connection has a pending deletion at Nango.
-pub(crate) async fn has_pending_deletion(
+/// Returns whether a connection has pending deletions at Nango, and whether another claim is worth a try: one is
+/// leased, or its user requested it.
+pub(crate) async fn pending_deletions(
     db: &mut Transaction,
     connection_id: ConnectionId,
-) -> sqlx::Result<bool> {
-    sqlx::query_scalar("select exists (select 1 from upstream_deletion where connection_id = $1)")
-        .bind(connection_id)
-        .fetch_one(db)
-        .await
+) -> sqlx::Result<(bool, bool)> {
+    sqlx::query_as(
+        "select count(*) > 0, coalesce(bool_or(reason <> 'replaced' or leased_until >= now()), false) \
+         from upstream_deletion where connection_id = $1",
+    )
+    .bind(connection_id)
+    .fetch_one(db)
+    .await
 }

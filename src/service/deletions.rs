@@ -50,17 +50,18 @@ impl DeletionQueue {
         Self { core }
     }
 
-    /// Runs the pending deletions of a connection now. Returns whether none is left.
+    /// Runs the pending deletions of a connection now, except those of replaced grants. Returns whether none is left.
     pub(crate) async fn delete_now(&self, connection: ConnectionId) -> Result<bool> {
         let end = Instant::now() + DELETION_WAIT;
         loop {
             let claimed = self.run_deletions(Some(connection)).await?;
             let mut tx = self.core.begin_single().await?;
-            let pending = db::has_pending_deletion(&mut tx, connection).await?;
+            let (is_pending, is_claimable) = db::pending_deletions(&mut tx, connection).await?;
             tx.commit().await?;
-            // If deletions are pending but none could be claimed, another worker has claimed them.
-            if !pending || claimed != Some(0) || Instant::now() >= end {
-                return Ok(!pending);
+            // If deletions are pending but none could be claimed, another worker has claimed them, or they are of
+            // replaced grants, which are kept.
+            if !is_claimable || claimed != Some(0) || Instant::now() >= end {
+                return Ok(!is_pending);
             }
             tokio::time::sleep(DELETION_POLL_INTERVAL).await;
         }

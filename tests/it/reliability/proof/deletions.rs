@@ -13,6 +13,45 @@ async fn run_sql(app: &TestApp, statements: &'static str) {
     sqlx::raw_sql(statements).execute(&mut sql).await.unwrap();
 }
 
+/// Starts a reconnect and cancels it.
+async fn cancel_reconnect(user: &User<'_>, id: &str) {
+    for action in ["reconnect", "cancel"] {
+        let path = format!("/connections/{id}/{action}");
+        let (status, body) = user.call(Method::POST, &path, Some(json!({}))).await;
+        assert_eq!(status, StatusCode::OK, "{action}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn cancel_keeps_replaced_grant() {
+    let app = app().await;
+    let ada = app.user("ada").await;
+    app.faults(json!({ "consent": "allow" })).await;
+    let started = ada.connect("gmail").await;
+    let id = text(&started, "connection_id");
+    // Two grants of one session: the newer one replaces the older one.
+    app.popup(text(&started, "oauth_url")).await;
+    ada.wait_until(id, "connected").await;
+    app.popup(text(&started, "oauth_url")).await;
+    app.sweep().await;
+    assert_eq!(app.nango_connections().await.len(), 2);
+    cancel_reconnect(&ada, id).await;
+    assert_eq!(app.nango_connections().await.len(), 2);
+
+    run_sql(
+        &app,
+        "update brake set engaged_at = now() where kind = 'deletions'",
+    )
+    .await;
+    app.advance(TimeDelta::minutes(11));
+    cancel_reconnect(&ada, id).await;
+    assert_eq!(app.nango_connections().await.len(), 2);
+    // The brake does not stop what the user requests.
+    let (_, ended) = ada.disconnect("gmail", "").await;
+    assert_eq!(ended["upstream_deleted"], true);
+    assert_eq!(app.nango_connections().await, [""; 0]);
+}
+
 #[tokio::test]
 async fn swapped_database_sends_no_message() {
     let app = outgoing_webhooks::app().await;
