@@ -146,7 +146,8 @@ impl Orphans {
     /// Restores an orphan's connection with its former id. It is connected again.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the tags lack data that a row needs, or if the user has connected again; as the database.
+    /// [`Error::Invalid`] if the tags lack data that a row needs, if the user has connected again, or if the orphan is
+    /// being deleted; as the database.
     #[tracing::instrument(target = TRACES, name = "restore_orphan", skip_all)]
     pub async fn restore(&self, orphan: &Orphan) -> Result<Connection> {
         let invalid = |detail: String| Err(Error::Invalid(detail));
@@ -157,6 +158,9 @@ impl Orphans {
         let mut tx = self.core.begin().await?;
         if db::is_in_use(&mut tx, &orphan.nango.id).await? {
             return invalid("a connection uses it already".to_owned());
+        }
+        if !db::cancel_deletion(&mut tx, &orphan.nango.id).await? {
+            return invalid("it is being deleted at Nango: list the orphans again".to_owned());
         }
         let connection = match db::lock_own(&mut tx, user, id).await? {
             Some(connection) => {

@@ -53,6 +53,34 @@ async fn cancel_keeps_replaced_grant() {
 }
 
 #[tokio::test]
+async fn orphan_that_is_being_deleted_is_not_restored() {
+    let app = app().await;
+    let all = connected(&app, 2).await;
+    restore_backup_without(&app, &all).await;
+    let service = app.service().await;
+    let orphans = Orphans::new(service.core.clone());
+    let listed = orphans.list().await.unwrap();
+    // A restored database, in which no worker deletes anything.
+    run_sql(&app, "update installation set table_oid = table_oid + 1").await;
+    for orphan in &listed {
+        orphans.delete(orphan).await.unwrap();
+    }
+    run_sql(
+        &app,
+        "update upstream_deletion set leased_until = now() + interval '60 seconds'",
+    )
+    .await;
+    let refused = orphans.restore(&listed[0]).await.unwrap_err();
+    assert!(refused.to_string().contains("being deleted"), "{refused}");
+    run_sql(&app, "update upstream_deletion set leased_until = null").await;
+    orphans.restore(&listed[0]).await.unwrap();
+    service.core.brakes.release(Brake::Database).await.unwrap();
+    service.deletions.delete_due().await.unwrap();
+    let kept = listed[0].nango.id.as_str();
+    app.wait_for_nango_connections(&[kept]).await;
+}
+
+#[tokio::test]
 async fn swapped_database_sends_no_message() {
     let app = outgoing_webhooks::app().await;
     let hooks = Arc::new(outgoing_webhooks::webhooks(&app).await);
