@@ -50,6 +50,8 @@ pub(crate) struct NangoGateway {
     pub(crate) attempt_poller: AttemptPoller,
     pub(crate) integrations: IntegrationCache,
     pub(crate) webhook_urls: WebhookUrls,
+    /// The installation's id if the database is a copy of another installation's.
+    pub(crate) copy: Option<InstallationId>,
 }
 
 impl Core {
@@ -73,6 +75,7 @@ impl Core {
             attempt_poller: AttemptPoller::new(nango.clone()),
             integrations: IntegrationCache::new(nango.clone()),
             webhook_urls: WebhookUrls::default(),
+            copy: is_copy.then_some(installation),
             nango,
         });
         Ok(Self {
@@ -142,8 +145,7 @@ impl Core {
 
     /// Returns whether a connection at Nango has this installation's tag.
     pub(crate) fn is_ours(&self, summary: &ConnectionSummary) -> bool {
-        let tag = summary.tags.get(INSTALLATION_TAG);
-        tag.and_then(|id| id.parse().ok()) == Some(self.installation)
+        tagged_installation(summary) == Some(self.installation)
     }
 
     /// Fetches a connection's credentials from Nango, refreshed as `refresh` requires.
@@ -207,4 +209,9 @@ impl DeliveryGuard for Core {
     async fn permits(&self, claim: &mut Transaction) -> sqlx::Result<bool> {
         Ok(self.brakes.compare_database(claim).await?.is_none())
     }
+}
+
+/// Returns the installation in the tags of a connection at Nango; `None` without a valid tag.
+pub(crate) fn tagged_installation(summary: &ConnectionSummary) -> Option<InstallationId> {
+    summary.tags.get(INSTALLATION_TAG)?.parse().ok()
 }

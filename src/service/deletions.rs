@@ -226,7 +226,8 @@ impl DeletionQueue {
     }
 
     /// Returns whether a connection at Nango may be the one to delete: its tags name no other owner. Only an id that
-    /// Nango generated identifies the same connection in any integration.
+    /// Nango generated identifies the same connection in any integration. In a copied database, connections without
+    /// tags are those of the original installation.
     fn matches_deletion(&self, deletion: &Deletion, summary: &ConnectionSummary) -> bool {
         let is = |tag: &str, ours: Option<Uuid>| {
             let tagged = summary.tags.get(tag);
@@ -234,6 +235,7 @@ impl DeletionQueue {
         };
         (summary.provider_config_key == deletion.integration_key
             || Uuid::try_parse(&deletion.nango_connection_id).is_ok())
+            && (!self.core.is_copy || self.core.is_ours(summary))
             && is(INSTALLATION_TAG, Some(self.core.installation.0))
             && is(CONNECTION_TAG, deletion.connection_id.map(|id| id.0))
     }

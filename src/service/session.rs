@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::connect::{ConnectRequest, StartedAttempt};
-use super::core::{Core, NangoGateway};
+use super::core::{Core, NangoGateway, tagged_installation};
 use super::{Error, Result};
 use crate::catalog::Connector;
 use crate::domain::{Attempt, AttemptId, AttemptKind, Connection, Integration};
@@ -17,7 +17,7 @@ use crate::nango;
 use crate::nango::attempt_poller::{
     ATTEMPT_TAG, CONNECTION_TAG, CONNECTOR_TAG, INSTALLATION_TAG, INSTANCE_TAG, USER_TAG,
 };
-use crate::nango::{IntegrationDefaults, Session, SessionRequest};
+use crate::nango::{IntegrationDefaults, ListConnections, Session, SessionRequest};
 
 /// The TTL of a refusal. After it, the next session is requested with the webhook URL again.
 const REFUSAL_TTL: Duration = Duration::from_secs(10 * 60);
@@ -57,10 +57,11 @@ impl WebhookUrls {
 impl NangoGateway {
     /// Returns the kind and the integration of a connection's next attempt. A connection at Nango is reauthorized under
     /// its own integration while Nango has that. Otherwise, the attempt is a new connect with the catalog's
-    /// integration.
+    /// integration. In a copied database, the original's connections are not reauthorized: this would change them and
+    /// replace their tags.
     ///
     /// # Errors
-    /// [`Error::ConnectorNotConfigured`] if Nango has neither integration.
+    /// [`Error::ConnectorNotConfigured`] if Nango has neither integration; in a copied database, as Nango.
     pub(crate) async fn plan(
         &self,
         connector: &Connector,
@@ -69,7 +70,7 @@ impl NangoGateway {
         let current = integration_of(connector);
         if let Some(stored) = connection.state.upstream() {
             let integration = &stored.integration;
-            if self.has_integration(&integration.key).await {
+            if self.is_own(&stored.id).await? && self.has_integration(&integration.key).await {
                 return Ok((AttemptKind::Reconnect, integration.clone()));
             }
         }
@@ -78,6 +79,21 @@ impl NangoGateway {
         } else {
             Err(not_configured(connector))
         }
+    }
+
+    /// Returns whether a connection that a row uses belongs to this installation. In a copied database, its tags decide.
+    async fn is_own(&self, id: &str) -> Result<bool> {
+        let Some(installation) = self.copy else {
+            return Ok(true);
+        };
+        let filter = ListConnections {
+            connection_id: Some(id.to_owned()),
+            ..ListConnections::default()
+        };
+        let found = self.nango.connection_page(&filter).await?.connections;
+        Ok(found
+            .iter()
+            .any(|it| tagged_installation(it) == Some(installation)))
     }
 
     /// Returns whether Nango has this integration. Returns `true` if it is unknown: creating the session then shows it.

@@ -5,6 +5,7 @@ mod brakes;
 mod commands;
 mod credentials;
 mod deletions;
+mod imported;
 mod leases;
 mod moments;
 
