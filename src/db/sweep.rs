@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::Transaction;
 use super::rows::{readable, select_connections};
 use crate::domain::{AttemptId, Connection, ConnectionId, ConnectorId, UserId};
+use crate::nango::ConnectionSummary;
 
 /// A connection that should exist at Nango.
 #[derive(Clone, Debug, FromRow)]
@@ -17,6 +18,7 @@ pub(crate) struct SweepRow {
     pub(crate) id: ConnectionId,
     pub(crate) nango_connection_id: String,
     pub(crate) nango_created_at: DateTime<Utc>,
+    pub(crate) nango_serial: Option<i64>,
     pub(crate) status: String,
     pub(crate) status_reason: Option<String>,
     pub(crate) integration_key: String,
@@ -26,13 +28,38 @@ pub(crate) struct SweepRow {
     pub(crate) last_checked_at: Option<DateTime<Utc>>,
 }
 
+impl SweepRow {
+    /// Returns whether a connection at Nango is the one of this row: it has its id, creation time and serial number.
+    pub(crate) fn is(&self, summary: &ConnectionSummary) -> bool {
+        let serials = self.nango_serial.zip(summary.serial);
+        self.nango_connection_id == summary.connection_id
+            && self.nango_created_at == summary.created_at
+            && serials.is_none_or(|(ours, found)| ours == found)
+    }
+
+    /// Returns whether the creation time at Nango is an estimate: the row was imported, and no sweep has read the time.
+    pub(crate) fn is_time_unknown(&self) -> bool {
+        self.nango_serial.is_none()
+    }
+}
+
+/// The creation time and serial number of a row's connection, as Nango lists them.
+#[derive(Clone, Debug)]
+pub(crate) struct Creation {
+    pub(crate) user_id: String,
+    pub(crate) id: ConnectionId,
+    pub(crate) nango_connection_id: String,
+    pub(crate) created_at: DateTime<Utc>,
+    pub(crate) serial: Option<i64>,
+}
+
 /// Returns the rows of these connections at Nango.
 pub(crate) async fn find_by_nango_ids(
     db: &mut Transaction,
     nango_ids: &[&str],
 ) -> sqlx::Result<Vec<SweepRow>> {
     let rows = sqlx::query_as(
-        "select user_id, id, nango_connection_id, nango_created_at, integration_key, status, status_reason, failing_since, \
+        "select user_id, id, nango_connection_id, nango_created_at, nango_serial, integration_key, status, status_reason, failing_since, \
            refusals, absences, last_checked_at from user_connector_connection where nango_connection_id = any($1)",
     )
     .bind(nango_ids)
@@ -67,7 +94,7 @@ pub(crate) async fn list_at_nango_since(
         .or(first)
         .unwrap_or((DateTime::UNIX_EPOCH, ConnectionId(Uuid::nil())));
     let rows = sqlx::query_as(
-        "select user_id, id, nango_connection_id, nango_created_at, integration_key, status, status_reason, failing_since, \
+        "select user_id, id, nango_connection_id, nango_created_at, nango_serial, integration_key, status, status_reason, failing_since, \
            refusals, absences, last_checked_at from user_connector_connection \
          where (nango_created_at, id) > ($2, $3) and nango_created_at <= coalesce($4::timestamptz, 'infinity') \
            and nango_connection_id is not null and updated_at < $1 and status in ('connected', 'error') \
@@ -83,26 +110,27 @@ pub(crate) async fn list_at_nango_since(
     Ok(readable("user_connector_connection", rows))
 }
 
-/// Corrects the creation times of connections at Nango: imported rows have other times. Writes no new version.
-pub(crate) async fn correct_creation_times(
+/// Corrects the creation times and serial numbers of connections at Nango: imported rows have other times. Writes no new
+/// version.
+pub(crate) async fn correct_creations(
     db: &mut Transaction,
-    corrected: &[(&SweepRow, DateTime<Utc>)],
+    corrected: &[Creation],
 ) -> sqlx::Result<()> {
-    let users: Vec<&str> = corrected
-        .iter()
-        .map(|(row, _)| row.user_id.as_str())
-        .collect();
-    let ids: Vec<ConnectionId> = corrected.iter().map(|(row, _)| row.id).collect();
+    let users: Vec<&str> = corrected.iter().map(|it| it.user_id.as_str()).collect();
+    let ids: Vec<ConnectionId> = corrected.iter().map(|it| it.id).collect();
     let nango_ids: Vec<&str> = corrected
         .iter()
-        .map(|(row, _)| row.nango_connection_id.as_str())
+        .map(|it| it.nango_connection_id.as_str())
         .collect();
-    let times: Vec<DateTime<Utc>> = corrected.iter().map(|(_, time)| *time).collect();
+    let times: Vec<DateTime<Utc>> = corrected.iter().map(|it| it.created_at).collect();
+    let serials: Vec<Option<i64>> = corrected.iter().map(|it| it.serial).collect();
     // Locked rows are left for the next sweep, so that no deadlock occurs.
     sqlx::query(
-        "update user_connector_connection c set nango_created_at = found.created_at from ( \
-           select l.user_id, l.id, u.created_at \
-           from unnest($1::text[], $2::uuid[], $3::text[], $4::timestamptz[]) u (user_id, id, nango_id, created_at) \
+        "update user_connector_connection c \
+         set nango_created_at = found.created_at, nango_serial = coalesce(found.serial, c.nango_serial) from ( \
+           select l.user_id, l.id, u.created_at, u.serial \
+           from unnest($1::text[], $2::uuid[], $3::text[], $4::timestamptz[], $5::bigint[]) \
+             u (user_id, id, nango_id, created_at, serial) \
            join user_connector_connection l on l.user_id = u.user_id and l.id = u.id and l.nango_connection_id = u.nango_id \
            for no key update of l skip locked) found \
          where c.user_id = found.user_id and c.id = found.id",
@@ -111,6 +139,7 @@ pub(crate) async fn correct_creation_times(
     .bind(ids)
     .bind(nango_ids)
     .bind(times)
+    .bind(serials)
     .execute(db)
     .await?;
     Ok(())

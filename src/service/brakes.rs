@@ -12,12 +12,13 @@ use chrono::{DateTime, Utc};
 use moka::future::Cache;
 use url::Url;
 
+use super::core::tagged_installation;
 use super::{Error, Result};
 use crate::clock::Clock;
 use crate::db;
-use crate::db::{Database, Identity, Transaction};
+use crate::db::{Database, Identity, SweepRow, Transaction};
 use crate::domain::{Brake, InstallationId};
-use crate::nango::{ListConnections, Nango};
+use crate::nango::{ConnectionPage, ConnectionSummary, ListConnections, Nango};
 
 /// The maximum number of connections that are looked up to recognize a Nango environment.
 const SAMPLE: i64 = 5;
@@ -28,6 +29,10 @@ const MIN_ABSENT: usize = 3;
 
 /// The TTL of the cached identity of the database, and of the cached result of a verification.
 const IDENTITY_TTL: Duration = Duration::from_secs(2);
+
+/// The TTL of the cached proof of the environment. Without the cache, each deletion after an import would make two more
+/// calls.
+const PROOF_TTL: Duration = Duration::from_secs(60);
 
 /// An engaged brake.
 #[derive(Clone, Debug)]
@@ -51,6 +56,32 @@ enum Evidence {
     Insufficient,
 }
 
+/// The connections that are looked up to recognize a Nango environment.
+struct Sample {
+    /// Their ids at Nango.
+    ids: Vec<String>,
+    /// Their rows.
+    rows: Vec<SweepRow>,
+    installation: InstallationId,
+}
+
+impl Sample {
+    /// Returns whether a connection at Nango is one of the installation's, and not another one with the same id. Ids of
+    /// imported connections contain the user and the connector, so that two environments may share them.
+    fn proves(&self, found: &ConnectionSummary) -> bool {
+        tagged_installation(found) == Some(self.installation)
+            || self.rows.iter().any(|row| row.is(found))
+    }
+
+    /// Returns whether Nango lists an id that may be the installation's connection: the entry cannot be read, or the
+    /// row is imported and its creation time is not known yet.
+    fn may_be(&self, id: &str, page: &ConnectionPage) -> bool {
+        let is_imported = |row: &SweepRow| row.nango_connection_id == id && row.is_time_unknown();
+        !page.unreadable.is_empty()
+            || (!page.connections.is_empty() && self.rows.iter().any(is_imported))
+    }
+}
+
 /// All brakes of an installation, as seen by this process.
 #[derive(Debug)]
 pub struct Brakes {
@@ -65,6 +96,8 @@ pub struct Brakes {
     is_environment_known: Mutex<Option<bool>>,
     /// The cached result of the verification by requests.
     verified: Cache<(), Result<()>>,
+    /// Set if the environment was proven within [`PROOF_TTL`].
+    proven: Cache<(), ()>,
 }
 
 impl Brakes {
@@ -85,6 +118,10 @@ impl Brakes {
             verified: Cache::builder()
                 .max_capacity(1)
                 .time_to_live(IDENTITY_TTL)
+                .build(),
+            proven: Cache::builder()
+                .max_capacity(1)
+                .time_to_live(PROOF_TTL)
                 .build(),
         }
     }
@@ -155,7 +192,7 @@ impl Brakes {
     /// # Errors
     /// As [`Brakes::verify_environment`].
     pub(crate) async fn require_environment(&self) -> Result<()> {
-        if *self.environment() == Some(true) {
+        if self.is_environment_known() {
             return Ok(());
         }
         let verify = Box::pin(self.verify_environment(&[], None));
@@ -170,16 +207,23 @@ impl Brakes {
         Ok(())
     }
 
+    /// Returns whether the last conclusive verification recognized the Nango environment.
+    pub(crate) fn is_environment_known(&self) -> bool {
+        *self.environment() == Some(true)
+    }
+
     fn environment(&self) -> MutexGuard<'_, Option<bool>> {
         let state = self.is_environment_known.lock();
         state.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Verifies the Nango environment. Looks up the connections in `listed` or, if it is empty, the most recently
-    /// connected ones except `doubted`, until Nango has one of them.
+    /// connected ones except `doubted`, until Nango has one of them: with this installation's tag, or the creation time
+    /// of its row.
     ///
-    /// If fewer than [`MIN_ABSENT`] are absent, the recorded integrations decide. If none are recorded, the previous
-    /// result stays.
+    /// If fewer than [`MIN_ABSENT`] are absent, or Nango has ids of imported rows without a known creation time, the
+    /// recorded integrations decide. If none are recorded, more than half of these ids are enough. Otherwise, the
+    /// previous result stays.
     ///
     /// # Errors
     /// [`Error::UnknownEnvironment`] if Nango has none of them; as Nango and the database.
@@ -256,13 +300,27 @@ impl Brakes {
     /// recorded integrations are compared as well, because no other connection may be left to identify the environment.
     ///
     /// # Errors
-    /// As [`Brakes::verify_environment`].
+    /// As [`Brakes::verify_environment`], and if the evidence is insufficient.
     pub(crate) async fn verify_deletion(&self) -> Result<()> {
-        self.verify_environment(&[], None).await?;
-        match self.has_known_integrations().await? {
-            Some(false) => Err(Error::UnknownEnvironment),
+        let evidence = self.recognize(&[], None).await?;
+        self.check_environment()?;
+        match (evidence, self.has_known_integrations().await?) {
+            (Evidence::Insufficient, _) | (_, Some(false)) => Err(Error::UnknownEnvironment),
             _ => Ok(()),
         }
+    }
+
+    /// As [`Brakes::verify_deletion`], before the deletion of a connection without this installation's tag. Another
+    /// environment may have one with the same id. A success is cached for [`PROOF_TTL`].
+    ///
+    /// # Errors
+    /// As [`Brakes::verify_deletion`].
+    pub(crate) async fn verify_untagged_deletion(&self) -> Result<()> {
+        if self.proven.get(&()).await.is_none() {
+            self.verify_deletion().await?;
+            self.proven.insert((), ()).await;
+        }
+        Ok(())
     }
 
     /// Verifies the environment, and records whether it is known.
@@ -270,31 +328,34 @@ impl Brakes {
         let Some(nango) = &self.nango else {
             return Ok(Evidence::Insufficient);
         };
-        let sample = if listed.is_empty() {
-            let mut tx = self.database.begin_single().await?;
-            let sample = db::confirmed_lately(&mut tx, doubted, SAMPLE).await?;
-            tx.commit().await?;
-            sample
-        } else {
-            listed.to_vec()
-        };
-        for id in &sample {
+        let sample = self.sample(listed, doubted).await?;
+        // Connections with the id of an imported row. They prove less than a tag or a creation time.
+        let mut possible = 0;
+        for id in &sample.ids {
             let filter = ListConnections {
                 connection_id: Some(id.clone()),
                 ..ListConnections::default()
             };
-            if !nango.connection_page(&filter).await?.is_empty() {
+            let page = nango.connection_page(&filter).await?;
+            if page.connections.iter().any(|found| sample.proves(found)) {
                 self.recognize_environment(true);
                 return Ok(Evidence::Proven);
             }
+            possible += usize::from(sample.may_be(id, &page));
         }
-        let is_known = match sample.len() + usize::from(doubted.is_some()) {
-            0 => {
+        let absent = sample.ids.len() - possible + usize::from(doubted.is_some());
+        let is_known = match (possible, absent) {
+            (0, 0) => {
                 self.recognize_environment(true);
                 return Ok(Evidence::NotNeeded);
             }
-            1..MIN_ABSENT => self.has_known_integrations().await?,
-            _ => Some(false),
+            (0, MIN_ABSENT..) => Some(false),
+            _ => match self.has_known_integrations().await? {
+                // The first start after an import. Only the ids can be compared.
+                None if possible > absent => Some(true),
+                None if absent >= MIN_ABSENT => Some(false),
+                is_known => is_known,
+            },
         };
         if let Some(is_known) = is_known {
             self.recognize_environment(is_known);
@@ -302,6 +363,25 @@ impl Brakes {
         Ok(match is_known {
             Some(true) => Evidence::Proven,
             _ => Evidence::Insufficient,
+        })
+    }
+
+    /// Returns the connections to look up: those in `listed` or, if it is empty, the most recently connected ones except
+    /// `doubted`.
+    async fn sample(&self, listed: &[String], doubted: Option<&str>) -> Result<Sample> {
+        let mut tx = self.database.begin().await?;
+        let ids = match listed {
+            [] => db::confirmed_lately(&mut tx, doubted, SAMPLE).await?,
+            listed => listed.to_vec(),
+        };
+        let (installation, _is_copy) = db::installation(&mut tx).await?;
+        let names: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let rows = db::find_by_nango_ids(&mut tx, &names).await?;
+        tx.commit().await?;
+        Ok(Sample {
+            ids,
+            rows,
+            installation,
         })
     }
 

@@ -123,18 +123,23 @@ impl Core {
         }
     }
 
-    /// Returns whether the Nango environment is not the installation's. Verifies an unknown environment again.
+    /// Returns whether the Nango environment is not the installation's, or cannot be verified. Verifies it unless the last
+    /// verification recognized it. After an inconclusive verification, each deletion needs its own proof.
     ///
     /// # Errors
-    /// As the database and Nango.
+    /// As the database.
     pub(crate) async fn is_environment_foreign(&self) -> Result<bool> {
-        if self.brakes.check_environment().is_ok() {
+        if self.brakes.is_environment_known() {
             return Ok(false);
         }
         match self.brakes.verify_environment(&[], None).await {
             Ok(()) => Ok(false),
             Err(Error::UnknownEnvironment) => Ok(true),
-            Err(error) => Err(error),
+            Err(error @ Error::Database(_)) => Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "could not verify the nango environment, deletions wait");
+                Ok(true)
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::core::Core;
 use super::{Error, Result};
 use crate::db;
-use crate::db::Deletion;
+use crate::db::{Deletion, Transaction};
 use crate::domain::UserId;
 use crate::domain::{ConnectionId, DeletionReason, State};
 use crate::nango;
@@ -93,12 +93,20 @@ impl DeletionQueue {
     /// Claims and runs a batch of deletions: a connection's, due or not, or else due ones. Returns the number of
     /// claimed deletions; `None` if a brake stops all deletions.
     async fn run_deletions(&self, connection: Option<ConnectionId>) -> Result<Option<usize>> {
-        if self.core.is_environment_foreign().await? {
-            return Ok(None);
+        // Nango is queried only if there is something to delete, and not within the transaction.
+        if !self.core.brakes.is_environment_known() {
+            let mut tx = self.core.begin().await?;
+            let claimed = self.claim(&mut tx, connection).await?;
+            drop(tx);
+            if claimed.is_empty() {
+                return Ok(Some(0));
+            }
+            if self.core.is_environment_foreign().await? {
+                return Ok(None);
+            }
         }
-        let now = self.core.clock.now();
         let mut tx = self.core.begin().await?;
-        let claimed = db::claim_deletions(&mut tx, connection, now, LEASE_SECONDS, BATCH).await?;
+        let claimed = self.claim(&mut tx, connection).await?;
         // Compared after the claim: the database may have been restored or copied since the last comparison.
         if !claimed.is_empty() && self.core.brakes.compare_database(&mut tx).await?.is_some() {
             return Ok(None);
@@ -107,6 +115,15 @@ impl DeletionQueue {
         let done = join_all(claimed.iter().map(|deletion| self.delete(deletion))).await;
         done.into_iter().collect::<Result<Vec<()>>>()?;
         Ok(Some(claimed.len()))
+    }
+
+    async fn claim(
+        &self,
+        tx: &mut Transaction,
+        connection: Option<ConnectionId>,
+    ) -> sqlx::Result<Vec<Deletion>> {
+        let now = self.core.clock.now();
+        db::claim_deletions(tx, connection, now, LEASE_SECONDS, BATCH).await
     }
 
     async fn delete(&self, deletion: &Deletion) -> Result<()> {
@@ -164,6 +181,9 @@ impl DeletionQueue {
         let mut is_deleted = is_owned && nango.delete_connection(id, key).await? == Deleted::Now;
         let (mut stored, mut is_foreign) = self.stored_for(deletion).await?;
         let was_stored = !stored.is_empty();
+        if !stored.iter().all(|summary| self.core.is_ours(summary)) {
+            self.core.brakes.verify_untagged_deletion().await?;
+        }
         for summary in &stored {
             let deleted = nango.delete_connection(id, &summary.provider_config_key);
             is_deleted |= deleted.await? == Deleted::Now;

@@ -20,7 +20,7 @@ use super::reconcile::Reconciler;
 use super::sweep_listing::{MAX_FINDINGS, SEGMENT_PAGES, Segment, attempt_tag};
 use super::{Error, Result};
 use crate::db;
-use crate::db::{SweepPass, SweepRow};
+use crate::db::{Creation, SweepPass, SweepRow};
 use crate::domain::UserId;
 use crate::domain::state_machine::ABSENCE_INTERVAL;
 use crate::domain::{Connection, ConnectionId, Reason};
@@ -43,6 +43,9 @@ const LEASE_RENEWAL_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The interval between checks of Nango's rate limit while it leaves no room for the sweep.
 const RATE_LIMIT_RECHECK: Duration = Duration::from_secs(1);
+
+/// The number of creations that one statement corrects.
+const CORRECTION_BATCH: usize = 1000;
 
 /// The interval between sweeps, and the pause between their calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,9 +225,23 @@ impl Sweeper {
         report.unreadable += segment.unreadable;
         let is_recognized = !segment.confirmed.is_empty();
         self.core.brakes.confirm_environment(is_recognized).await?;
+        self.correct_creations(&segment.corrections).await?;
         self.apply_all_unknown(&segment.unknown, report).await?;
         report.missing += self.check_missing(segment, started_at, pause).await?;
         report.checked += self.check_all(&segment.to_check, pause).await?;
+        Ok(())
+    }
+
+    /// Writes corrected creations, unless the environment is unknown: the times would be another environment's.
+    async fn correct_creations(&self, corrections: &[Creation]) -> Result<()> {
+        if !self.core.brakes.is_environment_known() {
+            return Ok(());
+        }
+        for batch in corrections.chunks(CORRECTION_BATCH) {
+            let mut tx = self.core.begin_single().await?;
+            db::correct_creations(&mut tx, batch).await?;
+            tx.commit().await?;
+        }
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use super::Result;
 use super::credential_check::MIN_CHECK_INTERVAL;
 use super::sweep::Sweeper;
 use crate::db;
-use crate::db::{CreationRange, SweepPass, SweepRow, Transaction};
+use crate::db::{Creation, CreationRange, SweepPass, SweepRow, Transaction};
 use crate::domain::state_machine::is_retry_due;
 use crate::domain::{AttemptId, ConnectionId, Reason, Status};
 use crate::nango;
@@ -54,6 +54,8 @@ pub(crate) struct Segment<'a> {
     pub(crate) unknown: Vec<(bool, ConnectionSummary)>,
     /// Nango's ids of some connections that rows use. They identify the Nango environment.
     pub(crate) confirmed: Vec<String>,
+    /// The creations that differ from their rows. They are written when the environment is recognized.
+    pub(crate) corrections: Vec<Creation>,
     /// The number of orphans.
     pub(crate) orphans: usize,
     /// The number of entries that were skipped because they cannot be read, and the id of one of them.
@@ -86,6 +88,7 @@ impl<'a> Segment<'a> {
             to_check: Vec::new(),
             unknown: Vec::new(),
             confirmed: Vec::new(),
+            corrections: Vec::new(),
             orphans: 0,
             unreadable: 0,
             unreadable_id: None,
@@ -247,11 +250,8 @@ impl Sweeper {
         let known_attempts = db::known_attempts(&mut tx, &attempts).await?;
         let to_be_deleted = db::find_queued_deletions(&mut tx, &ids).await?;
         end_absences(&mut tx, &rows).await?;
-        let corrected = with_other_times(&rows, found);
-        if !corrected.is_empty() {
-            db::correct_creation_times(&mut tx, &corrected).await?;
-        }
         tx.commit().await?;
+        segment.corrections.extend(corrections(&rows, found));
         let rows: HashMap<&str, &SweepRow> = rows
             .iter()
             .map(|row| (row.nango_connection_id.as_str(), row))
@@ -268,7 +268,10 @@ impl Sweeper {
                 continue;
             }
             let row = rows.get(summary.connection_id.as_str());
-            if row.is_some() && segment.confirmed.len() < MAX_CONFIRMED {
+            // Another environment may have the id of an imported connection.
+            if row.is_some_and(|row| ours || row.is(summary))
+                && segment.confirmed.len() < MAX_CONFIRMED
+            {
                 segment.confirmed.push(summary.connection_id.clone());
             }
             match row {
@@ -316,28 +319,25 @@ async fn end_absences(tx: &mut Transaction, rows: &[SweepRow]) -> Result<()> {
     Ok(())
 }
 
-/// Returns the rows whose creation time differs from Nango's, each with Nango's time.
-fn with_other_times<'r>(
-    rows: &'r [SweepRow],
-    found: &[&ConnectionSummary],
-) -> Vec<(&'r SweepRow, DateTime<Utc>)> {
-    let times: HashMap<(&str, &str), DateTime<Utc>> = found
+/// Returns the creations in Nango's list that differ from the rows of these connections.
+fn corrections(rows: &[SweepRow], found: &[&ConnectionSummary]) -> Vec<Creation> {
+    let listed: HashMap<(&str, &str), &ConnectionSummary> = found
         .iter()
-        .map(|it| {
-            (
-                (&*it.connection_id, &*it.provider_config_key),
-                it.created_at,
-            )
-        })
+        .map(|it| ((&*it.connection_id, &*it.provider_config_key), *it))
         .collect();
-    let time_of = |row: &SweepRow| {
-        let key = (&*row.nango_connection_id, &*row.integration_key);
-        times.get(&key).copied()
+    let correction = |row: &SweepRow| {
+        let summary = listed.get(&(&*row.nango_connection_id, &*row.integration_key))?;
+        let is_correct = row.nango_created_at == summary.created_at
+            && (row.nango_serial.is_some() || summary.serial.is_none());
+        (!is_correct).then(|| Creation {
+            user_id: row.user_id.clone(),
+            id: row.id,
+            nango_connection_id: row.nango_connection_id.clone(),
+            created_at: summary.created_at,
+            serial: summary.serial,
+        })
     };
-    rows.iter()
-        .filter_map(|row| Some((row, time_of(row)?)))
-        .filter(|(row, created_at)| row.nango_created_at != *created_at)
-        .collect()
+    rows.iter().filter_map(correction).collect()
 }
 
 /// Returns whether a row's status contradicts Nango's list, or a retry of failed credentials is due.

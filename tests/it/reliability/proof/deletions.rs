@@ -23,6 +23,48 @@ async fn cancel_reconnect(user: &User<'_>, id: &str) {
 }
 
 #[tokio::test]
+async fn disconnect_is_accepted_in_unknown_environment_without_nango() {
+    let app = app().await;
+    let all = connected(&app, 4).await;
+    app.faults(json!({ "environment": "staging" })).await;
+    let (service, stop) = (app.service().await, CancellationToken::new());
+    assert!(service.sweeper.sweep(IMMEDIATE_SWEEP, &stop).await.is_err());
+    let path = format!("/connections/{}/check", text(&all[3].1, "id"));
+    assert_eq!(all[3].0.call(Method::POST, &path, None).await.0, 503);
+    app.faults(json!({ "environment": "staging", "hang_up": true }))
+        .await;
+    let (status, ended) = all[0].0.disconnect("gmail", "").await;
+    assert_eq!(
+        (status.as_u16(), &ended["upstream_deleted"]),
+        (200, &json!(false))
+    );
+    let user = "user-1".to_owned().try_into().unwrap();
+    let erased = service.erasure.erase(&user).await.unwrap();
+    assert_eq!((erased.pending, erased.confirmed), (1, false));
+    app.faults(json!({})).await;
+    app.advance(TimeDelta::minutes(11));
+    app.service().await.deletions.delete_due().await.unwrap();
+    eventually(async || app.nango_connections().await.len() == 2).await;
+}
+
+#[tokio::test]
+async fn nangos_own_id_is_deleted_without_proof_of_environment() {
+    let app = app().await;
+    let all = connected(&app, 2).await;
+    // The other connection and the integrations prove nothing.
+    delete_at_nango(&app, &all[1].1).await;
+    run_sql(&app, "update installation set nango_integrations = null").await;
+    app.faults(json!({ "hang_up": true })).await;
+    let replica = app.replica(&[]).await;
+    app.faults(json!({})).await;
+    for (user, _) in &all {
+        let (_, ended) = user.at(&replica).disconnect("gmail", "").await;
+        assert_eq!(ended["upstream_deleted"], true);
+    }
+    assert_eq!(app.nango_connections().await, [""; 0]);
+}
+
+#[tokio::test]
 async fn cancel_keeps_replaced_grant() {
     let app = app().await;
     let ada = app.user("ada").await;

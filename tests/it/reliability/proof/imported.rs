@@ -36,12 +36,109 @@ async fn imported(app: &TestApp, count: usize) -> Vec<(User<'_>, Value)> {
     all
 }
 
+/// Returns the times at which Nango created the users' connections, as far as their rows say.
+async fn creation_times(app: &TestApp) -> Vec<chrono::DateTime<chrono::Utc>> {
+    sqlx::query_scalar("select nango_created_at from user_connector_connection order by user_id")
+        .fetch_all(&mut app.sql().await)
+        .await
+        .unwrap()
+}
+
+/// Starts a replica that cannot verify its Nango environment at the start.
+async fn start_unverified(app: &TestApp, environment: &str) -> crate::test_app::Replica {
+    app.faults(json!({ "environment": environment, "hang_up": true }))
+        .await;
+    let replica = app.replica(&[]).await;
+    app.faults(json!({ "environment": environment })).await;
+    replica
+}
+
 /// Returns the ids and tags of all of Nango's connections.
 async fn tags_at_nango(app: &TestApp) -> Vec<(Value, Value)> {
     let (_, body) = app.nango(Method::GET, "/connections").await;
     let all = body["connections"].as_array().unwrap().iter();
     all.map(|one| (one["connection_id"].clone(), one["tags"].clone()))
         .collect()
+}
+
+#[tokio::test]
+async fn nothing_is_deleted_before_environment_is_verified() {
+    // With one connection, none is left after its disconnect. The integrations identify the environment.
+    for count in [1, 4] {
+        let app = app().await;
+        let all = imported(&app, count).await;
+        app.sweep().await;
+        let before = app.nango_connections().await;
+        let replica = start_unverified(&app, "staging").await;
+        let id = "user-0_gmail_default";
+        import_with_id(&app, id).await;
+        let (status, ended) = all[0].0.at(&replica).disconnect("gmail", "").await;
+        assert_eq!(
+            (status.as_u16(), &ended["upstream_deleted"]),
+            (200, &json!(false))
+        );
+        app.service().await.deletions.delete_due().await.unwrap();
+        assert_eq!(app.nango_connections().await, [id]);
+
+        app.faults(json!({})).await;
+        assert_eq!(app.nango_connections().await, before);
+        app.advance(TimeDelta::minutes(11));
+        app.service().await.deletions.delete_due().await.unwrap();
+        let left = eventually_value(
+            async || app.nango_connections().await,
+            |left| left.len() < count,
+        )
+        .await;
+        assert!(!left.contains(&id.to_owned()), "{left:?}");
+    }
+}
+
+#[tokio::test]
+async fn same_imported_id_in_another_environment_proves_nothing() {
+    let app = app().await;
+    let all = imported(&app, 4).await;
+    // The first sweep recognizes the environment by the ids, and corrects the creation times.
+    let estimated = creation_times(&app).await;
+    app.sweep().await;
+    let corrected = creation_times(&app).await;
+    assert!(estimated.iter().zip(&corrected).all(|(a, b)| a != b));
+
+    app.faults(json!({ "environment": "staging" })).await;
+    app.advance(TimeDelta::minutes(1));
+    import_with_id(&app, "user-0_gmail_default").await;
+    let (service, stop) = (app.service().await, CancellationToken::new());
+    for _ in 0..6 {
+        assert!(service.sweeper.sweep(IMMEDIATE_SWEEP, &stop).await.is_err());
+        app.advance(TimeDelta::minutes(1));
+    }
+    let engaged = service.core.brakes.engaged().await.unwrap();
+    assert_eq!(engaged[0].brake, Brake::Nango);
+    assert_eq!(creation_times(&app).await, corrected);
+    assert_eq!(statuses(&all).await, ["connected"; 4]);
+    app.faults(json!({})).await;
+    assert_eq!(app.sweep().await.missing, 0);
+}
+
+#[tokio::test]
+async fn few_imported_ids_do_not_identify_an_environment() {
+    let app = app().await;
+    imported(&app, 5).await;
+    // Nothing was recorded yet, and a staging environment has two of the ids.
+    sqlx::query("update installation set nango_integrations = null")
+        .execute(&mut app.sql().await)
+        .await
+        .unwrap();
+    let estimated = creation_times(&app).await;
+    app.faults(json!({ "environment": "staging" })).await;
+    for id in ["user-0_gmail_default", "user-1_gmail_default"] {
+        import_with_id(&app, id).await;
+    }
+    let (service, stop) = (app.service().await, CancellationToken::new());
+    assert!(service.sweeper.sweep(IMMEDIATE_SWEEP, &stop).await.is_err());
+    assert_eq!(creation_times(&app).await, estimated);
+    app.faults(json!({})).await;
+    assert_eq!(app.sweep().await.listed, 5);
+    assert_ne!(creation_times(&app).await, estimated);
 }
 
 #[tokio::test]
