@@ -27,7 +27,7 @@ fn invalid_token(detail: &dyn Display) -> String {
 
 impl Problem {
     /// Adds the challenge, which RFC 9110 (15.5.2) requires with each 401.
-    fn challenge(self, challenge: impl Into<String>) -> Self {
+    fn challenge(self, challenge: impl Into<Box<str>>) -> Self {
         let challenge = Some(challenge.into());
         Self { challenge, ..self }
     }

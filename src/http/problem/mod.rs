@@ -125,12 +125,12 @@ codes! {
 #[derive(Clone, Debug)]
 pub struct Problem {
     code: Code,
-    detail: String,
+    detail: Box<str>,
     candidates: Option<Box<[ConnectionId]>>,
     connect: Option<Box<str>>,
     missing_scopes: Option<Box<[String]>>,
     retry_after: Option<u64>,
-    challenge: Option<String>,
+    challenge: Option<Box<str>>,
     cause: Option<Box<str>>,
 }
 
@@ -173,7 +173,7 @@ impl Problem {
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self {
             code,
-            detail: sanitize(detail.into()),
+            detail: sanitize(detail.into()).into(),
             candidates: None,
             connect: None,
             missing_scopes: None,
