@@ -4,11 +4,12 @@
 //! The brakes `database` and `nango` compare the current database and Nango environment with those of the installation.
 //! The other brakes count changes that no user requested.
 
+mod operator;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use moka::future::Cache;
 use url::Url;
 
@@ -19,6 +20,8 @@ use crate::db;
 use crate::db::{Database, Identity, SweepRow, Transaction};
 use crate::domain::{Brake, InstallationId};
 use crate::nango::{ConnectionPage, ConnectionSummary, ListConnections, Nango};
+
+pub use operator::EngagedBrake;
 
 /// The maximum number of connections that are looked up to recognize a Nango environment.
 const SAMPLE: i64 = 5;
@@ -33,17 +36,6 @@ const IDENTITY_TTL: Duration = Duration::from_secs(2);
 /// The TTL of the cached proof of the environment. Without the cache, each deletion after an import would make two more
 /// calls.
 const PROOF_TTL: Duration = Duration::from_secs(60);
-
-/// An engaged brake.
-#[derive(Clone, Debug)]
-pub struct EngagedBrake {
-    /// The brake.
-    pub brake: Brake,
-    /// When the brake was engaged; `None` if it depends on the current state only.
-    pub since: Option<DateTime<Utc>>,
-    /// Human-readable reason.
-    pub reason: String,
-}
 
 /// The result of a verification of the Nango environment.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -408,112 +400,5 @@ impl Brakes {
             (true, true) => tracing::info!("nango has this installation's connections again"),
             _ => {}
         }
-    }
-
-    /// Returns the brakes that are engaged.
-    ///
-    /// # Errors
-    /// As the database. Does not call Nango.
-    pub async fn engaged(&self) -> Result<Vec<EngagedBrake>> {
-        let mut engaged = Vec::new();
-        if let Some(reason) = self.database_difference().await? {
-            engaged.push(EngagedBrake {
-                brake: Brake::Database,
-                since: None,
-                reason,
-            });
-        }
-        if self.check_environment().is_err() {
-            engaged.push(EngagedBrake {
-                brake: Brake::Nango,
-                since: None,
-                reason: Error::UnknownEnvironment.to_string(),
-            });
-        }
-        let mut tx = self.database.begin_single().await?;
-        let counted = db::engaged_brakes(&mut tx).await?;
-        tx.commit().await?;
-        engaged.extend(counted.into_iter().filter_map(|row| {
-            Some(EngagedBrake {
-                brake: row.kind.parse().ok()?,
-                since: Some(row.engaged_at),
-                reason: "connections of more than 10 users within an hour, and of more users than 2 % of all connections"
-                    .to_owned(),
-            })
-        }));
-        Ok(engaged)
-    }
-
-    /// Returns the brakes that do not limit changes for now, because an operator released them, and the times at which
-    /// they limit again.
-    ///
-    /// # Errors
-    /// As the database.
-    pub async fn released(&self) -> Result<Vec<(Brake, DateTime<Utc>)>> {
-        let mut tx = self.database.begin_single().await?;
-        let released = db::released_brakes(&mut tx).await?;
-        tx.commit().await?;
-        let known = |(kind, until): (String, _)| Some((kind.parse().ok()?, until));
-        Ok(released.into_iter().filter_map(known).collect())
-    }
-
-    /// Returns the number of this installation's connections at Nango without a row, as of the last sweep.
-    ///
-    /// # Errors
-    /// As the database.
-    pub async fn orphans(&self) -> Result<i64> {
-        let mut tx = self.database.begin_single().await?;
-        let orphans = db::orphan_count(&mut tx).await?;
-        tx.commit().await?;
-        Ok(orphans)
-    }
-
-    /// Releases a brake, after an operator has confirmed the stopped operations. For [`Brake::Database`], records the
-    /// current database as the installation's, because it was moved or restored. Returns `false`, and changes nothing,
-    /// if the brake is not engaged.
-    ///
-    /// # Errors
-    /// As the database.
-    pub async fn release(&self, brake: Brake) -> Result<bool> {
-        let mut tx = self.database.begin().await?;
-        let was_engaged = match brake {
-            Brake::Database => {
-                let was_engaged = self.compare_database(&mut tx).await?.is_some();
-                if was_engaged {
-                    let actual = db::actual_identity(&mut tx, self.public_url.as_str()).await?;
-                    db::record_identity(&mut tx, &actual).await?;
-                    db::end_all_absences(&mut tx).await?;
-                }
-                was_engaged
-            }
-            Brake::Nango => {
-                let was_engaged = self.check_environment().is_err();
-                if was_engaged {
-                    db::confirm_environment(&mut tx, self.clock.now()).await?;
-                }
-                was_engaged
-            }
-            counted => db::release_brake(&mut tx, counted).await?,
-        };
-        tx.commit().await?;
-        Ok(was_engaged)
-    }
-
-    /// Makes a copied database another installation. It does not own the original's connections at Nango, and it sends
-    /// no webhooks. Returns `false`, and changes nothing, if the brake is not engaged: the database is then the
-    /// installation's own.
-    ///
-    /// # Errors
-    /// As the database.
-    pub async fn release_copy(&self) -> Result<bool> {
-        let mut tx = self.database.begin().await?;
-        if self.compare_database(&mut tx).await?.is_none() {
-            return Ok(false);
-        }
-        db::become_copy(&mut tx).await?;
-        let actual = db::actual_identity(&mut tx, self.public_url.as_str()).await?;
-        db::record_identity(&mut tx, &actual).await?;
-        tx.commit().await?;
-        Ok(true)
     }
 }
