@@ -57,6 +57,13 @@ pub(crate) struct Used {
     pub(crate) at: DateTime<Utc>,
 }
 
+impl Used {
+    /// Returns the connection and its grant.
+    fn grant(&self) -> (&str, ConnectionId, &str) {
+        (self.user.as_str(), self.connection, self.nango_id.as_str())
+    }
+}
+
 impl BatchQuery for Used {
     /// `true` if the access was recorded: the connection is connected with the same grant.
     type Output = bool;
@@ -126,10 +133,7 @@ impl BatchQuery for Used {
             .iter()
             .map(|(user, id, nango_id)| (user.as_str(), *id, nango_id.as_str()))
             .collect();
-        let answer = |used: &Self| {
-            let key = (used.user.as_str(), used.connection, used.nango_id.as_str());
-            written.contains(&key)
-        };
+        let answer = |used: &Self| written.contains(&used.grant());
         Ok(used.iter().map(answer).collect())
     }
 }

@@ -65,8 +65,7 @@ impl DisconnectFlow {
     pub(crate) fn new(
         core: Arc<Core>,
         reader: Arc<ConnectionReader>,
-        polls: Arc<AttemptPolls>,
-        reconciler: Arc<Reconciler>,
+        (polls, reconciler): (Arc<AttemptPolls>, Arc<Reconciler>),
         deletions: Arc<DeletionQueue>,
     ) -> Self {
         let lists = Quota::with_period(LIST_INTERVAL).expect("two seconds are not 0");

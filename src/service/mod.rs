@@ -324,6 +324,7 @@ impl Services {
         let deletions = Arc::new(DeletionQueue::new(core.clone()));
         let clock_offset = Arc::new(ClockOffset::new(core.clone()));
         let notifier = EventNotifier::default();
+        let grants = (polls.clone(), reconciler.clone());
         Self {
             connect: ConnectFlow {
                 core: core.clone(),
@@ -350,13 +351,7 @@ impl Services {
                 settings.token_cache,
             ),
             logos: Logos::new(core.clone(), catalog.clone(), settings.public_url),
-            disconnect: DisconnectFlow::new(
-                core.clone(),
-                reader,
-                polls.clone(),
-                reconciler.clone(),
-                deletions.clone(),
-            ),
+            disconnect: DisconnectFlow::new(core.clone(), reader, grants, deletions.clone()),
             erasure: UserErasure::new(core.clone(), deletions.clone()),
             events: EventStreams::new(core.clone(), polls, notifier),
             expiry: AttemptExpiry::new(core.clone(), reconciler.clone()),
