@@ -212,7 +212,11 @@ async fn disconnect_invalidates_token_cache_on_all_replicas() {
         (status, text(&gone, "code")),
         (StatusCode::NOT_FOUND, "not_connected")
     );
-    assert_eq!(gone["connect"], "/api/v1/connectors/gmail/connect");
+    let reconnect = format!(
+        "/api/v1/connectors/connections/{}/reconnect",
+        text(&gmail, "id")
+    );
+    assert_eq!(gone["connect"], reconnect.as_str());
 }
 
 #[tokio::test]

@@ -79,7 +79,7 @@ impl Brakes {
 
     /// Releases a brake, after an operator has confirmed the stopped operations. For [`Brake::Database`], records the
     /// current database as the installation's, because it was moved or restored. Returns `false`, and changes nothing,
-    /// if the brake is not engaged.
+    /// if the brake is not engaged. [`Brake::Nango`] can be released before it engages.
     ///
     /// # Errors
     /// As the database.
@@ -95,12 +95,10 @@ impl Brakes {
                 }
                 was_engaged
             }
+            // Deletions also wait while the environment cannot be verified, which engages no brake.
             Brake::Nango => {
-                let was_engaged = self.check_environment().is_err();
-                if was_engaged {
-                    db::confirm_environment(&mut tx, self.clock.now()).await?;
-                }
-                was_engaged
+                db::confirm_environment(&mut tx, self.clock.now()).await?;
+                true
             }
             counted => db::release_brake(&mut tx, counted).await?,
         };

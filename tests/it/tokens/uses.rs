@@ -43,11 +43,11 @@ async fn token_is_not_issued_when_its_use_cannot_be_written() {
     let rename = "alter table token_access rename to hidden";
     sqlx::raw_sql(rename).execute(&mut sql).await.unwrap();
     let (status, refused) = token(&app, "ada", &gmail).await;
-    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(refused["access_token"], Value::Null);
     let path = format!("/connectors/connections/{}/proxy/echo", text(&gmail, "id"));
     let (status, _) = call(&app.url, KEY, "ada", Method::GET, &path, None).await;
-    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(app.nango_calls("GET", "/proxy/").await, 0);
 }
 

@@ -59,7 +59,7 @@ async fn operator_shows_and_releases_brakes_by_command() {
     let app = TestApp::with_system_clock().await;
     let brakes = patchbay(&app, &["brake"]).await;
     assert_eq!(brakes.matches("not engaged\n").count(), 5, "{brakes}");
-    for brake in ["database", "nango", "missing", "dead", "deletions"] {
+    for brake in ["database", "missing", "dead", "deletions"] {
         let released = patchbay(&app, &["brake", "release", brake]).await;
         assert!(released.contains("nothing was changed"), "{released}");
     }

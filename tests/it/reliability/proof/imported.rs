@@ -149,13 +149,13 @@ async fn released_copy_deletes_no_untagged_connection() {
     let other = tagged.connected("gmail").await;
     app.sweep().await;
     let production = tags_at_nango(&app).await;
-    app.service()
-        .await
-        .core
-        .brakes
-        .release_copy()
+    let moved = "update installation set public_url = 'https://original.example.com/'";
+    sqlx::query(moved)
+        .execute(&mut app.sql().await)
         .await
         .unwrap();
+    let service = app.service().await;
+    assert!(service.core.brakes.release_copy().await.unwrap());
     let copy = app.replica(&[]).await;
     // A disconnect, a removal and an erasure.
     assert_eq!(all[0].0.at(&copy).disconnect("gmail", "").await.0, 200);
