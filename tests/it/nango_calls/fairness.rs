@@ -131,38 +131,3 @@ async fn connect_waits_for_the_next_minute() {
     let (status, started) = ada.call(Method::POST, "/gmail/connect", None).await;
     assert_eq!(status, StatusCode::OK, "{started}");
 }
-
-#[tokio::test]
-async fn repeated_callbacks_leave_calls_to_other_users() {
-    const LIMIT: u32 = 200;
-    let app = TestApp::build(&[], |nango| nango.rate_limit = LIMIT).await;
-    let other = app.replica(&[]).await;
-    let (mallory, ada) = (app.user("mallory").await, app.user("ada").await);
-    let mut opened = Vec::new();
-    for connector in ["gmail", "github", "asana", "linear"] {
-        opened.push(mallory.connect(connector).await);
-    }
-    for n in 0..400 {
-        let id = text(&opened[n % 4], "connection_id");
-        let replica = if n % 2 == 0 {
-            &mallory
-        } else {
-            &mallory.at(&other)
-        };
-        let paths = [
-            format!("/callback?connection_id={id}"),
-            "/nosuch".to_owned(),
-        ];
-        for path in paths {
-            replica.call(Method::GET, &path, None).await;
-        }
-        let cancelled = format!("/connections/{id}");
-        replica.call(Method::DELETE, &cancelled, None).await;
-    }
-    let used = calls(&app).await;
-    assert!(used < LIMIT as usize / 2, "{used} calls");
-    app.faults(json!({ "consent": "allow" })).await;
-    let started = ada.connect("gmail").await;
-    app.popup(text(&started, "oauth_url")).await;
-    until_status(&app, text(&started, "connection_id"), "connected").await;
-}
