@@ -74,7 +74,7 @@ insert into brake (kind) values ('missing'), ('dead'), ('deletions');
 create table brake_user (
     kind text not null,
     user_hash bytea not null,
-    primary key (kind, user_hash)
+    primary key (user_hash, kind)
 );
 
 -- The catalog, as last written by a starting replica. Its integration keys and providers are for new connects only.

@@ -117,15 +117,27 @@ async fn forget_users(db: &mut Transaction, brake: Brake) -> sqlx::Result<()> {
 
 /// Releases an engaged brake. For an hour, it does not limit changes of its kind. Returns `false` if it is not engaged.
 pub(crate) async fn release_brake(db: &mut Transaction, brake: Brake) -> sqlx::Result<bool> {
-    forget_users(db, brake).await?;
     let released = sqlx::query(
         "update brake set engaged_at = null, count = 0, counted_since = now(), \
            released_until = now() + interval '1 hour' where kind = $1 and engaged_at is not null",
     )
     .bind(brake.as_str())
-    .execute(db)
+    .execute(&mut *db)
     .await?;
-    Ok(released.rows_affected() > 0)
+    let was_engaged = released.rows_affected() > 0;
+    if was_engaged {
+        forget_users(db, brake).await?;
+    }
+    Ok(was_engaged)
+}
+
+/// Removes an erased user from those that the brakes have counted. Their counts stay.
+pub(crate) async fn forget_user(db: &mut Transaction, user: &UserId) -> sqlx::Result<()> {
+    sqlx::query("delete from brake_user where user_hash = sha256(convert_to($1, 'UTF8'))")
+        .bind(user.as_str())
+        .execute(db)
+        .await?;
+    Ok(())
 }
 
 pub(crate) async fn engaged_brakes(db: &mut Transaction) -> sqlx::Result<Vec<EngagedBrake>> {

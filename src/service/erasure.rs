@@ -70,8 +70,9 @@ impl UserErasure {
             db::erase_connections(&mut tx, user, batch, self.core.clock.now()).await?;
             tx.commit().await?;
         }
-        let mut tx = self.core.begin_single().await?;
+        let mut tx = self.core.begin().await?;
         db::delete_keys_of(&mut tx, user).await?;
+        db::forget_user(&mut tx, user).await?;
         tx.commit().await?;
         let started = Instant::now();
         let mut ids: BTreeSet<ConnectionId> = connections.iter().copied().collect();
@@ -95,11 +96,9 @@ impl UserErasure {
             .await;
         let is_deleted = deleted.into_iter().collect::<Result<Vec<bool>>>()?;
         self.core.deletions.notify_one();
-        let mut tx = self.core.begin_single().await?;
+        let mut tx = self.core.begin().await?;
         let pending = db::count_pending_erasures(&mut tx, user).await?;
-        tx.commit().await?;
         // The user may have started another connection meanwhile.
-        let mut tx = self.core.begin_single().await?;
         let left = db::count(&mut tx, user).await?;
         tx.commit().await?;
         // Pending deletions are not enough: none is queued for a connection that a row uses. Neither is Nango's list:

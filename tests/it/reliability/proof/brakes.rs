@@ -106,6 +106,16 @@ async fn many_missing_connections_of_one_user_engage_no_brake() {
     }
     assert_eq!(app.sweep_until_missing().await, CONNECTIONS);
     assert_eq!(engaged(&app).await, []);
+    let counted = async || -> i64 {
+        sqlx::query_scalar("select count(*) from brake_user")
+            .fetch_one(&mut app.sql().await)
+            .await
+            .unwrap()
+    };
+    assert_eq!(counted().await, 1);
+    let erased = "mallory".to_owned().try_into().unwrap();
+    app.service().await.erasure.erase(&erased).await.unwrap();
+    assert_eq!(counted().await, 0);
     assert_eq!(statuses(&others).await, ["connected"; 3]);
 }
 

@@ -59,11 +59,21 @@ async fn operator_shows_and_releases_brakes_by_command() {
     let app = TestApp::with_system_clock().await;
     let brakes = patchbay(&app, &["brake"]).await;
     assert_eq!(brakes.matches("not engaged\n").count(), 5, "{brakes}");
+    let counted = "insert into brake_user (kind, user_hash) values ('missing', '\\x00')";
+    sqlx::query(counted)
+        .execute(&mut app.sql().await)
+        .await
+        .unwrap();
     for brake in ["database", "missing", "dead", "deletions"] {
         let released = patchbay(&app, &["brake", "release", brake]).await;
         assert!(released.contains("nothing was changed"), "{released}");
     }
     assert_eq!(patchbay(&app, &["brake"]).await, brakes);
+    let users: i64 = sqlx::query_scalar("select count(*) from brake_user")
+        .fetch_one(&mut app.sql().await)
+        .await
+        .unwrap();
+    assert_eq!(users, 1);
     sqlx::raw_sql(
         "update installation set public_url = 'https://old.example.com/'; \
          update brake set engaged_at = now() where kind = 'dead'",
