@@ -25,6 +25,8 @@ import threading
 import time
 from collections import Counter
 
+from data_store import free_port
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / os.environ.get("PATCHBAY_BIN", "target/debug/patchbay")
 KEY = "pbk_sandbox_0123456789abcdef0123456789abcdef"
@@ -53,10 +55,7 @@ class Sandbox:
         parent = ROOT / "target/attack"
         parent.mkdir(parents=True, exist_ok=True)
         self.folder = tempfile.TemporaryDirectory(dir=parent, prefix="capacity-")
-        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-        self.port, self.nango_port = [one.getsockname()[1] for one in sockets]
-        for one in sockets:
-            one.close()
+        self.port, self.nango_port = free_port(), free_port()
         environment = {
             **os.environ,
             "PORT": str(self.port),

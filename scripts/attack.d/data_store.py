@@ -16,7 +16,6 @@ import os
 import pwd
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -34,9 +33,7 @@ KEY = "pbk_sandbox_0123456789abcdef0123456789abcdef"
 
 
 def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    return int(subprocess.check_output(ROOT / "scripts/free-port"))
 
 
 class NoRedirects(urllib.request.HTTPRedirectHandler):

@@ -10,12 +10,13 @@ import json
 import os
 import pathlib
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
+
+from data_store import free_port
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 API = "/api/v1/connectors"
@@ -28,12 +29,6 @@ def check(name, expected, found):
     else:
         print(f"{name}: FAILED expected {expected}, found {found}")
         failed.append(name)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def ask(port, method, path, headers=(), body=None):

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -36,16 +35,7 @@ KEY = "pbk_sandbox_0123456789abcdef0123456789abcdef"
 
 USER = "ada"
 
-
-def free_ports() -> list[int]:
-    """Returns two ports that no process listens on."""
-    sockets = [socket.socket() for _ in range(2)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+FREE_PORT = Path(__file__).resolve().parents[1] / "free-port"
 
 
 def wait_until_ready(api: str, sandbox: subprocess.Popen) -> None:
@@ -112,8 +102,8 @@ def accept_unknown_values(connection: Connection, event: ConnectionEvent, proble
 
 def main() -> None:
     """Starts a sandbox, drives the client, and stops the sandbox."""
-    port, nango_port = free_ports()
-    environment = {**os.environ, "PORT": str(port), "SANDBOX_PORT": str(nango_port)}
+    port, nango_port = subprocess.check_output([FREE_PORT, "2"], text=True).split()
+    environment = {**os.environ, "PORT": port, "SANDBOX_PORT": nango_port}
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "sandbox.log")
         with log.open("w") as output:

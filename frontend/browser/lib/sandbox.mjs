@@ -1,12 +1,12 @@
 // A `patchbay sandbox` of its own for one file of tests: its own ports, folder and PostgreSQL.
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { chmod, mkdtemp, rm } from "node:fs/promises";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { once } from "node:events";
 
 const PROGRAM = process.env.PATCHBAY_BIN ?? resolve(import.meta.dirname, "../../../target/debug/patchbay");
+const FREE_PORT = resolve(import.meta.dirname, "../../../scripts/free-port");
 
 /** How long it may take to start, PostgreSQL and all, in milliseconds. */
 const PATIENCE = 120_000;
@@ -19,7 +19,7 @@ export class Sandbox {
   /** Starts it; `origins` are those of the product's own pages, `settings` whatever else is set. */
   static async start({ origins = [], settings = {} } = {}) {
     const sandbox = new Sandbox();
-    const [port, controlsPort] = await Promise.all([freePort(), freePort()]);
+    const [port, controlsPort] = execFileSync(FREE_PORT, ["2"], { encoding: "utf8" }).split("\n");
     sandbox.url = `http://localhost:${port}`;
     sandbox.controls = `http://localhost:${controlsPort}`;
     sandbox.#folder = await mkdtemp(join(tmpdir(), "patchbay-browser-"));
@@ -29,8 +29,8 @@ export class Sandbox {
       cwd: sandbox.#folder,
       env: {
         PATH: process.env.PATH,
-        PORT: String(port),
-        SANDBOX_PORT: String(controlsPort),
+        PORT: port,
+        SANDBOX_PORT: controlsPort,
         CORS_ALLOWED_ORIGINS: origins.join(","),
         RUST_LOG: "warn",
         // Tests know which connectors there are.
@@ -109,13 +109,4 @@ export async function eventually(what, isSo) {
     if (Date.now() > until) throw new Error(`it did not come true: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
-}
-
-async function freePort() {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address();
-  server.close();
-  await once(server, "close");
-  return port;
 }

@@ -1,8 +1,7 @@
 /** Starts `patchbay sandbox` for all tests: the service as it is, over a Nango that is made up. */
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
-import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -16,6 +15,7 @@ declare module "vitest" {
 }
 
 const BUILT = fileURLToPath(new URL("../../../../target/debug/patchbay", import.meta.url));
+const FREE_PORT = fileURLToPath(new URL("../../../../scripts/free-port", import.meta.url));
 
 /** The made-up provider tells in its answer whose account it is. */
 const CATALOG = `
@@ -31,11 +31,11 @@ export default async function start(project: TestProject): Promise<() => Promise
   const folder = await mkdtemp(join(tmpdir(), "patchbay-"));
   // PostgreSQL runs as another user when this is run as root.
   await chmod(folder, 0o755);
-  const [port, nangoPort] = [await freePort(), await freePort()];
+  const [port = "", nangoPort = ""] = execFileSync(FREE_PORT, ["2"], { encoding: "utf8" }).split("\n");
   const program = process.env["PATCHBAY_BIN"] ?? BUILT;
   const catalog = join(folder, "connectors.toml");
   await writeFile(catalog, CATALOG);
-  const own = { PORT: String(port), SANDBOX_PORT: String(nangoPort), CATALOG: "all", CATALOG_FILE: catalog, DATABASE_URL: "" };
+  const own = { PORT: port, SANDBOX_PORT: nangoPort, CATALOG: "all", CATALOG_FILE: catalog, DATABASE_URL: "" };
   const env = { ...process.env, ...own };
   const child = spawn(program, ["sandbox"], { cwd: folder, env, stdio: ["ignore", "pipe", "pipe"] });
   let said = "";
@@ -66,13 +66,4 @@ async function isReady(patchbay: string): Promise<boolean> {
     (answer) => answer.ok,
     () => false,
   );
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, "close");
-  return port;
 }
