@@ -1,10 +1,14 @@
 -- What is wrong with a config. PostgreSQL reads more as JSON than as jsonb.
 create function pg_temp.patchbay_config_problem(config text) returns text language plpgsql immutable as $$
+declare
+    instance_id text;
 begin
     if jsonb_typeof(config::jsonb) not in ('object', 'null') then
         return 'has to be a JSON object';
     end if;
-    if char_length(config::jsonb ->> 'instance_id') > 255 then
+    instance_id := config::jsonb ->> 'instance_id';
+    -- Characters above U+FFFF count twice, as in a request.
+    if char_length(instance_id) + char_length(regexp_replace(instance_id, '[\u0001-\uFFFF]', '', 'g')) > 255 then
         return 'has an instance_id of more than 255 characters';
     end if;
     if config ~ '[eE]\+?[0-9]{3}|[0-9]{250}' then

@@ -70,6 +70,13 @@ async fn invalid_rows_are_named_and_can_be_left_out() {
             2,
             "a number that is too large",
         ),
+        // Characters above U+FFFF count twice, as in a request.
+        (
+            "update user_connector_connection set config = jsonb_build_object('instance_id', repeat(U&'\\+01F600', 128)) \
+             where status = 'pending'",
+            2,
+            "has an instance_id of more than 255 characters",
+        ),
         (
             "update user_connector_connection set updated_at = 'infinity' where status = 'pending'",
             2,

@@ -145,7 +145,7 @@ async fn recovery_webhook_ends_an_outage_without_a_refresh() {
 }
 
 #[tokio::test]
-async fn recovery_webhook_changes_nothing_while_nango_reports_a_failure() {
+async fn recovery_webhook_is_ignored_while_nango_reports_failure() {
     let app = TestApp::new().await;
     let ada = app.user("ada").await;
     let connected = ada.connected("gmail").await;
