@@ -71,13 +71,11 @@ pub struct ManualTime {
 impl Clock {
     /// Creates a clock with the database's time, which [`set_database_time`](Self::set_database_time) sets; until then
     /// with the system's.
-    #[must_use]
     pub fn database() -> Self {
         Self::database_with_system_error(TimeDelta::zero())
     }
 
     /// Creates the same clock on a machine whose own clock has this error.
-    #[must_use]
     pub fn database_with_system_error(error: TimeDelta) -> Self {
         Self::Database(Arc::new(DatabaseTime {
             reading: RwLock::new(None),
@@ -98,7 +96,6 @@ impl Clock {
     }
 
     /// Creates a clock that stands still at `now`.
-    #[must_use]
     pub fn manual(now: DateTime<Utc>) -> Self {
         Self::Manual(Arc::new(ManualTime {
             wall: AtomicI64::new(now.timestamp_micros()),
@@ -107,7 +104,6 @@ impl Clock {
     }
 
     /// Returns the current time, in whole microseconds, which is PostgreSQL's precision.
-    #[must_use]
     pub fn now(&self) -> DateTime<Utc> {
         let micros = match self {
             Self::System => system_micros(),
@@ -119,7 +115,6 @@ impl Clock {
 
     /// Returns the time since some fixed moment of this process. It never goes back, and a correction of the time of
     /// day does not change it. Limits and pauses use it.
-    #[must_use]
     pub fn monotonic(&self) -> Duration {
         match self {
             Self::System | Self::Database(_) => START.elapsed(),

@@ -77,7 +77,6 @@ impl Encryption {
     }
 
     /// Returns `true` if new values are encrypted.
-    #[must_use]
     pub fn is_enabled(&self) -> bool {
         !self.0.is_empty()
     }
@@ -121,7 +120,6 @@ impl Encryption {
     }
 
     /// Returns the prefix of values that the first key has encrypted; `None` without a key.
-    #[must_use]
     pub fn current_prefix(&self) -> Option<String> {
         let first = self.0.first()?;
         Some(format!("{PREFIX}{}:", first.id))
@@ -155,7 +153,6 @@ impl fmt::Debug for Encryption {
 }
 
 /// Returns `true` if a stored value is encrypted.
-#[must_use]
 pub fn is_encrypted(stored: &str) -> bool {
     stored.starts_with(PREFIX)
 }

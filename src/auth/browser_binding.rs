@@ -22,14 +22,12 @@ impl BrowserToken {
     }
 
     /// Parses a secret; `None` if it is malformed.
-    #[must_use]
     pub fn parse(secret: &str) -> Option<Self> {
         let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
         (secret.len() == 64 && secret.bytes().all(is_hex)).then(|| Self(secret.to_owned()))
     }
 
     /// Returns the secret. Only the browser may receive it.
-    #[must_use]
     pub fn secret(&self) -> &str {
         &self.0
     }

@@ -77,7 +77,6 @@ impl Config {
 
     /// Returns `true` if the keys of a JWKS are accepted for any issuer and any audience. An identity provider may sign
     /// for several products with the same keys.
-    #[must_use]
     pub fn is_unbound(&self) -> bool {
         self.jwks_url.is_some() && self.issuers.is_empty() && self.audiences.is_empty()
     }

@@ -47,7 +47,6 @@ impl Scope {
     ];
 
     /// Returns the name on the wire.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::TokensRead => "tokens:read",
@@ -193,13 +192,11 @@ impl EnvironmentKey {
     }
 
     /// Returns the name of the key's service.
-    #[must_use]
     pub fn name(&self) -> &str {
         &self.service.name
     }
 
     /// Returns whether another entry has the same key.
-    #[must_use]
     pub fn is_same_key(&self, other: &Self) -> bool {
         self.digest == other.digest
     }

@@ -300,7 +300,6 @@ pub struct AccountRequest {
 
 impl AccountRule {
     /// Returns the built-in rule of a provider.
-    #[must_use]
     pub fn of_provider(provider: &str) -> Option<&'static Self> {
         static BY_PROVIDER: LazyLock<HashMap<&str, &AccountRule>> = LazyLock::new(|| {
             let mut by_provider = HashMap::new();
@@ -317,7 +316,6 @@ impl AccountRule {
     }
 
     /// Returns all built-in rules, by slug, or by provider where the catalog has no connector for it.
-    #[must_use]
     pub fn builtin() -> &'static BTreeMap<String, Self> {
         static RULES: LazyLock<BTreeMap<String, AccountRule>> =
             LazyLock::new(|| toml::from_str(BUILTIN).expect("a test reads the embedded rules"));
@@ -326,7 +324,6 @@ impl AccountRule {
 
     /// Returns the rule for a provider without a known rule: OAuth 2 token responses contain the granted scopes (RFC
     /// 6749, 5.1).
-    #[must_use]
     pub fn scopes_only() -> Self {
         Self {
             granted_scopes: "space".to_owned(),
@@ -335,19 +332,16 @@ impl AccountRule {
     }
 
     /// Returns whether the token response has the granted scopes.
-    #[must_use]
     pub fn has_scopes(&self) -> bool {
         !matches!(self.granted_scopes.as_str(), "none" | "")
     }
 
     /// Returns whether the provider offers an id.
-    #[must_use]
     pub fn identifies_account(&self) -> bool {
         !self.id.0.is_empty()
     }
 
     /// Reads the account from a document.
-    #[must_use]
     pub fn read(&self, document: &Value) -> AccountFields {
         let text = |value: &AccountValue| value.evaluate(document, false);
         AccountFields {
@@ -361,7 +355,6 @@ impl AccountRule {
     }
 
     /// Returns whether the rule's request may add values that `read` lacks.
-    #[must_use]
     pub fn needs_request(&self, read: &AccountFields) -> bool {
         let missing = [
             (&self.id, &read.id),
@@ -407,7 +400,6 @@ impl AccountRule {
     }
 
     /// Returns the granted scopes in a document; `None` if the provider does not report them.
-    #[must_use]
     pub fn granted_scopes(&self, document: &Value) -> Option<Vec<String>> {
         if !self.has_scopes() {
             return None;
@@ -417,7 +409,6 @@ impl AccountRule {
     }
 
     /// Returns the scopes that the look-up needs and an integration does not request, alternatives separated by `|`.
-    #[must_use]
     pub fn scopes_not_in(&self, asked: &[String]) -> Vec<&str> {
         let is_asked = |needed: &&String| {
             needed.split('|').any(|one| {

@@ -12,7 +12,6 @@ const COLOURS: [&str; 8] = [
 
 impl Connector {
     /// Returns the brand icon of the connector or its provider as SVG, if there is one.
-    #[must_use]
     pub fn brand_logo(&self) -> Option<String> {
         let provider = self.provider.as_deref().unwrap_or_default();
         let find = |key: &str| {
@@ -35,7 +34,6 @@ impl Connector {
     }
 
     /// Returns the initials of the connector's name as SVG.
-    #[must_use]
     pub fn initials_logo(&self) -> String {
         let words = self.name.split(|c: char| !c.is_alphanumeric());
         let initials = words.filter_map(|word| word.chars().next()).take(2);

@@ -118,13 +118,11 @@ pub enum Availability<'a> {
 
 impl Connector {
     /// Returns the id of the connector with this slug, whether or not the connector exists.
-    #[must_use]
     pub fn id_of(slug: &str) -> ConnectorId {
         ConnectorId(Uuid::new_v5(&ID_NAMESPACE, slug.as_bytes()))
     }
 
     /// Returns whether the connector can be connected, and if not, why.
-    #[must_use]
     pub fn availability(&self) -> Availability<'_> {
         match &self.unavailable {
             Some(reason) => Availability::Unavailable(reason),
@@ -134,14 +132,12 @@ impl Connector {
     }
 
     /// Returns the rule that reads the account of a connection: the manifest's, or the provider's built-in one.
-    #[must_use]
     pub fn account_rule(&self) -> Option<&AccountRule> {
         let builtin = || AccountRule::of_provider(self.provider.as_deref()?);
         self.account.as_ref().or_else(builtin)
     }
 
     /// Returns the connector without its id, as an object with the fields of the manifest file.
-    #[must_use]
     pub fn manifest(&self) -> serde_json::Value {
         serde_json::to_value(self).expect("strings and booleans always serialise")
     }
@@ -163,7 +159,6 @@ pub struct Catalog {
 
 impl Catalog {
     /// Returns the built-in connectors.
-    #[must_use]
     pub fn builtin() -> Self {
         load::builtin()
     }
@@ -206,7 +201,6 @@ impl Catalog {
     }
 
     /// Returns the connector with this slug or id.
-    #[must_use]
     pub fn get(&self, slug_or_id: &str) -> Option<&Connector> {
         let id = slug_or_id.parse().ok();
         self.iter()

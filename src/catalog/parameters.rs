@@ -97,7 +97,6 @@ impl Connector {
     }
 
     /// Returns whether all required parameters are given.
-    #[must_use]
     pub fn has_required_parameters(&self, given: &BTreeMap<String, String>) -> bool {
         let mut required = self.parameters.iter().filter(|it| it.required);
         required.all(|it| given.contains_key(&it.name))

@@ -24,7 +24,6 @@ pub struct Provider {
 
 impl Provider {
     /// Returns the data about a provider; `None` if it is newer than this list.
-    #[must_use]
     pub fn find(provider: &str) -> Option<Self> {
         let mut lines = PROVIDERS.lines().filter(|line| !line.starts_with('#'));
         let line = lines.find(|line| line.split('\t').next() == Some(provider))?;

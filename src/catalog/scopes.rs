@@ -48,7 +48,6 @@ const INCLUDED: [(&str, &[&str]); 10] = [
 ];
 
 /// Parses scopes from a text separated by spaces or commas, or from a list. `None` for anything else.
-#[must_use]
 pub fn read(value: &Value) -> Option<Vec<String>> {
     match value {
         Value::String(text) => Some(split(text)),
@@ -63,7 +62,6 @@ pub fn read(value: &Value) -> Option<Vec<String>> {
 
 /// Splits scopes at spaces (RFC 6749, 3.3) and commas, which some providers use. No scope contains either, or a control
 /// character.
-#[must_use]
 pub fn split(text: &str) -> Vec<String> {
     text.split([' ', ','])
         .filter(|scope| !scope.is_empty() && !scope.contains(char::is_control))
@@ -72,7 +70,6 @@ pub fn split(text: &str) -> Vec<String> {
 }
 
 /// Returns the requested scopes that were not granted, as they were requested.
-#[must_use]
 pub fn missing(asked: &[String], granted: &[String]) -> Vec<String> {
     let granted: Vec<String> = granted.iter().map(|scope| comparable(scope)).collect();
     let is_granted = |asked: &String| {

@@ -133,7 +133,6 @@ impl Config {
     }
 
     /// Returns the names of all variables, in the order in which they are read.
-    #[must_use]
     pub fn variables() -> Vec<&'static str> {
         let mut env = Environment::new(&|_| None);
         env.config();

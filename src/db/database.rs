@@ -96,7 +96,6 @@ impl Database {
 
     /// Returns whether each transaction may run on another server connection, as behind a transaction-mode pooler.
     /// Features of a session do not work then: no `listen`, no session locks.
-    #[must_use]
     pub fn is_transaction_pooled(&self) -> bool {
         self.switches_servers
     }
@@ -174,13 +173,11 @@ impl Database {
     }
 
     /// Returns the number of open connections, and how many of them are idle.
-    #[must_use]
     pub fn pool_size(&self) -> (u64, u64) {
         (u64::from(self.pool.size()), self.pool.num_idle() as u64)
     }
 
     /// Returns the maximum number of connections.
-    #[must_use]
     pub(crate) fn max_connections(&self) -> u32 {
         self.pool.options().get_max_connections()
     }

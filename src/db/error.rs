@@ -79,7 +79,6 @@ pub enum DatabaseError {
 
 impl DatabaseError {
     /// Returns whether a retry may help: the server is unreachable, does not accept writes yet, or is busy.
-    #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::ReadOnly => true,

@@ -21,7 +21,6 @@ pub(crate) enum Purpose {
 
 impl Purpose {
     /// Returns the name in the database.
-    #[must_use]
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Token => "token",

@@ -32,7 +32,6 @@ pub enum AttemptKind {
 
 impl AttemptKind {
     /// Returns the name in the database and in JSON.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
     }
@@ -69,7 +68,6 @@ pub enum Outcome {
 
 impl Outcome {
     /// Returns the name in the database and in JSON.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
     }

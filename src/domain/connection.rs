@@ -76,7 +76,6 @@ pub struct Revision {
 
 impl Connection {
     /// Returns the state of the row from which the connection was read.
-    #[must_use]
     pub fn revision(&self) -> Revision {
         Revision {
             version: self.version,
@@ -131,7 +130,6 @@ impl NangoConnectionRef {
     /// Returns whether Nango created this connection after `other`. Serial numbers decide, because two connections may
     /// have the same time and Nango's clock may be set back. If either has no serial number, the times decide. Equal
     /// times return `false`.
-    #[must_use]
     pub fn is_newer_than(&self, other: &Self) -> bool {
         match (self.serial, other.serial) {
             (Some(serial), Some(other)) => serial > other,
@@ -225,7 +223,6 @@ pub enum AccountUnknownReason {
 
 impl AccountUnknownReason {
     /// Returns the name in the database and in JSON.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
     }
@@ -233,7 +230,6 @@ impl AccountUnknownReason {
 
 impl Account {
     /// Returns the account's name, or its id if it has no name.
-    #[must_use]
     pub fn label(&self) -> String {
         self.name.as_ref().unwrap_or(&self.id).clone()
     }
@@ -268,7 +264,6 @@ pub enum State {
 
 impl State {
     /// Returns the state without its data: the `status` column.
-    #[must_use]
     pub fn status(&self) -> Status {
         match self {
             Self::Pending { .. } => Status::Pending,
@@ -279,7 +274,6 @@ impl State {
     }
 
     /// Returns why the connection is not connected: the `status_reason` column.
-    #[must_use]
     pub fn reason(&self) -> Option<Reason> {
         match self {
             Self::Pending { .. } => Some(Reason::AwaitingAuthorization),
@@ -289,7 +283,6 @@ impl State {
     }
 
     /// Returns the reference to the connection at Nango.
-    #[must_use]
     pub fn upstream(&self) -> Option<&NangoConnectionRef> {
         match self {
             Self::Pending { previous } => previous.as_ref(),
@@ -329,7 +322,6 @@ pub enum Status {
 
 impl Status {
     /// Returns the name in the database and in JSON.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
     }
@@ -380,7 +372,6 @@ pub enum Reason {
 
 impl Reason {
     /// Returns the name in the database and in JSON.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
     }

@@ -68,7 +68,6 @@ pub enum EventKind {
 
 impl EventKind {
     /// Returns the name in the database and in JSON.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
     }
@@ -168,13 +167,11 @@ pub enum MessageType {
 
 impl MessageType {
     /// Returns the value of the message's `type`.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 
     /// Returns the message type of a change; `None` if the change sends no message.
-    #[must_use]
     pub fn of(kind: EventKind) -> Option<Self> {
         match kind {
             EventKind::Connected

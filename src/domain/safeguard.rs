@@ -33,7 +33,6 @@ pub enum Brake {
 
 impl Brake {
     /// Returns the name in the database, in metrics and in commands.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
     }
@@ -57,14 +56,12 @@ pub enum DeletionReason {
 
 impl DeletionReason {
     /// Returns the name in the database.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 
     /// Returns how long the deletion is delayed. A replaced grant is kept for a while, because it is the only working
     /// one if its successor fails.
-    #[must_use]
     pub fn delay(self) -> TimeDelta {
         match self {
             Self::Replaced => TimeDelta::minutes(10),
@@ -73,7 +70,6 @@ impl DeletionReason {
     }
 
     /// Returns whether no user or operator requested the deletion. [`Brake::Deletions`] counts such deletions.
-    #[must_use]
     pub fn is_automatic(self) -> bool {
         matches!(self, Self::Replaced | Self::Invalidated)
     }

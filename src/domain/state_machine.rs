@@ -39,7 +39,6 @@ pub struct Transition {
 
 impl Connection {
     /// Returns a connection that is not stored yet and has no attempt.
-    #[must_use]
     pub fn new(
         user_id: UserId,
         connector: Arc<ConnectorRef>,

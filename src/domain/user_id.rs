@@ -32,7 +32,6 @@ pub enum InvalidUserId {
 
 impl UserId {
     /// Returns the id as text.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -92,7 +92,6 @@ impl EnvFile {
     }
 
     /// Returns the assignment of a variable.
-    #[must_use]
     pub fn get(&self, name: &str) -> Option<&Assignment> {
         self.0.get(name)
     }

@@ -53,7 +53,6 @@ enum Cookie {
 
 impl BrowserBinding {
     /// Creates the binding of a service at `public_url`.
-    #[must_use]
     pub fn new(binding: ConnectBinding, public_url: &Url) -> Self {
         Self {
             binding,

@@ -100,7 +100,6 @@ type Counts = Cache<AttemptId, Arc<AtomicU32>>;
 
 impl AttemptPoller {
     /// Creates a poller for this Nango.
-    #[must_use]
     pub fn new(nango: Nango) -> Self {
         let answers = Cache::builder()
             .max_capacity(MAX_CACHED_POLLS)

@@ -89,7 +89,6 @@ enum KnownCredentials {
 
 impl Credentials {
     /// Returns a digest that identifies the credentials without revealing them; `None` if they are withheld.
-    #[must_use]
     pub fn fingerprint(&self) -> Option<String> {
         let secret = match self {
             Self::OAuth2 { access_token, .. } => access_token,
@@ -105,7 +104,6 @@ impl Credentials {
 
     /// Returns whether the credentials expired longer ago than clocks differ. Nango refreshes credentials before that
     /// if it can, and otherwise returns them unchanged.
-    #[must_use]
     pub fn are_expired(&self, now: DateTime<Utc>) -> bool {
         let Self::OAuth2 {
             expires_at: Some(at),
@@ -119,7 +117,6 @@ impl Credentials {
 
     /// Returns whether the credentials expire in the future, so that they were refreshed. Those without an expiry are
     /// never refreshed.
-    #[must_use]
     pub fn are_refreshed(&self, now: DateTime<Utc>) -> bool {
         matches!(self, Self::OAuth2 { expires_at: Some(at), .. } if *at > now)
     }

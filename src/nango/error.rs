@@ -99,7 +99,6 @@ pub enum Error {
 impl Error {
     /// Returns whether the same call may succeed later without any change. A transient error never changes a
     /// connection.
-    #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(
             self,
@@ -112,7 +111,6 @@ impl Error {
     }
 
     /// Returns whether Nango rejected the content of the request.
-    #[must_use]
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::UnsupportedField(_) => true,
@@ -122,7 +120,6 @@ impl Error {
     }
 
     /// Returns a stable name of the variant, for metrics.
-    #[must_use]
     pub fn name(&self) -> &'static str {
         self.into()
     }

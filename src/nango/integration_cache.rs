@@ -54,7 +54,6 @@ struct Known {
 
 impl IntegrationCache {
     /// Creates a cache for this Nango.
-    #[must_use]
     pub fn new(nango: Nango) -> Self {
         Self(Arc::new(Inner {
             nango,

@@ -320,7 +320,6 @@ impl Nango {
 
     /// Returns the URL at which a browser starts the authorization of an OAuth integration. The URL contains the
     /// session's token.
-    #[must_use]
     pub fn oauth_connect_url(&self, integration: &str, session: &Session) -> Url {
         let mut url = at(&self.0.public_url, &["oauth", "connect", integration]);
         url.query_pairs_mut()
@@ -330,7 +329,6 @@ impl Nango {
 
     /// Returns the URL of Nango's own page for a session, for integrations that ask the user for a key or a password.
     /// The page calls the hosted Nango unless the URL names another.
-    #[must_use]
     pub fn connect_link(&self, session: &Session) -> Url {
         let base = self.0.public_url.as_str().trim_end_matches('/');
         let mut url = session.connect_link.clone();
@@ -342,7 +340,6 @@ impl Nango {
 
     /// Returns the URL to which a provider's return to our own domain is redirected. The query is forwarded byte for
     /// byte, as the provider's `state` requires; bytes that are not allowed in a URL are escaped.
-    #[must_use]
     pub fn oauth_callback_url(&self, raw_query: &str) -> String {
         let url = at(&self.0.public_url, &["oauth", "callback"]);
         let query = utf8_percent_encode(raw_query, CONTROLS);
@@ -351,7 +348,6 @@ impl Nango {
 
     /// Returns whether Nango's rate limit admits a call of this priority without a wait. If not, callers should defer
     /// calls that can wait.
-    #[must_use]
     pub fn has_room(&self, priority: Priority) -> bool {
         self.0.budget.has_room(priority)
     }

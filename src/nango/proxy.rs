@@ -99,7 +99,6 @@ impl ProxyCall {
     }
 
     /// Returns whether Nango forwards a body with the call's method.
-    #[must_use]
     pub fn may_have_body(&self) -> bool {
         !matches!(self.method, Method::GET | Method::HEAD)
     }
@@ -170,7 +169,6 @@ impl Nango {
     ///
     /// # Panics
     /// Never: a target consists of characters that are valid in every URL.
-    #[must_use]
     pub fn proxy_url(&self, target: &ProxyTarget) -> Url {
         let url = format!("{}/{}", self.url(&["proxy"]), target.as_str());
         Url::parse(&url).expect("encoded segments below a URL are a URL")

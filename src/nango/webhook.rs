@@ -54,14 +54,12 @@ impl SigningKeys {
     }
 
     /// Returns the header's value for these bytes with the first key, as Nango computes it.
-    #[must_use]
     pub fn sign(&self, body: &[u8]) -> String {
         let key = self.0.first();
         key.map_or_else(String::new, |key| hex::encode(hmac::sign(key, body)))
     }
 
     /// Returns whether one of the keys is this text.
-    #[must_use]
     pub fn contains(&self, key: &str) -> bool {
         let other = hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes());
         let signed = hmac::sign(&other, b"");

@@ -188,7 +188,6 @@ pub struct ConnectionPage {
 
 impl ConnectionPage {
     /// Returns whether the page has no entries, readable or not.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.connections.is_empty() && self.unreadable.is_empty()
     }

@@ -84,7 +84,6 @@ impl FromStr for Networks {
 
 impl Networks {
     /// Returns `true` if no private networks are allowed.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -94,7 +94,6 @@ pub struct Brakes {
 
 impl Brakes {
     /// Returns the brakes of this database, Nango environment and public address.
-    #[must_use]
     pub fn new(database: Database, nango: Option<Nango>, public_url: Url, clock: Clock) -> Self {
         Self {
             database,

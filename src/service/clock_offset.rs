@@ -82,7 +82,6 @@ impl ClockOffset {
     }
 
     /// Returns whether the offset is too great for the replica to be ready.
-    #[must_use]
     pub fn is_off(&self) -> bool {
         self.get().is_some_and(|offset| offset.abs() > FAIL_ABOVE)
     }

@@ -44,14 +44,12 @@ pub struct CatalogView {
 
 impl CatalogView {
     /// Returns whether Nango has an integration for a connector; `None` if the integrations could not be read.
-    #[must_use]
     pub fn is_configured(&self, connector: &Connector) -> Option<bool> {
         let integrations = self.integrations.as_ref()?;
         Some(integrations.contains_key(&connector.integration_key))
     }
 
     /// Returns whether users are offered a connector.
-    #[must_use]
     pub fn is_offered(&self, connector: &Connector) -> bool {
         match self.mode {
             CatalogMode::Listed | CatalogMode::All => true,
@@ -87,7 +85,6 @@ impl CurrentCatalog {
     }
 
     /// Returns the newest catalog, without a call to Nango.
-    #[must_use]
     pub fn current(&self) -> Arc<Catalog> {
         self.newest().catalog
     }

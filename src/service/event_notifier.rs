@@ -32,7 +32,6 @@ pub struct Subscription {
 
 impl EventNotifier {
     /// Subscribes to this user's events from now on.
-    #[must_use]
     pub fn subscribe(&self, user: &UserId) -> Subscription {
         let mut users = self.users_mut();
         let sender = users.entry(user.as_str().to_owned()).or_default();
@@ -60,13 +59,11 @@ impl EventNotifier {
     }
 
     /// Returns the number of times that events may have been missed. A subscriber compares it after it was woken.
-    #[must_use]
     pub fn gaps(&self) -> u64 {
         self.gaps.load(Ordering::Acquire)
     }
 
     /// Returns the users with subscribers.
-    #[must_use]
     pub fn users(&self) -> Vec<String> {
         self.users_mut().keys().cloned().collect()
     }

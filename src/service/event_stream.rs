@@ -36,13 +36,11 @@ pub struct Events {
 
 impl Events {
     /// Returns the id of the last event that was read; nil if there is none.
-    #[must_use]
     pub fn last(&self) -> EventId {
         self.last
     }
 
     /// Returns whether the events continue after the client's last one. Otherwise the client has to reload its data.
-    #[must_use]
     pub fn resumed(&self) -> bool {
         self.resumed
     }

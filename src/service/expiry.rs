@@ -73,7 +73,6 @@ impl AttemptExpiry {
     }
 
     /// Returns whether a run that expired this many attempts should be followed by another immediately.
-    #[must_use]
     pub fn is_full(expired: usize) -> bool {
         expired >= MAX_BATCH / 2
     }

@@ -11,7 +11,6 @@ impl Failure {
     ///
     /// Nango reports a provider's error as `error: …; error_description: …` within a sentence, and a failed code
     /// exchange as JSON text.
-    #[must_use]
     pub fn from_authorization_error(error: Option<&AuthError>) -> Self {
         let description = error
             .map(|error| error.description.as_str())
@@ -45,7 +44,6 @@ impl Failure {
     }
 
     /// Returns the failure of an authorization that was not completed in time.
-    #[must_use]
     pub fn expired() -> Self {
         Self {
             reason: Reason::AttemptExpired,
@@ -54,7 +52,6 @@ impl Failure {
     }
 
     /// Returns the failure of an authorization for which Nango created no session.
-    #[must_use]
     pub fn from_session_error(error: &nango::Error) -> Self {
         let reason = if error.is_transient() {
             Reason::NangoUnavailable

@@ -48,7 +48,6 @@ impl Logos {
     }
 
     /// Returns the URL of a connector's logo at this service.
-    #[must_use]
     pub fn url(&self, connector: &Connector) -> Url {
         let mut url = self.public_url.clone();
         if let Ok(mut path) = url.path_segments_mut() {

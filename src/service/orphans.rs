@@ -51,7 +51,6 @@ impl Orphan {
     }
 
     /// Returns its age in days, hours or minutes, as text.
-    #[must_use]
     pub fn age(&self, now: DateTime<Utc>) -> String {
         let age = now - self.nango.created_at;
         if age.num_days() > 0 {
@@ -72,7 +71,6 @@ pub struct Orphans {
 
 impl Orphans {
     /// Returns the use case for this installation.
-    #[must_use]
     pub fn new(core: Arc<Core>) -> Self {
         Self { core }
     }

@@ -53,7 +53,6 @@ pub struct ServiceKeys {
 
 impl ServiceKeys {
     /// Returns the keys of this database and those of the environment.
-    #[must_use]
     pub fn new(database: Database, environment_keys: Vec<EnvironmentKey>, clock: Clock) -> Self {
         let cache = Cache::builder()
             .max_capacity(CACHE_CAPACITY)

@@ -60,7 +60,6 @@ pub struct SweepSchedule {
 impl SweepSchedule {
     /// Returns a schedule with a pause of two seconds. A sweep then uses at most a sixth of Nango's rate limit. It uses
     /// more only for grants that no webhook or poll reported, and while it checks whether a provider has an outage.
-    #[must_use]
     pub fn every(every: Duration) -> Self {
         Self {
             every,

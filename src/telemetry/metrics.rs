@@ -44,13 +44,11 @@ impl Drop for GaugeGuard {
 }
 
 /// Returns an empty registry, which prefixes metric names with `patchbay_`.
-#[must_use]
 pub fn registry() -> Registry {
     Registry::with_prefix(PREFIX)
 }
 
 /// Returns a histogram for requests and calls, from a millisecond to ten seconds.
-#[must_use]
 pub fn latency_histogram() -> Histogram {
     Histogram::new([
         0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,

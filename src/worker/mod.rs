@@ -70,7 +70,6 @@ pub struct Scheduler {
 
 impl Scheduler {
     /// Creates a scheduler without jobs.
-    #[must_use]
     pub fn new(stop: CancellationToken) -> Self {
         Self {
             tasks: TaskTracker::new(),
@@ -86,7 +85,6 @@ impl Scheduler {
     }
 
     /// Returns the names of the jobs that are still running.
-    #[must_use]
     pub fn unfinished(&self) -> Vec<&'static str> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.iter().copied().collect()

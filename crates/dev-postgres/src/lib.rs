@@ -150,13 +150,11 @@ impl DevPostgres {
     /// Returns the URL `postgres://…@127.0.0.1:<port>/patchbay?sslmode=disable`, with the password.
     ///
     /// The user may create databases. The port changes with every start.
-    #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
     /// Returns the folder of the data, the password and the server's log.
-    #[must_use]
     pub fn folder(&self) -> &Path {
         self.data_dir.path()
     }

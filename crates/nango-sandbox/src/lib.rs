@@ -174,13 +174,11 @@ impl Sandbox {
     }
 
     /// Returns the public URL, without a trailing slash.
-    #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
     /// Returns the address that the sandbox listens on.
-    #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -194,7 +192,6 @@ impl Sandbox {
     }
 
     /// Returns how many calls with the secret key have been received.
-    #[must_use]
     pub fn received_calls(&self) -> u64 {
         self.app.lock().last_call
     }

@@ -67,7 +67,6 @@ pub struct Report {
 
 impl Report {
     /// Returns `true` if no check failed.
-    #[must_use]
     pub fn passes(&self) -> bool {
         self.findings.iter().all(|one| one.level < Level::Fail)
     }

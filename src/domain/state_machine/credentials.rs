@@ -117,7 +117,6 @@ impl Connection {
     }
 
     /// Returns whether a retry of dead credentials is due. Retries have exponential backoff and stop after a week.
-    #[must_use]
     pub fn is_retry_due(&self, now: DateTime<Utc>) -> bool {
         self.state.reason() == Some(Reason::NeedsReauthorization)
             && is_retry_due(&self.refusals, now)

@@ -169,7 +169,6 @@ pub(crate) struct ProblemBody<'a> {
 impl Problem {
     /// Creates a problem. The detail may contain text of the caller: characters that cannot be displayed are replaced,
     /// and a long text is truncated.
-    #[must_use]
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self {
             code,

@@ -71,7 +71,6 @@ impl ProxyTarget {
     }
 
     /// Returns the encoded path, relative to the provider's base, and the query.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -99,7 +99,6 @@ impl Unverified {
 
 impl Limits {
     /// Creates limits without any counted requests.
-    #[must_use]
     pub fn new(config: LimitsConfig, clock: Clock, metrics: Arc<HttpMetrics>) -> Self {
         Self {
             users: QuotaBuckets::new("user", config.user_per_minute),
