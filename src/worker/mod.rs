@@ -55,10 +55,10 @@ const EVENT_RECONNECT_DELAY: Duration = Duration::from_secs(1);
 const DELIVERY_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// How long a job's run may take before the log says that it has not finished.
-const STALL_TIME: Duration = Duration::from_secs(60);
+const STALL_TIME: Option<Duration> = Some(Duration::from_secs(60));
 
 /// How long a run of the sweep may take: it pauses between its calls to Nango.
-const SWEEP_STALL_TIME: Duration = Duration::from_secs(3600);
+const SWEEP_STALL_TIME: Option<Duration> = Some(Duration::from_secs(3600));
 
 /// The jobs of one replica, which end after `stop`.
 #[derive(Debug)]
@@ -114,189 +114,108 @@ struct Job {
 
 /// Starts the jobs that need no Nango. They end after the scheduler's `stop`.
 pub fn start(services: &Arc<Services>, jobs: &Scheduler) {
-    let (service, stopping) = (services.clone(), jobs.stop.clone());
-    jobs.tasks.spawn(repeat(
-        jobs.job("clock check", CLOCK_CHECK_INTERVAL, Some(STALL_TIME)),
-        async move || {
-            let measure = service.clock_offset.measure();
-            if let Some(measured) = stopping.run_until_cancelled(measure).await {
-                report("compared clocks", &measured, |()| false);
-            }
-        },
-    ));
-    let (service, stopping) = (services.clone(), jobs.stop.clone());
-    jobs.tasks.spawn(repeat(
-        jobs.job(
-            "idempotency key cleanup",
-            KEY_CLEANUP_INTERVAL,
-            Some(STALL_TIME),
-        ),
-        async move || {
-            // Here and below, the next run continues what a stop interrupted.
-            if let Some(deleted) = stopping
-                .run_until_cancelled(service.retention.delete_expired_keys())
-                .await
-            {
-                report("deleted expired idempotency keys", &deleted, |count| {
-                    *count > 0
-                });
-            }
-        },
-    ));
-    let (service, stopping) = (services.clone(), jobs.stop.clone());
-    jobs.tasks.spawn(repeat(
-        jobs.job(
-            "history pruning",
-            PRUNING_CHECK_INTERVAL,
-            Some(SWEEP_STALL_TIME),
-        ),
-        async move || {
-            if let Some(pruned) = stopping
-                .run_until_cancelled(service.retention.prune(PRUNING_INTERVAL))
-                .await
-            {
-                report("pruned the history", &pruned, Option::is_some);
-            }
-        },
-    ));
-    let (service, stopping) = (services.clone(), jobs.stop.clone());
-    jobs.tasks.spawn(repeat(
-        jobs.job("event feed", EVENT_RECONNECT_DELAY, None),
-        async move || {
-            // This returns only on a failure.
-            if let Some(ended) = stopping
-                .run_until_cancelled(service.events.follow_changes())
-                .await
-            {
-                report("followed changes", &ended, |()| true);
-            }
-        },
-    ));
+    let (service, stop) = (services.clone(), jobs.stop.clone());
+    let job = jobs.job("clock check", CLOCK_CHECK_INTERVAL, STALL_TIME);
+    jobs.tasks.spawn(repeat(job, async move || {
+        let run = || service.clock_offset.measure();
+        report_until(&stop, "compared clocks", run).await;
+    }));
+    let (service, stop) = (services.clone(), jobs.stop.clone());
+    let job = jobs.job("idempotency key cleanup", KEY_CLEANUP_INTERVAL, STALL_TIME);
+    jobs.tasks.spawn(repeat(job, async move || {
+        let run = || service.retention.delete_expired_keys();
+        report_until(&stop, "deleted expired idempotency keys", run).await;
+    }));
+    let (service, stop) = (services.clone(), jobs.stop.clone());
+    let job = jobs.job("history pruning", PRUNING_CHECK_INTERVAL, SWEEP_STALL_TIME);
+    jobs.tasks.spawn(repeat(job, async move || {
+        let run = || service.retention.prune(PRUNING_INTERVAL);
+        report_until(&stop, "pruned the history", run).await;
+    }));
+    let (service, stop) = (services.clone(), jobs.stop.clone());
+    let job = jobs.job("event feed", EVENT_RECONNECT_DELAY, None);
+    jobs.tasks.spawn(repeat(job, async move || {
+        // This returns only on a failure.
+        let run = || service.events.follow_changes();
+        report_until(&stop, "followed changes", run).await;
+    }));
 }
 
 /// Starts the jobs that send webhooks to the product. They pause while the database is not the installation's.
 pub fn start_webhooks(webhooks: &Arc<Webhooks>, services: &Arc<Services>, jobs: &Scheduler) {
-    let (sender, stopping) = (webhooks.clone(), jobs.stop.clone());
-    let service = services.clone();
-    jobs.tasks.spawn(repeat(
-        jobs.job("webhook delivery", DELIVERY_RETRY_DELAY, None),
-        async move || {
-            // This returns only on a failure.
-            sender.run(&stopping, &*service.core).await;
-        },
-    ));
-    let (pruner, stopping) = (webhooks.clone(), jobs.stop.clone());
-    jobs.tasks.spawn(repeat(
-        jobs.job(
-            "webhook cleanup",
-            DELIVERY_CLEANUP_INTERVAL,
-            Some(STALL_TIME),
-        ),
-        async move || {
-            if let Some(deleted) = stopping
-                .run_until_cancelled(pruner.prune_deliveries())
-                .await
-            {
-                report("deleted old webhook deliveries", &deleted, |count| {
-                    *count > 0
-                });
-            }
-            if let Some(changed) = stopping.run_until_cancelled(pruner.reencrypt()).await {
-                report("reencrypted webhook secrets", &changed, |count| *count > 0);
-            }
-        },
-    ));
+    let (sender, service, stop) = (webhooks.clone(), services.clone(), jobs.stop.clone());
+    let job = jobs.job("webhook delivery", DELIVERY_RETRY_DELAY, None);
+    jobs.tasks.spawn(repeat(job, async move || {
+        // This returns only on a failure.
+        sender.run(&stop, &*service.core).await;
+    }));
+    let (pruner, stop) = (webhooks.clone(), jobs.stop.clone());
+    let job = jobs.job("webhook cleanup", DELIVERY_CLEANUP_INTERVAL, STALL_TIME);
+    jobs.tasks.spawn(repeat(job, async move || {
+        let run = || pruner.prune_deliveries();
+        report_until(&stop, "deleted old webhook deliveries", run).await;
+        let run = || pruner.reencrypt();
+        report_until(&stop, "reencrypted webhook secrets", run).await;
+    }));
 }
 
 /// Starts the jobs that call Nango.
 pub fn start_nango_jobs(services: &Arc<Services>, sweep_every: Duration, jobs: &Scheduler) {
-    let (service, stopping) = (services.clone(), jobs.stop.clone());
-    jobs.tasks.spawn(repeat(
-        jobs.job("deletions at Nango", Duration::ZERO, Some(STALL_TIME)),
-        async move || {
-            // Another replica may have queued a deletion without waking this one.
-            let wanted = tokio::time::timeout(DELETION_INTERVAL, service.deletions.wait());
-            if stopping.run_until_cancelled(wanted).await.is_some() {
-                report(
-                    "deleted connections at Nango",
-                    &service.deletions.delete_due().await,
-                    |count| *count > 0,
-                );
+    let (service, stop) = (services.clone(), jobs.stop.clone());
+    let job = jobs.job("deletions at Nango", Duration::ZERO, STALL_TIME);
+    jobs.tasks.spawn(repeat(job, async move || {
+        // Another replica may have queued a deletion without waking this one.
+        let wanted = tokio::time::timeout(DELETION_INTERVAL, service.deletions.wait());
+        if stop.run_until_cancelled(wanted).await.is_some() {
+            let deleted = service.deletions.delete_due().await;
+            report("deleted connections at Nango", &deleted);
+        }
+    }));
+    let (service, stop) = (services.clone(), jobs.stop.clone());
+    let job = jobs.job("attempt expiry", EXPIRY_INTERVAL, SWEEP_STALL_TIME);
+    jobs.tasks.spawn(repeat(job, async move || {
+        loop {
+            let expired = service.expiry.run().await;
+            report("authorizations ran out of time", &expired);
+            if !expired.is_ok_and(AttemptExpiry::is_full) || stop.is_cancelled() {
+                break;
             }
-        },
-    ));
-    let (service, stopping) = (services.clone(), jobs.stop.clone());
-    jobs.tasks.spawn(repeat(
-        jobs.job("attempt expiry", EXPIRY_INTERVAL, Some(SWEEP_STALL_TIME)),
-        async move || {
-            loop {
-                let expired = service.expiry.run().await;
-                report("authorizations ran out of time", &expired, |count| {
-                    *count > 0
-                });
-                let is_full = expired.is_ok_and(AttemptExpiry::is_full);
-                if !is_full || stopping.is_cancelled() {
-                    break;
-                }
-            }
-        },
-    ));
+        }
+    }));
     start_catalog_jobs(services, jobs);
-    let (service, stopping) = (services.clone(), jobs.stop.clone());
-    jobs.tasks.spawn(repeat(
-        jobs.job("absence checks", ABSENCE_CHECK_INTERVAL, Some(STALL_TIME)),
-        async move || {
-            if let Some(missing) = stopping
-                .run_until_cancelled(service.sweeper.check_absences())
-                .await
-            {
-                report("looked up absent connections", &missing, |count| *count > 0);
-            }
-        },
-    ));
-    let (service, stopping) = (services.clone(), jobs.stop.clone());
-    jobs.tasks.spawn(repeat(
-        jobs.job("sweep", SWEEP_CHECK_INTERVAL, Some(SWEEP_STALL_TIME)),
-        async move || {
-            report(
-                "swept",
-                &service
-                    .sweeper
-                    .sweep(SweepSchedule::every(sweep_every), &stopping)
-                    .await,
-                Option::is_some,
-            );
-        },
-    ));
+    let (service, stop) = (services.clone(), jobs.stop.clone());
+    let job = jobs.job("absence checks", ABSENCE_CHECK_INTERVAL, STALL_TIME);
+    jobs.tasks.spawn(repeat(job, async move || {
+        let run = || service.sweeper.check_absences();
+        report_until(&stop, "looked up absent connections", run).await;
+    }));
+    let (service, stop) = (services.clone(), jobs.stop.clone());
+    let schedule = SweepSchedule::every(sweep_every);
+    let job = jobs.job("sweep", SWEEP_CHECK_INTERVAL, SWEEP_STALL_TIME);
+    jobs.tasks.spawn(repeat(job, async move || {
+        report("swept", &service.sweeper.sweep(schedule, &stop).await);
+    }));
 }
 
 /// Starts the jobs of account lookups and the catalog.
 fn start_catalog_jobs(services: &Arc<Services>, jobs: &Scheduler) {
-    let (service, stopping) = (services.clone(), jobs.stop.clone());
-    jobs.tasks.spawn(repeat(
-        jobs.job("account look-ups", Duration::ZERO, Some(STALL_TIME)),
-        async move || {
-            let wanted = tokio::time::timeout(LOOKUP_INTERVAL, service.account_lookups.wait());
-            if stopping.run_until_cancelled(wanted).await.is_some() {
-                report(
-                    "looked up accounts",
-                    &service.account_lookups.run_due(&stopping).await,
-                    |_| false,
-                );
-            }
-        },
-    ));
+    let (service, stop) = (services.clone(), jobs.stop.clone());
+    let job = jobs.job("account look-ups", Duration::ZERO, STALL_TIME);
+    jobs.tasks.spawn(repeat(job, async move || {
+        let wanted = tokio::time::timeout(LOOKUP_INTERVAL, service.account_lookups.wait());
+        if stop.run_until_cancelled(wanted).await.is_some() {
+            let looked_up = service.account_lookups.run_due(&stop).await;
+            report("looked up accounts", &looked_up.map(drop));
+        }
+    }));
     let service = services.clone();
-    jobs.tasks.spawn(repeat(
-        jobs.job("catalog refresh", CATALOG_INTERVAL, Some(STALL_TIME)),
-        async move || {
-            report(
-                "listed nango integrations",
-                &service.catalog.refresh().await,
-                |()| false,
-            );
-        },
-    ));
+    let job = jobs.job("catalog refresh", CATALOG_INTERVAL, STALL_TIME);
+    jobs.tasks.spawn(repeat(job, async move || {
+        report(
+            "listed nango integrations",
+            &service.catalog.refresh().await,
+        );
+    }));
 }
 
 /// Runs a job after each pause, until `stop`. A started run completes, and a run that panics does not end its job.
@@ -341,10 +260,25 @@ async fn report_stalls<T>(job: &Job, run: impl Future<Output = T>) -> T {
     }
 }
 
-/// Logs a run that did something, or that failed and will be retried.
-fn report<T: Debug, E: Display>(what: &str, result: &Result<T, E>, did: impl FnOnce(&T) -> bool) {
+/// Runs an operation until it ends or `stop`, and logs its result. The next run continues what a stop interrupted.
+async fn report_until<T: Debug + Default + PartialEq, E: Display, F>(
+    stop: &CancellationToken,
+    what: &str,
+    run: impl FnOnce() -> F,
+) where
+    F: Future<Output = Result<T, E>>,
+{
+    // Boxed, because a future that is passed on by value is copied, which overflows the stack of debug builds.
+    let run = Box::pin(run());
+    if let Some(result) = stop.run_until_cancelled(run).await {
+        report(what, &result);
+    }
+}
+
+/// Logs a run that did something, or that failed and will be retried. A run that did nothing returns `T::default()`.
+fn report<T: Debug + Default + PartialEq, E: Display>(what: &str, result: &Result<T, E>) {
     match result {
-        Ok(result) if did(result) => tracing::info!(?result, "{what}"),
+        Ok(result) if *result != T::default() => tracing::info!(?result, "{what}"),
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "{what}: failed, will be retried"),
     }
