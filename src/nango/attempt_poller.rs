@@ -190,13 +190,11 @@ impl AttemptPoller {
                 return Ok(found);
             }
         }
-        self.nango
-            .connections(&ListConnections {
-                connection_id: Some(id.to_owned()),
-                integration: Some(integration.to_owned()),
-                ..ListConnections::default()
-            })
-            .await
+        let filter = ListConnections {
+            integration: Some(integration.to_owned()),
+            ..ListConnections::of_id(id)
+        };
+        self.nango.connections(&filter).await
     }
 
     /// Returns a list of the newest connections that was requested after this call. Concurrent callers share it.
@@ -248,13 +246,8 @@ impl AttemptPoller {
     }
 
     async fn fetch_by_tag(&self, attempt: AttemptId) -> ListResult {
-        let tags = [(ATTEMPT_TAG.to_owned(), attempt.to_string())].into();
-        self.nango
-            .connections(&ListConnections {
-                tags,
-                ..ListConnections::default()
-            })
-            .await
+        let filter = ListConnections::tagged([(ATTEMPT_TAG, attempt.to_string())]);
+        self.nango.connections(&filter).await
     }
 }
 

@@ -237,6 +237,22 @@ pub struct ListConnections {
 const UNLIMITED: usize = 10_000;
 
 impl ListConnections {
+    /// Returns the filter for the connection with this id.
+    pub fn of_id(id: &str) -> Self {
+        Self {
+            connection_id: Some(id.to_owned()),
+            ..Self::default()
+        }
+    }
+
+    /// Returns the filter for the connections with all of these tags.
+    pub fn tagged<const N: usize>(tags: [(&str, String); N]) -> Self {
+        Self {
+            tags: tags.map(|(name, value)| (name.to_owned(), value)).into(),
+            ..Self::default()
+        }
+    }
+
     /// Returns whether a connection matches the filter.
     fn matches(&self, summary: &ConnectionSummary) -> bool {
         let id = self.connection_id.as_ref();

@@ -323,11 +323,7 @@ impl Brakes {
         // Connections with the id of an imported row. They prove less than a tag or a creation time.
         let mut possible = 0;
         for id in &sample.ids {
-            let filter = ListConnections {
-                connection_id: Some(id.clone()),
-                ..ListConnections::default()
-            };
-            let page = nango.connection_page(&filter).await?;
+            let page = nango.connection_page(&ListConnections::of_id(id)).await?;
             if page.connections.iter().any(|found| sample.proves(found)) {
                 self.recognize_environment(true);
                 return Ok(Evidence::Proven);

@@ -95,6 +95,10 @@ impl Core {
         self.upstream.as_ref().ok_or(Error::NangoDisabled)
     }
 
+    pub(crate) fn nango(&self) -> Result<&Nango> {
+        Ok(&self.nango_gateway()?.nango)
+    }
+
     /// Returns whether Nango's rate limit admits a call of this priority without a wait.
     pub(crate) fn has_room(&self, priority: Priority) -> bool {
         (self.upstream.as_ref()).is_some_and(|upstream| upstream.nango.has_room(priority))
@@ -185,18 +189,14 @@ impl Core {
 
     /// Returns whether Nango neither lists a connection with this id nor returns it by id.
     pub(crate) async fn is_gone(&self, id: &str, integration: &str) -> Result<bool> {
-        let filter = ListConnections {
-            connection_id: Some(id.to_owned()),
-            ..ListConnections::default()
-        };
-        let nango = &self.nango_gateway()?.nango;
-        Ok(nango.connection_page(&filter).await?.is_empty()
+        let filter = ListConnections::of_id(id);
+        Ok(self.nango()?.connection_page(&filter).await?.is_empty()
             && self.is_unknown_to_nango(id, integration).await?)
     }
 
     /// Returns whether Nango responds to a request by id that the connection does not exist.
     pub(crate) async fn is_unknown_to_nango(&self, id: &str, integration: &str) -> Result<bool> {
-        let nango = &self.nango_gateway()?.nango;
+        let nango = self.nango()?;
         match nango.connection(id, integration, Refresh::WhenDue).await {
             // Nango deletes the connections of a deleted integration.
             Err(nango::Error::NotFound | nango::Error::UnknownIntegration) => Ok(true),

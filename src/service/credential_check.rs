@@ -184,7 +184,7 @@ impl CredentialChecker {
     }
 
     async fn health(&self, connection: &Connection) -> Result<CredentialHealth> {
-        let nango = &self.core.nango_gateway()?.nango;
+        let nango = self.core.nango()?;
         let now = self.core.clock.now();
         let before = self.rejected_credentials(connection).await?;
         match refresh(nango, connection).await {
@@ -319,7 +319,7 @@ impl CredentialChecker {
     /// Refreshes the credentials of some connections of the same connector, each of another user, until one refresh
     /// succeeds. A single user could revoke several connections, which is no outage.
     async fn check_siblings(&self, connection: &Connection) -> Result<CredentialHealth> {
-        let nango = &self.core.nango_gateway()?.nango;
+        let nango = self.core.nango()?;
         let mut is_any_refused = false;
         let mut users = vec![connection.user_id.clone()];
         for _ in 0..MAX_SIBLING_CHECKS {
@@ -394,20 +394,11 @@ impl CredentialChecker {
     /// Returns whether Nango has a grant with this connection's tags and without a pending deletion. Then the database
     /// is older than the grant, as after a restore. The sweep or an operator restores it.
     async fn has_newer_grant(&self, connection: &Connection) -> Result<bool> {
-        let tags = [
+        let filter = ListConnections::tagged([
             (INSTALLATION_TAG, self.core.installation.to_string()),
             (CONNECTION_TAG, connection.id.to_string()),
-        ];
-        let filter = ListConnections {
-            tags: tags.map(|(name, value)| (name.to_owned(), value)).into(),
-            ..ListConnections::default()
-        };
-        let found = self
-            .core
-            .nango_gateway()?
-            .nango
-            .connections(&filter)
-            .await?;
+        ]);
+        let found = self.core.nango()?.connections(&filter).await?;
         let ids: Vec<&str> = found.iter().map(|it| it.connection_id.as_str()).collect();
         if ids.is_empty() {
             return Ok(false);

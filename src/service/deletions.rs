@@ -173,7 +173,7 @@ impl DeletionQueue {
                 "the grant that replaced it is not verified",
             ));
         }
-        let nango = &self.core.nango_gateway()?.nango;
+        let nango = self.core.nango()?;
         let key = &deletion.integration_key;
         // An id that Nango generated belongs to this connection, unless this database is a copy. Otherwise the tags
         // identify the owner.
@@ -219,7 +219,7 @@ impl DeletionQueue {
             Some(State::Connected { upstream }) => upstream,
             _ => return Ok(false),
         };
-        let nango = &self.core.nango_gateway()?.nango;
+        let nango = self.core.nango()?;
         let key = &upstream.integration.key;
         match nango.connection(&upstream.id, key, Refresh::WhenDue).await {
             Ok(found) => Ok(!found.credentials.are_expired(self.core.clock.now())),
@@ -231,12 +231,9 @@ impl DeletionQueue {
     /// Returns the connections that Nango lists with the id of a pending deletion, without those of other owners. Also
     /// returns whether the id belongs to another owner in the deletion's integration.
     async fn stored_for(&self, deletion: &Deletion) -> Result<(Vec<ConnectionSummary>, bool)> {
-        let filter = ListConnections {
-            connection_id: Some(deletion.nango_connection_id.clone()),
-            ..ListConnections::default()
-        };
-        let nango = &self.core.nango_gateway()?.nango;
-        let listed = nango.connection_page(&filter).await?.complete()?;
+        let filter = ListConnections::of_id(&deletion.nango_connection_id);
+        let listed = self.core.nango()?.connection_page(&filter).await?;
+        let listed = listed.complete()?;
         let (stored, foreign): (Vec<_>, Vec<_>) = listed
             .into_iter()
             .partition(|summary| self.matches_deletion(deletion, summary));

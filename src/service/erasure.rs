@@ -140,24 +140,12 @@ impl UserErasure {
     /// # Errors
     /// As Nango, and if an entry cannot be read.
     async fn list_nango_connections(&self, user: &UserId) -> Result<Vec<ConnectionSummary>> {
-        let tags = [
-            (USER_TAG.to_owned(), user.as_str().to_owned()),
-            (
-                INSTALLATION_TAG.to_owned(),
-                self.core.installation.to_string(),
-            ),
-        ];
-        let filter = ListConnections {
-            tags: tags.into(),
-            ..ListConnections::default()
-        };
+        let filter = ListConnections::tagged([
+            (USER_TAG, user.as_str().to_owned()),
+            (INSTALLATION_TAG, self.core.installation.to_string()),
+        ]);
         // An unreadable entry may be the user's. Then the erasure is not confirmed.
-        let page = self
-            .core
-            .nango_gateway()?
-            .nango
-            .connection_page(&filter)
-            .await?;
+        let page = self.core.nango()?.connection_page(&filter).await?;
         Ok(page.complete()?)
     }
 }

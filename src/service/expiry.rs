@@ -170,7 +170,7 @@ impl AttemptExpiry {
             .iter()
             .map(|due| (due.attempt_id, Vec::new()))
             .collect();
-        let nango = &self.core.nango_gateway()?.nango;
+        let nango = self.core.nango()?;
         let mut last = None;
         for page in 0..MAX_PAGES {
             let filter = ListConnections {

@@ -228,7 +228,7 @@ impl NangoWebhooks {
             return Ok(WebhookOutcome::Ignored);
         };
         self.require_room()?;
-        let nango = &self.core.nango_gateway()?.nango;
+        let nango = self.core.nango()?;
         let found = match nango
             .connection(&stored.id, &stored.integration.key, Refresh::WhenDue)
             .await

@@ -84,22 +84,13 @@ impl Orphans {
         let mut ids = HashSet::new();
         let mut orphans = Vec::new();
         for page in 0.. {
+            let tag = (INSTALLATION_TAG, self.core.installation.to_string());
             let filter = ListConnections {
-                tags: [(
-                    INSTALLATION_TAG.to_owned(),
-                    self.core.installation.to_string(),
-                )]
-                .into(),
                 limit: Some(PAGE_SIZE),
                 page: Some(page),
-                ..ListConnections::default()
+                ..ListConnections::tagged([tag])
             };
-            let found = self
-                .core
-                .nango_gateway()?
-                .nango
-                .connection_page(&filter)
-                .await?;
+            let found = self.core.nango()?.connection_page(&filter).await?;
             // Pages overlap if connections are created meanwhile.
             let mut new = found.connections;
             new.retain(|it| ids.insert(it.connection_id.clone()));

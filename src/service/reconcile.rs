@@ -146,16 +146,12 @@ impl Reconciler {
     /// # Errors
     /// As Nango and the database, and if an entry cannot be read.
     pub(crate) async fn apply_all_grants(&self, id: ConnectionId) -> Result<bool> {
-        let tags = [
+        let filter = ListConnections::tagged([
             (INSTALLATION_TAG, self.core.installation.to_string()),
             (CONNECTION_TAG, id.to_string()),
-        ];
-        let filter = ListConnections {
-            tags: tags.map(|(name, value)| (name.to_owned(), value)).into(),
-            ..ListConnections::default()
-        };
-        let nango = &self.core.nango_gateway()?.nango;
-        let mut listed = nango.connection_page(&filter).await?.complete()?;
+        ]);
+        let listed = self.core.nango()?.connection_page(&filter).await?;
+        let mut listed = listed.complete()?;
         let ids: Vec<&str> = listed.iter().map(|it| it.connection_id.as_str()).collect();
         let mut tx = self.core.begin_single().await?;
         let queued = db::find_queued_deletions(&mut tx, &ids).await?;
@@ -224,17 +220,8 @@ impl Reconciler {
         user: &UserId,
         nango_id: &str,
     ) -> Result<Option<Connection>> {
-        let filter = ListConnections {
-            connection_id: Some(nango_id.to_owned()),
-            ..ListConnections::default()
-        };
-        for summary in self
-            .core
-            .nango_gateway()?
-            .nango
-            .connections(&filter)
-            .await?
-        {
+        let filter = ListConnections::of_id(nango_id);
+        for summary in self.core.nango()?.connections(&filter).await? {
             let tag = |name: &str| summary.tags.get(name);
             if tag(USER_TAG).is_some_and(|tagged| tagged == user.as_str())
                 && let Some(attempt) = tag(ATTEMPT_TAG).and_then(|id| id.parse().ok())

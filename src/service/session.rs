@@ -86,10 +86,7 @@ impl NangoGateway {
         let Some(installation) = self.copy else {
             return Ok(true);
         };
-        let filter = ListConnections {
-            connection_id: Some(id.to_owned()),
-            ..ListConnections::default()
-        };
+        let filter = ListConnections::of_id(id);
         let found = self.nango.connection_page(&filter).await?.connections;
         Ok(found
             .iter()

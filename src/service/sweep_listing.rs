@@ -158,12 +158,7 @@ impl Sweeper {
             page: Some(page.unsigned_abs()),
             ..ListConnections::default()
         };
-        Ok(self
-            .core
-            .nango_gateway()?
-            .nango
-            .connection_page(&filter)
-            .await?)
+        Ok(self.core.nango()?.connection_page(&filter).await?)
     }
 
     /// Returns the first page of a segment. It overlaps with the previous segment: connections that were deleted
