@@ -4,13 +4,13 @@
 //! stored, which is enough for a secret of 256 bits.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
+use strum::{Display, EnumString, IntoStaticStr};
 use uuid::Uuid;
 
 /// The prefix of every key. It distinguishes a key from a user's token, and secret scanners find it.
@@ -28,13 +28,19 @@ const MIN_DIFFERENT: usize = 8;
 const MAX_NAME: usize = 64;
 
 /// A permission of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Display, EnumString, IntoStaticStr,
+)]
+#[strum(parse_err_ty = UnknownScope, parse_err_fn = unknown_scope)]
 pub enum Scope {
     /// Permits token requests and provider calls through the proxy.
+    #[strum(serialize = "tokens:read")]
     TokensRead,
     /// Permits reading users' connections.
+    #[strum(serialize = "connections:read")]
     ConnectionsRead,
     /// Permits connecting, changing and disconnecting for users, and deleting a user's data.
+    #[strum(serialize = "connections:write")]
     ConnectionsWrite,
 }
 
@@ -48,17 +54,7 @@ impl Scope {
 
     /// Returns the name on the wire.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::TokensRead => "tokens:read",
-            Self::ConnectionsRead => "connections:read",
-            Self::ConnectionsWrite => "connections:write",
-        }
-    }
-}
-
-impl fmt::Display for Scope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        self.into()
     }
 }
 
@@ -67,15 +63,8 @@ impl fmt::Display for Scope {
 #[error("{0:?} is not a scope: there are tokens:read, connections:read and connections:write")]
 pub struct UnknownScope(String);
 
-impl FromStr for Scope {
-    type Err = UnknownScope;
-
-    fn from_str(text: &str) -> Result<Self, UnknownScope> {
-        Self::ALL
-            .into_iter()
-            .find(|scope| scope.as_str() == text)
-            .ok_or_else(|| UnknownScope(text.to_owned()))
-    }
+fn unknown_scope(text: &str) -> UnknownScope {
+    UnknownScope(text.to_owned())
 }
 
 /// A service that was authenticated by its key.

@@ -186,7 +186,10 @@ impl<'r> RowReader<'r> {
             (Status::Connected, None, Some(upstream)) => State::Connected { upstream },
             (Status::Disconnected, Some(reason), None) => State::Disconnected { reason },
             (Status::Error, Some(reason), upstream) => State::Error { reason, upstream },
-            _ => return Err(wrong(&format!("status {status} with reason {reason:?}")).into()),
+            _ => {
+                let status = status.as_str();
+                return Err(wrong(&format!("status {status} with reason {reason:?}")).into());
+            }
         };
         let mut connection = Connection {
             id,

@@ -2,24 +2,14 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use strum::{Display, EnumString, IntoStaticStr};
+use strum::{EnumString, IntoStaticStr};
 use utoipa::ToSchema;
 
 use super::{AttemptId, ConnectionId, Failure};
 
 /// The purpose of an attempt.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    Serialize,
-    Deserialize,
-    ToSchema,
-    Display,
-    EnumString,
-    IntoStaticStr,
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, EnumString, IntoStaticStr,
 )]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
@@ -30,26 +20,9 @@ pub enum AttemptKind {
     Reconnect,
 }
 
-impl AttemptKind {
-    /// Returns the name in the database and in JSON.
-    pub fn as_str(self) -> &'static str {
-        self.into()
-    }
-}
-
 /// How an attempt ended.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    Serialize,
-    Deserialize,
-    ToSchema,
-    Display,
-    EnumString,
-    IntoStaticStr,
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, EnumString, IntoStaticStr,
 )]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
@@ -64,13 +37,6 @@ pub enum Outcome {
     Superseded,
     /// The user canceled the attempt. If it still creates a connection at Nango, that connection is deleted.
     Canceled,
-}
-
-impl Outcome {
-    /// Returns the name in the database and in JSON.
-    pub fn as_str(self) -> &'static str {
-        self.into()
-    }
 }
 
 /// One authorization by a user, from the request to its outcome.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use strum::{Display, EnumString, IntoStaticStr};
+use strum::{EnumString, IntoStaticStr};
 use utoipa::ToSchema;
 
 use super::{ConnectionId, ConnectorId, UserId};
@@ -188,19 +188,7 @@ impl Account {
 
 /// Why the account of a connection is not known.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Serialize,
-    Deserialize,
-    ToSchema,
-    Display,
-    EnumString,
-    IntoStaticStr,
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, EnumString, IntoStaticStr,
 )]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
@@ -219,13 +207,6 @@ pub enum AccountUnknownReason {
     ProviderUnavailable,
     /// Nango rejects the service's account lookups. An operator has to change the key or Nango's settings.
     NangoMisconfigured,
-}
-
-impl AccountUnknownReason {
-    /// Returns the name in the database and in JSON.
-    pub fn as_str(self) -> &'static str {
-        self.into()
-    }
 }
 
 impl Account {
@@ -295,17 +276,7 @@ impl State {
 
 /// The state of a connection. A closed set.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    Serialize,
-    Deserialize,
-    ToSchema,
-    Display,
-    EnumString,
-    IntoStaticStr,
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, EnumString, IntoStaticStr,
 )]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
@@ -320,26 +291,9 @@ pub enum Status {
     Error,
 }
 
-impl Status {
-    /// Returns the name in the database and in JSON.
-    pub fn as_str(self) -> &'static str {
-        self.into()
-    }
-}
-
 /// Why a connection is not connected, or why an attempt failed.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    Serialize,
-    Deserialize,
-    ToSchema,
-    Display,
-    EnumString,
-    IntoStaticStr,
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, EnumString, IntoStaticStr,
 )]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
@@ -368,13 +322,6 @@ pub enum Reason {
     AuthorizationCanceled,
     /// The user removed it from the list, or canceled its first authorization.
     Removed,
-}
-
-impl Reason {
-    /// Returns the name in the database and in JSON.
-    pub fn as_str(self) -> &'static str {
-        self.into()
-    }
 }
 
 #[cfg(test)]

@@ -1,29 +1,15 @@
 //! Events of a connection: the history, the stream, and the webhook messages.
 
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
-use serde::{Serialize, Serializer};
-use strum::Display;
-use strum::EnumString;
-use strum::IntoStaticStr;
-use strum::VariantNames;
+use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr, VariantNames};
 use utoipa::ToSchema;
 
 use super::{AttemptId, ConnectionId, EventId, Reason, Status};
 
 /// The kind of a change of a connection.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    Serialize,
-    Deserialize,
-    ToSchema,
-    Display,
-    EnumString,
-    IntoStaticStr,
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, EnumString, IntoStaticStr,
 )]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
@@ -64,13 +50,6 @@ pub enum EventKind {
     Adopted,
     /// An operator restored the connection from Nango's data.
     Restored,
-}
-
-impl EventKind {
-    /// Returns the name in the database and in JSON.
-    pub fn as_str(self) -> &'static str {
-        self.into()
-    }
 }
 
 /// Who caused a change.
@@ -146,7 +125,8 @@ pub struct Event {
 }
 
 /// The type of an outgoing webhook message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Display, EnumString, IntoStaticStr, VariantNames)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, EnumString, IntoStaticStr, VariantNames)]
+#[serde(into = "&'static str")]
 pub enum MessageType {
     /// The connection became connected, was reauthorized, or its user accepted another account.
     #[strum(serialize = "connection.connected")]
@@ -166,11 +146,6 @@ pub enum MessageType {
 }
 
 impl MessageType {
-    /// Returns the value of the message's `type`.
-    pub fn as_str(self) -> &'static str {
-        self.into()
-    }
-
     /// Returns the message type of a change; `None` if the change sends no message.
     pub fn of(kind: EventKind) -> Option<Self> {
         match kind {
@@ -192,11 +167,5 @@ impl MessageType {
             | EventKind::TokenRefreshed
             | EventKind::Adopted => None,
         }
-    }
-}
-
-impl Serialize for MessageType {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
     }
 }

@@ -21,3 +21,24 @@ pub use failure::Failure;
 pub use ids::{AttemptId, ConnectionId, ConnectorId, EventId, InstallationId};
 pub use safeguard::{Brake, DeletionReason};
 pub use user_id::{InvalidUserId, UserId};
+
+macro_rules! define_as_str {
+    ($($id:ident),+) => {$(
+        impl $id {
+            /// Returns the name in the database, in JSON and in metrics.
+            pub fn as_str(self) -> &'static str {
+                self.into()
+            }
+        }
+    )+};
+}
+
+define_as_str!(
+    AccountUnknownReason,
+    AttemptKind,
+    Brake,
+    DeletionReason,
+    EventKind,
+    MessageType
+);
+define_as_str!(Outcome, Reason, Status);

@@ -1,21 +1,10 @@
 //! Safeguards against mistakes that affect many users: brakes, and the reasons for deletions at Nango.
 
 use chrono::TimeDelta;
-use strum::{Display, EnumString, IntoStaticStr, VariantArray, VariantNames};
+use strum::{Display, EnumString, IntoStaticStr, VariantArray};
 
 /// A brake, which stops operations that could harm many users by mistake until an operator releases it.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    Display,
-    EnumString,
-    IntoStaticStr,
-    VariantArray,
-    VariantNames,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Display, EnumString, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum Brake {
     /// The database differs from the installation's last, as after a restore or in a copy. Stops sweeps, deletions at
@@ -31,15 +20,8 @@ pub enum Brake {
     Deletions,
 }
 
-impl Brake {
-    /// Returns the name in the database, in metrics and in commands.
-    pub fn as_str(self) -> &'static str {
-        self.into()
-    }
-}
-
 /// The reason for the deletion of a connection at Nango.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Display, EnumString, IntoStaticStr)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum DeletionReason {
     /// The user disconnected it.
@@ -55,11 +37,6 @@ pub enum DeletionReason {
 }
 
 impl DeletionReason {
-    /// Returns the name in the database.
-    pub fn as_str(self) -> &'static str {
-        self.into()
-    }
-
     /// Returns how long the deletion is delayed. A replaced grant is kept for a while, because it is the only working
     /// one if its successor fails.
     pub fn delay(self) -> TimeDelta {

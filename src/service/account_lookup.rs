@@ -146,8 +146,8 @@ impl AccountLookups {
         let retries = found.failure.is_some_and(|failure| failure.is_transient)
             && lookup.failures < MAX_RETRIES;
         if let Some(failure) = found.failure {
-            let (connector, reason) = (&connection.connector.slug, failure.reason);
-            tracing::debug!(connection = %connection.id, connector, %reason, retries, "account look-up failed");
+            let (connector, reason) = (&connection.connector.slug, failure.reason.as_str());
+            tracing::debug!(connection = %connection.id, connector, reason, retries, "account look-up failed");
         }
         self.apply_lookup(&connection, &found, retries).await?;
         if !retries {

@@ -33,6 +33,7 @@ pub(crate) fn check_usable(connection: &Connection) -> Result<()> {
         }
         State::Disconnected { .. } => not_connected(format!("the user has disconnected {name}")),
         State::Error { reason, .. } => {
+            let reason = reason.as_str();
             not_connected(format!("{name} could not be connected: {reason}"))
         }
     }

@@ -197,7 +197,7 @@ fn fields(connection: &Connection) -> Vec<(&'static str, String)> {
         .map(|refusal| time(Some(*refusal)))
         .collect();
     vec![
-        ("status", connection.state.status().to_string()),
+        ("status", connection.state.status().as_str().to_owned()),
         ("reason", format!("{:?}", connection.state.reason())),
         (
             "nango",
@@ -240,9 +240,9 @@ fn describe(before: &Connection, transition: &Transition) -> String {
         }
     }
     if let Some((outcome, failure)) = &transition.outcome {
-        write!(text, ", attempt {outcome}").unwrap();
+        write!(text, ", attempt {}", outcome.as_str()).unwrap();
         if let Some(failure) = failure {
-            write!(text, " by {}", failure.reason).unwrap();
+            write!(text, " by {}", failure.reason.as_str()).unwrap();
         }
     }
     if let Some(discard) = &transition.discard {
@@ -368,7 +368,7 @@ fn transitions_match_table_in_repository() {
             Reason::AttemptExpired,
         ] {
             let failed = before.attempt_failed(&open, &failure(reason), now);
-            add(&format!("attempt failed, {reason}"), failed);
+            add(&format!("attempt failed, {}", reason.as_str()), failed);
         }
         let failed = before.attempt_failed(&over, &failure(Reason::AttemptExpired), now);
         add("ended attempt failed", failed);
