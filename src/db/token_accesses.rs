@@ -3,7 +3,10 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use sqlx::PgExecutor;
+use strum::IntoStaticStr;
+use utoipa::ToSchema;
 
 use super::Transaction;
 use super::batch::BatchQuery;
@@ -11,7 +14,8 @@ use super::rows::readable;
 use crate::domain::{ConnectionId, UserId};
 
 /// The purpose of a token access.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum Purpose {
     /// The token was issued.
     Token,
@@ -19,28 +23,20 @@ pub(crate) enum Purpose {
     Proxy,
 }
 
-impl Purpose {
-    /// Returns the name in the database.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Token => "token",
-            Self::Proxy => "proxy",
-        }
-    }
-}
-
-/// A recorded access.
-#[derive(Clone, Debug, sqlx::FromRow)]
+/// An access to the credentials of a connection.
+#[derive(Clone, Debug, Serialize, ToSchema, sqlx::FromRow)]
+#[schema(as = TokenAccess)]
 pub struct RecordedAccess {
     /// An id that increases with each access.
+    #[serde(skip)]
     pub id: i64,
-    /// The service that used the connection.
+    /// The name of the service's key.
     pub service: String,
-    /// `token` or `proxy`.
+    /// `token` if the service received a token, `proxy` if it called the provider. More values may be added.
     pub purpose: String,
-    /// The number of accesses within the same second.
+    /// The number of accesses of this service and purpose within the same second.
     pub count: i32,
-    /// The time of the last one.
+    /// When the last of these accesses happened.
     pub used_at: DateTime<Utc>,
 }
 
@@ -82,7 +78,7 @@ impl BatchQuery for Used {
         let ids: Vec<ConnectionId> = used.iter().map(|used| used.connection).collect();
         let nango_ids: Vec<&str> = used.iter().map(|used| used.nango_id.as_str()).collect();
         let services: Vec<&str> = used.iter().map(|used| used.service.as_str()).collect();
-        let purposes: Vec<&str> = used.iter().map(|used| used.purpose.as_str()).collect();
+        let purposes: Vec<&str> = used.iter().map(|used| used.purpose.into()).collect();
         let times: Vec<DateTime<Utc>> = used.iter().map(|used| used.at).collect();
         let written: Vec<(String, ConnectionId, String)> = sqlx::query_as(
             "with used as materialized ( \

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream;
+use serde::Serialize;
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
 use super::Result;
 use super::core::Core;
@@ -27,15 +29,16 @@ const ERASURE_WAIT: Duration = Duration::from_secs(2);
 /// The maximum number of concurrent deletions at Nango.
 const PARALLEL_DELETIONS: usize = 8;
 
-/// The result of an erasure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The outcome of erasing a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = EraseUserResponse)]
 pub struct Erased {
-    /// The number of connections that were erased in the database.
+    /// The number of deleted connections.
     pub connections: usize,
-    /// The number of connections at Nango whose deletion is pending.
-    pub pending: usize,
-    /// `true` if Nango has confirmed that it has no connections of the user.
-    pub confirmed: bool,
+    /// The number of connections at Nango that wait to be deleted. They are deleted in the background.
+    pub upstream_pending: usize,
+    /// `true` if Nango has confirmed the deletions. Otherwise they are retried until Nango confirms them.
+    pub upstream_deleted: bool,
 }
 
 /// Erases users' data in the database and at Nango.
@@ -103,14 +106,14 @@ impl UserErasure {
         tx.commit().await?;
         // Pending deletions are not enough: none is queued for a connection that a row uses. Neither is Nango's list:
         // tags may not name the user.
-        let confirmed = pending == 0
+        let upstream_deleted = pending == 0
             && left == 0
             && is_deleted.iter().all(|deleted| *deleted)
             && (self.list_nango_connections(user).await).is_ok_and(|stored| stored.is_empty());
         Ok(Erased {
             connections: connections.len(),
-            pending: usize::try_from(pending).unwrap_or_default(),
-            confirmed,
+            upstream_pending: usize::try_from(pending).unwrap_or_default(),
+            upstream_deleted,
         })
     }
 

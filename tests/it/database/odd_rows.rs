@@ -68,7 +68,7 @@ async fn unreadable_row_is_skipped_counted_and_erasable() {
             .await
             .unwrap();
         assert_eq!(erased.connections, 2, "{odd}");
-        assert!(erased.confirmed, "{odd}");
+        assert!(erased.upstream_deleted, "{odd}");
     }
 }
 

@@ -115,7 +115,7 @@ async fn erasure_of_many_connections_runs_in_parallel() {
     let erased = erased.unwrap();
     app.faults(json!({})).await;
     assert_eq!(erased.connections, CONNECTIONS);
-    assert_eq!(erased.confirmed, erased.pending == 0);
+    assert_eq!(erased.upstream_deleted, erased.upstream_pending == 0);
     app.wait_for_nango_connections(&[]).await;
 }
 
@@ -133,8 +133,11 @@ async fn erasure_beyond_the_rate_limit_is_answered_at_once() {
         "{:?}",
         started.elapsed()
     );
-    assert_eq!((erased.connections, erased.confirmed), (CONNECTIONS, false));
-    assert!(erased.pending > 0, "{erased:?}");
+    assert_eq!(
+        (erased.connections, erased.upstream_deleted),
+        (CONNECTIONS, false)
+    );
+    assert!(erased.upstream_pending > 0, "{erased:?}");
     let rows: i64 = sqlx::query_scalar("select count(*) from user_connector_connection")
         .fetch_one(&mut app.sql().await)
         .await

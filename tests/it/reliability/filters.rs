@@ -42,7 +42,7 @@ async fn erasure_deletes_nothing_of_others() {
     ignore_filters(&app, json!({})).await;
     let user = "ada".to_owned().try_into().unwrap();
     let erased = app.service().await.erasure.erase(&user).await.unwrap();
-    assert_eq!((erased.connections, erased.confirmed), (2, true));
+    assert_eq!((erased.connections, erased.upstream_deleted), (2, true));
     app.faults(json!({})).await;
     let left = app.nango_connections().await;
     assert_eq!(left.len(), 3);

@@ -50,7 +50,7 @@ async fn late_grant_of_erased_user_is_deleted() {
     let started = app.user("ada").await.connect("gmail").await;
     let ada = UserId::try_from("ada".to_owned()).unwrap();
     let erased = app.service().await.erasure.erase(&ada).await.unwrap();
-    assert_eq!((erased.connections, erased.confirmed), (1, true));
+    assert_eq!((erased.connections, erased.upstream_deleted), (1, true));
     app.popup(text(&started, "oauth_url")).await;
     eventually(async || app.nango_calls("DELETE", "/connections/").await > 0).await;
     app.wait_for_nango_connections(&[]).await;
@@ -71,7 +71,10 @@ async fn repeated_erasure_is_unconfirmed_until_nango_confirms() {
     let service = app.service().await;
     for connections in [1, 0, 0] {
         let erased = service.erasure.erase(&ada).await.unwrap();
-        assert_eq!((erased.connections, erased.confirmed), (connections, false));
+        assert_eq!(
+            (erased.connections, erased.upstream_deleted),
+            (connections, false)
+        );
     }
     let named: bool = sqlx::query_scalar("select user_id is not null from upstream_deletion")
         .fetch_one(&mut app.sql().await)
@@ -80,7 +83,7 @@ async fn repeated_erasure_is_unconfirmed_until_nango_confirms() {
     assert!(!named, "the queue names an erased user");
     app.faults(json!({})).await;
     app.advance(TimeDelta::minutes(15));
-    eventually(async || service.erasure.erase(&ada).await.unwrap().confirmed).await;
+    eventually(async || service.erasure.erase(&ada).await.unwrap().upstream_deleted).await;
     app.wait_for_nango_connections(&[]).await;
 }
 

@@ -40,7 +40,10 @@ async fn disconnect_is_accepted_in_unknown_environment_without_nango() {
     );
     let user = "user-1".to_owned().try_into().unwrap();
     let erased = service.erasure.erase(&user).await.unwrap();
-    assert_eq!((erased.pending, erased.confirmed), (1, false));
+    assert_eq!(
+        (erased.upstream_pending, erased.upstream_deleted),
+        (1, false)
+    );
     app.faults(json!({})).await;
     app.advance(TimeDelta::minutes(11));
     app.service().await.deletions.delete_due().await.unwrap();
