@@ -93,9 +93,6 @@ impl CredentialChecker {
     /// Records that Nango does not have a connection. Sets it to missing if the absence is confirmed and the brake
     /// permits this for all connections that are absent for as long. Returns the current connection; `None` if it does
     /// not exist.
-    ///
-    /// # Errors
-    /// As the database.
     pub(crate) async fn note_absence(&self, seen: &Connection) -> Result<Option<Connection>> {
         // With a restored or copied database, absences prove nothing until an operator releases the brake.
         if self.core.is_database_foreign().await {
@@ -142,9 +139,6 @@ impl CredentialChecker {
 
 impl Core {
     /// Clears a connection's absences, because Nango has it.
-    ///
-    /// # Errors
-    /// As the database.
     pub(crate) async fn end_absence(&self, connection: &Connection) -> Result<()> {
         if connection.absences.is_empty() {
             return Ok(());

@@ -119,9 +119,6 @@ impl Brakes {
 
     /// Records the database's identity at the first start. At later starts, logs a difference from it. `installation`
     /// is the id in the tags of this installation's connections at Nango.
-    ///
-    /// # Errors
-    /// As the database.
     pub(crate) async fn start(&self, installation: InstallationId) -> Result<()> {
         self.installation.get_or_init(|| installation);
         let mut tx = self.database.begin().await?;
@@ -143,9 +140,6 @@ impl Brakes {
 
     /// Returns a description of the difference from the installation's recorded database; `None` if there is none.
     /// Cached.
-    ///
-    /// # Errors
-    /// As the database.
     pub(crate) async fn database_difference(&self) -> Result<Option<String>> {
         // Boxed, because the cache's future contains this future several times.
         let compared = Box::pin(async {
@@ -158,9 +152,6 @@ impl Brakes {
     }
 
     /// As [`Brakes::database_difference`], but not cached.
-    ///
-    /// # Errors
-    /// As the database.
     pub(crate) async fn compare_database(
         &self,
         db: &mut Transaction,

@@ -40,9 +40,6 @@ impl ClockOffset {
     }
 
     /// Reads the database's clock and sets the service's clock to it. Logs an offset or a jump.
-    ///
-    /// # Errors
-    /// As the database.
     pub async fn measure(&self) -> Result<()> {
         let mut tx = self.core.begin_single().await?;
         let started = Instant::now();

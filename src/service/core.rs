@@ -57,9 +57,6 @@ pub(crate) struct NangoGateway {
 impl Core {
     /// Reads the installation's id from a database with a current schema. Without a `nango`, operations that need it
     /// fail with [`Error::NangoDisabled`].
-    ///
-    /// # Errors
-    /// As the database.
     pub async fn new(
         database: Database,
         nango: Option<Nango>,
@@ -129,9 +126,6 @@ impl Core {
 
     /// Returns whether the Nango environment is not the installation's, or cannot be verified. Verifies it unless the last
     /// verification recognized it. After an inconclusive verification, each deletion needs its own proof.
-    ///
-    /// # Errors
-    /// As the database.
     pub(crate) async fn is_environment_foreign(&self) -> Result<bool> {
         if self.brakes.is_environment_known() {
             return Ok(false);

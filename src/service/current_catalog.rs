@@ -207,9 +207,6 @@ impl CurrentCatalog {
     }
 
     /// Returns when each connector was first in the catalog, by the connector's id.
-    ///
-    /// # Errors
-    /// As the database.
     pub async fn creation_times(&self) -> Result<HashMap<ConnectorId, DateTime<Utc>>> {
         let mut tx = self.core.begin_single().await?;
         let times = db::connector_creation_times(&mut tx).await?;

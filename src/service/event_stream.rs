@@ -71,9 +71,6 @@ impl EventStreams {
     ///
     /// If the user has no such event, it was pruned, the user was erased, or a backup was restored. The stream then
     /// starts at the present, and the client must reload its data.
-    ///
-    /// # Errors
-    /// As the database.
     #[tracing::instrument(target = TRACES, name = "follow_events", skip_all)]
     pub async fn follow(&self, user: &UserId, last: Option<EventId>) -> Result<Events> {
         // Subscribed before the first query, so that no event is missed in between.
@@ -105,9 +102,6 @@ impl EventStreams {
     /// Waits until there is at least one new event, and returns the new events. Meanwhile, polls Nango for the user's
     /// open attempts. Returns `None` if the last event no longer exists, as after a restore of the database: the client
     /// must reload its data.
-    ///
-    /// # Errors
-    /// As the database.
     pub async fn next(&self, events: &mut Events) -> Result<Option<Vec<Event>>> {
         loop {
             if !Box::pin(self.can_continue(events)).await? {

@@ -101,9 +101,6 @@ impl Retention {
     }
 
     /// Deletes all expired idempotency keys with their responses, in batches. Returns the number of deleted keys.
-    ///
-    /// # Errors
-    /// As the database.
     #[tracing::instrument(target = TRACES, skip_all)]
     pub async fn delete_expired_keys(&self) -> Result<u64> {
         const BATCH: u32 = 500;

@@ -68,9 +68,6 @@ impl ServiceKeys {
     }
 
     /// Returns the service that this key belongs to; `None` if the key is unknown, expired or revoked.
-    ///
-    /// # Errors
-    /// As the database.
     pub async fn authenticate(&self, key: &str) -> Result<Option<Arc<Service>>, Arc<sqlx::Error>> {
         let digest = digest_of(key);
         let same = |other: &[u8]| verify_slices_are_equal(&digest, other).is_ok();
@@ -116,9 +113,6 @@ impl ServiceKeys {
     }
 
     /// Returns all keys, newest first.
-    ///
-    /// # Errors
-    /// As the database.
     pub async fn list(&self) -> Result<Vec<KeyInfo>, Error> {
         let mut tx = self.database.begin().await?;
         let keys = rows::list(&mut tx).await?;

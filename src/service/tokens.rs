@@ -463,9 +463,6 @@ impl TokenIssuer {
 
     /// Records a service's token access, in one batch with concurrent ones. If this fails, no token is issued and no
     /// call is sent. Returns `false` if the connection is no longer connected with the grant that was read.
-    ///
-    /// # Errors
-    /// As the database.
     async fn record_access(
         &self,
         connection: &Connection,

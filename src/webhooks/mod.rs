@@ -190,9 +190,6 @@ impl Webhooks {
     }
 
     /// Returns all endpoints, in the order in which they were added.
-    ///
-    /// # Errors
-    /// As the database.
     pub async fn list(&self) -> Result<Vec<Endpoint>> {
         let mut tx = self.database.begin().await?;
         let endpoints = webhook_endpoints::list(&mut tx).await?;
@@ -363,9 +360,6 @@ impl Webhooks {
     /// Encrypts with the first key all secrets that are unencrypted or encrypted by another key, and deletes secrets
     /// that no longer sign. A secret whose key is missing stays unchanged, and is logged. Returns the number of changed
     /// endpoints.
-    ///
-    /// # Errors
-    /// As the database.
     pub async fn reencrypt(&self) -> Result<u64> {
         let mut tx = self.database.begin_single().await?;
         let mut changed = webhook_endpoints::delete_old_secrets(&mut tx, self.clock.now()).await?;
@@ -413,9 +407,6 @@ impl Webhooks {
     }
 
     /// Returns how the endpoints' secrets are stored.
-    ///
-    /// # Errors
-    /// As the database.
     pub async fn secrets_at_rest(&self) -> Result<SecretsAtRest> {
         let mut found = SecretsAtRest::default();
         let prefix = self.encryption.current_prefix().unwrap_or_default();
@@ -444,9 +435,6 @@ impl Webhooks {
     }
 
     /// Deletes deliveries that exceed the retention, in batches. Returns their number.
-    ///
-    /// # Errors
-    /// As the database.
     pub async fn prune_deliveries(&self) -> Result<u64> {
         let before = self.clock.now() - DELIVERY_RETENTION;
         let mut all = 0;

@@ -55,9 +55,6 @@ impl Brakes {
 
     /// Returns the brakes that do not limit changes for now, because an operator released them, and the times at which
     /// they limit again.
-    ///
-    /// # Errors
-    /// As the database.
     pub async fn released(&self) -> Result<Vec<(Brake, DateTime<Utc>)>> {
         let mut tx = self.database.begin_single().await?;
         let released = db::released_brakes(&mut tx).await?;
@@ -67,9 +64,6 @@ impl Brakes {
     }
 
     /// Returns the number of this installation's connections at Nango without a row, as of the last sweep.
-    ///
-    /// # Errors
-    /// As the database.
     pub async fn orphans(&self) -> Result<i64> {
         let mut tx = self.database.begin_single().await?;
         let orphans = db::orphan_count(&mut tx).await?;
@@ -80,9 +74,6 @@ impl Brakes {
     /// Releases a brake, after an operator has confirmed the stopped operations. For [`Brake::Database`], records the
     /// current database as the installation's, because it was moved or restored. Returns `false`, and changes nothing,
     /// if the brake is not engaged. [`Brake::Nango`] can be released before it engages.
-    ///
-    /// # Errors
-    /// As the database.
     pub async fn release(&self, brake: Brake) -> Result<bool> {
         let mut tx = self.database.begin().await?;
         let was_engaged = match brake {
@@ -109,9 +100,6 @@ impl Brakes {
     /// Makes a copied database another installation. It does not own the original's connections at Nango, and it sends
     /// no webhooks. Returns `false`, and changes nothing, if the brake is not engaged: the database is then the
     /// installation's own.
-    ///
-    /// # Errors
-    /// As the database.
     pub async fn release_copy(&self) -> Result<bool> {
         let mut tx = self.database.begin().await?;
         if self.compare_database(&mut tx).await?.is_none() {
