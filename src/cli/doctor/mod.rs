@@ -188,8 +188,6 @@ pub async fn run<V: Into<Variable>>(
     web::check(&mut report, &config).await;
     if config.nango.is_some() {
         webhook_events::check(&mut report, &config.database).await;
-    }
-    if config.nango.is_some() {
         binding::check(&mut report, &config.http);
     }
     brakes::check(&mut report, &config, clock).await;

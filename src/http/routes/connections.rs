@@ -220,9 +220,8 @@ pub(crate) async fn accept_account(
     Path(id): Path<ConnectionId>,
     Body(choice): Body<AccountChoice>,
 ) -> Result<Json<ConnectionView>, Problem> {
-    let details = state
-        .services
-        .connections
+    let connections = &state.services.connections;
+    let details = connections
         .accept_account(&user, id, &choice.account_id, sender.into())
         .await?;
     Ok(Json(details))
@@ -273,9 +272,8 @@ pub(crate) async fn update(
         label,
         config: body.config,
     };
-    let details = state
-        .services
-        .connections
+    let connections = &state.services.connections;
+    let details = connections
         .update(&user, id, &update, sender.into())
         .await?;
     Ok(Json(details))

@@ -216,11 +216,8 @@ pub(crate) async fn history(
     Query(query): Query<HistoryQuery>,
 ) -> Result<Json<HistoryBody>, Problem> {
     let limit = page_limit(query.limit, 50, MAX_LIMIT)?;
-    let (events, next_cursor) = state
-        .services
-        .connections
-        .history(&user, id, query.cursor, limit)
-        .await?;
+    let connections = &state.services.connections;
+    let (events, next_cursor) = connections.history(&user, id, query.cursor, limit).await?;
     Ok(Json(HistoryBody {
         events,
         next_cursor,

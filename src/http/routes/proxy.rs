@@ -104,9 +104,8 @@ pub(crate) async fn proxy(
     } else if let Some(body) = started(body, &upload).await? {
         call = call.with_body(body);
     }
-    let answer = state
-        .services
-        .tokens
+    let tokens = &state.services.tokens;
+    let answer = tokens
         .proxy(&workflow.user, id, &workflow.service.name, call)
         .await;
     let answer =

@@ -177,9 +177,8 @@ pub(crate) async fn of_connection(
     OptionalJson(request): OptionalJson<TokenRequest>,
 ) -> Result<Json<TokenBody>, Problem> {
     let scopes = request.validated()?;
-    let token = state
-        .services
-        .tokens
+    let tokens = &state.services.tokens;
+    let token = tokens
         .token(&workflow.user, id, scopes, &workflow.service.name)
         .await;
     body(&*token?)
@@ -213,9 +212,8 @@ pub(crate) async fn of_connector(
     let (instance, scopes) = (query.instance_id.as_deref(), request.validated()?);
     instance.map(validate_instance_id).transpose()?;
     let service = &workflow.service.name;
-    let token = state
-        .services
-        .tokens
+    let tokens = &state.services.tokens;
+    let token = tokens
         .token_of_connector(&workflow.user, &connector, instance, scopes, service)
         .await;
     body(&*token?)
@@ -253,9 +251,8 @@ pub(crate) async fn refused(
     Path(id): Path<ConnectionId>,
     Body(refused): Body<RefusedToken>,
 ) -> Result<Json<RefusedAnswer>, Problem> {
-    let done = state
-        .services
-        .tokens
+    let tokens = &state.services.tokens;
+    let done = tokens
         .token_refused(&workflow.user, id, &refused.token_id)
         .await;
     Ok(Json(RefusedAnswer { refreshed: done? }))

@@ -66,9 +66,8 @@ pub(crate) async fn uses(
     Query(query): Query<UsesQuery>,
 ) -> Result<Json<UsesBody>, Problem> {
     let limit = page_limit(query.limit, 50, MAX_LIMIT)?;
-    let accesses = state
-        .services
-        .connections
+    let connections = &state.services.connections;
+    let accesses = connections
         .token_accesses(&user, id, query.cursor, limit)
         .await?;
     let full = i64::try_from(accesses.len()).is_ok_and(|found| found == limit);
