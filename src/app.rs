@@ -1,7 +1,6 @@
 //! Starts the service's parts, serves requests, and shuts down gracefully.
 
-use std::io;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -16,27 +15,19 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::{ServiceExt, service_fn};
 
-use crate::auth;
-use crate::auth::Authenticator;
+use crate::auth::{self, Authenticator};
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::db::DatabaseConfig;
-use crate::db::{Database, DatabaseError, InvalidRows};
-use crate::http;
-use crate::http::{BrowserBinding, HttpMetrics, Limits, Readiness};
-use crate::nango;
-use crate::nango::MAX_NANGO_TIMEOUT;
-use crate::nango::Nango;
-use crate::server;
-use crate::server::Shutdown;
-use crate::service;
-use crate::service::Services;
+use crate::db::{Database, DatabaseConfig, DatabaseError, InvalidRows};
+use crate::http::{self, BrowserBinding, HttpMetrics, Limits, Readiness};
+use crate::nango::{self, MAX_NANGO_TIMEOUT, Nango};
+use crate::server::{self, Shutdown};
 use crate::service::service_keys::ServiceKeys;
+use crate::service::{self, Services};
 use crate::telemetry::metrics;
 use crate::webhooks::Webhooks;
-use crate::worker;
-use crate::worker::Scheduler;
+use crate::worker::{self, Scheduler};
 
 /// How long requests in progress may take after a stop signal.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);

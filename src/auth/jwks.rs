@@ -15,8 +15,7 @@ use super::keys::{Algorithm, KeySet};
 use super::{ConfigError, Error};
 use crate::clock::Clock;
 use crate::net::address_guard::{AddressGuard, ForbiddenAddress, Networks, is_local};
-use crate::net::http_client;
-use crate::net::http_client::BodyError;
+use crate::net::http_client::{self, BodyError};
 
 /// The TTL of a fetched key set.
 pub(crate) const CACHE_TTL: Duration = Duration::from_mins(10);

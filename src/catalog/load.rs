@@ -6,8 +6,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::parse;
-use super::parse::{Entry, ManifestError, ManifestErrors};
+use super::parse::{self, Entry, ManifestError, ManifestErrors};
 use super::{Catalog, Connector};
 
 const BUILTIN: &str = include_str!("connectors.toml");

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::auth::service_keys::Scope;
-use crate::auth::service_keys::check_name;
+use crate::auth::service_keys::{Scope, check_name};
 use crate::config::Config;
 use crate::db::Database;
 use crate::service::service_keys::ServiceKeys;

@@ -6,16 +6,14 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use crate::app::App;
-use crate::auth::service_keys::EnvironmentKey;
-use crate::auth::service_keys::SANDBOX_KEY;
+use crate::auth::service_keys::{EnvironmentKey, SANDBOX_KEY};
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::sandbox_schema;
 use crate::environment::Variable;
 use crate::http::ConsoleConfig;
-use crate::telemetry;
-use crate::telemetry::LogFormat;
+use crate::telemetry::{self, LogFormat};
 use dev_postgres::{DevPostgres, Durability};
 use nango_sandbox::{Integration, Sandbox};
 use tokio_util::sync::CancellationToken;

@@ -2,8 +2,7 @@
 //!
 //! All configuration errors are found before the start and reported together, each with the name of its variable.
 
-use crate::http::HttpConfig;
-use crate::http::LimitsConfig;
+use crate::http::{HttpConfig, LimitsConfig};
 use crate::nango::NangoConfig;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};

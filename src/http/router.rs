@@ -41,9 +41,8 @@ use super::routes::{
     tokens, users,
 };
 use crate::auth::Authenticator;
-use crate::nango::MAX_NANGO_TIMEOUT;
-use crate::nango::Nango;
 use crate::nango::webhook::SigningKeys;
+use crate::nango::{MAX_NANGO_TIMEOUT, Nango};
 use crate::server::Shutdown;
 use crate::service::Services;
 use crate::service::service_keys::ServiceKeys;

@@ -6,8 +6,7 @@ use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
 use super::Error;
-use crate::telemetry::metrics;
-use crate::telemetry::metrics::{Durations, Label};
+use crate::telemetry::metrics::{self, Durations, Label};
 
 /// The number of calls by operation and outcome, and their duration.
 #[derive(Debug)]

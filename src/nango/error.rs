@@ -8,8 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use strum::IntoStaticStr;
 
-use crate::net::http_client;
-use crate::net::http_client::BodyError;
+use crate::net::http_client::{self, BodyError};
 use crate::text::displayable;
 
 /// The maximum length of a text from Nango, in characters.

@@ -16,8 +16,7 @@ use url::Url;
 
 use super::priority::Scope;
 use super::{Error, Nango};
-use crate::net::http_client;
-use crate::net::http_client::BodyError;
+use crate::net::http_client::{self, BodyError};
 
 pub use target::{ProxyTarget, UnsafePath};
 

@@ -16,8 +16,7 @@ use url::Url;
 use super::core::tagged_installation;
 use super::{Error, Result};
 use crate::clock::Clock;
-use crate::db;
-use crate::db::{Database, Identity, SweepRow, Transaction};
+use crate::db::{self, Database, Identity, SweepRow, Transaction};
 use crate::domain::{Brake, InstallationId};
 use crate::nango::{ConnectionPage, ConnectionSummary, ListConnections, Nango};
 

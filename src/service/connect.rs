@@ -24,8 +24,7 @@ use crate::domain::{
     Actor, Attempt, AttemptId, AttemptKind, Connection, ConnectionId, Failure, Integration, State,
     UserId,
 };
-use crate::nango;
-use crate::nango::Priority;
+use crate::nango::{self, Priority};
 use crate::telemetry::TRACES;
 use crate::views::ConnectAnswer;
 

@@ -10,13 +10,13 @@ use super::session::WebhookUrls;
 use super::statistics::ServiceMetrics;
 use super::{Error, Result};
 use crate::clock::Clock;
-use crate::db;
-use crate::db::{Database, Transaction};
+use crate::db::{self, Database, Transaction};
 use crate::domain::{Connection, InstallationId};
-use crate::nango;
 use crate::nango::attempt_poller::{AttemptPoller, INSTALLATION_TAG};
 use crate::nango::integration_cache::IntegrationCache;
-use crate::nango::{ConnectionSummary, Credentials, ListConnections, Nango, Priority, Refresh};
+use crate::nango::{
+    self, ConnectionSummary, Credentials, ListConnections, Nango, Priority, Refresh,
+};
 use crate::webhooks::DeliveryGuard;
 
 /// How long the startup waits for the verification of the Nango environment.

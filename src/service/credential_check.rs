@@ -15,9 +15,8 @@ use super::{Error, Result};
 use crate::db;
 use crate::domain::state_machine::Transition;
 use crate::domain::{Account, Brake, Connection, ConnectorId, EventKind, Reason, State, UserId};
-use crate::nango;
 use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG};
-use crate::nango::{Credentials, ListConnections, Nango, Refresh};
+use crate::nango::{self, Credentials, ListConnections, Nango, Refresh};
 
 /// The maximum number of other connections that are refreshed to detect a provider's outage.
 const MAX_SIBLING_CHECKS: usize = 3;

@@ -12,13 +12,10 @@ use uuid::Uuid;
 
 use super::core::Core;
 use super::{Error, Result};
-use crate::db;
-use crate::db::{Deletion, Transaction};
-use crate::domain::UserId;
-use crate::domain::{ConnectionId, DeletionReason, State};
-use crate::nango;
+use crate::db::{self, Deletion, Transaction};
+use crate::domain::{ConnectionId, DeletionReason, State, UserId};
 use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG};
-use crate::nango::{ConnectionSummary, Deleted, ListConnections, Priority, Refresh};
+use crate::nango::{self, ConnectionSummary, Deleted, ListConnections, Priority, Refresh};
 use crate::telemetry::TRACES;
 
 /// The lease of a claimed deletion in seconds. It exceeds the timeouts of its calls to Nango.

@@ -14,9 +14,8 @@ use super::reader::ConnectionReader;
 use super::reconcile::Reconciler;
 use super::{Error, Result};
 use crate::db;
-use crate::domain::UserId;
 use crate::domain::{
-    Actor, Attempt, AttemptId, Connection, ConnectionId, DeletionReason, Reason, State,
+    Actor, Attempt, AttemptId, Connection, ConnectionId, DeletionReason, Reason, State, UserId,
 };
 use crate::nango::Priority;
 use crate::telemetry::TRACES;

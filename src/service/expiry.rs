@@ -8,12 +8,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::core::Core;
 use super::reconcile::Reconciler;
 use super::{Error, Result};
-use crate::db;
-use crate::db::DueAttempt;
+use crate::db::{self, DueAttempt};
 use crate::domain::{AttemptId, AttemptKind, Failure};
-use crate::nango;
 use crate::nango::attempt_poller::ATTEMPT_TAG;
-use crate::nango::{ConnectionSummary, ListConnections, Priority};
+use crate::nango::{self, ConnectionSummary, ListConnections, Priority};
 use crate::telemetry::TRACES;
 
 /// The name of the job.

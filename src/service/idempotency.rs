@@ -10,8 +10,7 @@ use serde_json::{Value, json};
 
 use super::core::Core;
 use super::{Error, Result};
-use crate::db;
-use crate::db::KeyState;
+use crate::db::{self, KeyState};
 use crate::domain::UserId;
 use crate::encryption::Encryption;
 use crate::views::ConnectAnswer;

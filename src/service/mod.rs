@@ -56,14 +56,11 @@ use self::reconcile::Reconciler;
 use self::session::ConnectSessions;
 use crate::catalog::{Catalog, CatalogMode};
 use crate::clock::Clock;
-use crate::db;
-use crate::db::Database;
 use crate::db::connector_cache::ConnectorCache;
+use crate::db::{self, Database};
 use crate::domain::ConnectionId;
-use crate::encryption;
-use crate::encryption::Encryption;
-use crate::nango;
-use crate::nango::Nango;
+use crate::encryption::{self, Encryption};
+use crate::nango::{self, Nango};
 
 pub use self::account_lookup::AccountLookups;
 pub use self::clock_offset::ClockOffset;

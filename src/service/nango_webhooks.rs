@@ -13,13 +13,11 @@ use super::core::Core;
 use super::credential_check::{CredentialChecker, MIN_CHECK_INTERVAL};
 use super::reconcile::{Reconciler, tagged_user};
 use super::{Error, Result};
-use crate::db;
-use crate::db::AttemptOwner;
+use crate::db::{self, AttemptOwner};
 use crate::domain::{AttemptId, Connection, Failure, Reason, UserId};
-use crate::nango;
 use crate::nango::attempt_poller::ATTEMPT_TAG;
 use crate::nango::webhook::{AuthEvent, Event, Operation};
-use crate::nango::{Priority, Refresh};
+use crate::nango::{self, Priority, Refresh};
 use crate::telemetry::TRACES;
 
 /// The minimum time between two records of received webhooks of one operation, per replica.

@@ -10,9 +10,8 @@ use super::core::Core;
 use super::reconcile::{listed, tagged_user};
 use super::{Error, Result};
 use crate::db;
-use crate::domain::UserId;
 use crate::domain::{
-    AttemptId, Connection, ConnectionId, DeletionReason, NangoConnectionRef, Reason,
+    AttemptId, Connection, ConnectionId, DeletionReason, NangoConnectionRef, Reason, UserId,
 };
 use crate::nango::attempt_poller::{
     ATTEMPT_TAG, CONNECTION_TAG, CONNECTOR_TAG, INSTALLATION_TAG, INSTANCE_TAG,

@@ -14,14 +14,12 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use super::Result;
 use super::account::{AccountIdentifier, Identity};
 use super::core::Core;
-use crate::db;
 use crate::db::batch::BatchLoader;
-use crate::db::{AttemptOwner, AttemptWithConnection};
-use crate::domain::UserId;
+use crate::db::{self, AttemptOwner, AttemptWithConnection};
 use crate::domain::state_machine::Grant;
 use crate::domain::{
     Account, AttemptId, Connection, ConnectionId, DeletionReason, Failure, Integration,
-    NangoConnectionRef, State,
+    NangoConnectionRef, State, UserId,
 };
 use crate::nango::attempt_poller::{ATTEMPT_TAG, CONNECTION_TAG, INSTALLATION_TAG, USER_TAG};
 

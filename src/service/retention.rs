@@ -9,9 +9,7 @@ use uuid::Uuid;
 use super::Result;
 use super::core::Core;
 use super::idempotency::TTL_SECONDS;
-use crate::db;
-use crate::db::Batch;
-use crate::db::Transaction;
+use crate::db::{self, Batch, Transaction};
 use crate::domain::AttemptId;
 use crate::telemetry::TRACES;
 

@@ -13,11 +13,10 @@ use super::core::{Core, NangoGateway, tagged_installation};
 use super::{Error, Result};
 use crate::catalog::Connector;
 use crate::domain::{Attempt, AttemptId, AttemptKind, Connection, Integration};
-use crate::nango;
 use crate::nango::attempt_poller::{
     ATTEMPT_TAG, CONNECTION_TAG, CONNECTOR_TAG, INSTALLATION_TAG, INSTANCE_TAG, USER_TAG,
 };
-use crate::nango::{IntegrationDefaults, ListConnections, Session, SessionRequest};
+use crate::nango::{self, IntegrationDefaults, ListConnections, Session, SessionRequest};
 
 /// The TTL of a refusal. After it, the next session is requested with the webhook URL again.
 const REFUSAL_TTL: Duration = Duration::from_secs(10 * 60);

@@ -16,12 +16,10 @@ use super::clock_offset::ClockOffset;
 use super::core::Core;
 use super::sweep::{JOB_NAME as SWEEP, NEWEST_JOB_NAME as NEWEST};
 use super::{Error, Result, SweepReport};
-use crate::db;
-use crate::db::{EndpointStats, QueueStats};
+use crate::db::{self, EndpointStats, QueueStats};
 use crate::domain::state_machine::Transition;
 use crate::domain::{Attempt, AttemptKind, Brake, Outcome, Status};
-use crate::telemetry::metrics;
-use crate::telemetry::metrics::Label;
+use crate::telemetry::metrics::{self, Label};
 
 /// The timeout of a scrape's statistics queries.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(3);

@@ -19,13 +19,10 @@ use super::credential_check::{CredentialChecker, CredentialHealth};
 use super::reconcile::Reconciler;
 use super::sweep_listing::{MAX_FINDINGS, SEGMENT_PAGES, Segment, attempt_tag};
 use super::{Error, Result};
-use crate::db;
-use crate::db::{Creation, SweepPass, SweepRow};
-use crate::domain::UserId;
+use crate::db::{self, Creation, SweepPass, SweepRow};
 use crate::domain::state_machine::ABSENCE_INTERVAL;
-use crate::domain::{Connection, ConnectionId, Reason};
-use crate::nango;
-use crate::nango::{ConnectionSummary, Priority};
+use crate::domain::{Connection, ConnectionId, Reason, UserId};
+use crate::nango::{self, ConnectionSummary, Priority};
 use crate::telemetry::TRACES;
 
 /// The name of the sweep's job.

@@ -9,13 +9,11 @@ use chrono::{DateTime, Utc};
 use super::Result;
 use super::credential_check::MIN_CHECK_INTERVAL;
 use super::sweep::Sweeper;
-use crate::db;
-use crate::db::{Creation, CreationRange, SweepPass, SweepRow, Transaction};
+use crate::db::{self, Creation, CreationRange, SweepPass, SweepRow, Transaction};
 use crate::domain::state_machine::is_retry_due;
 use crate::domain::{AttemptId, ConnectionId, Reason, Status};
-use crate::nango;
 use crate::nango::attempt_poller::ATTEMPT_TAG;
-use crate::nango::{ConnectionPage, ConnectionSummary, ListConnections};
+use crate::nango::{self, ConnectionPage, ConnectionSummary, ListConnections};
 
 /// The number of connections on a page of Nango's list.
 const PAGE_SIZE: u32 = 1000;

@@ -15,12 +15,9 @@ use super::{Error, Result};
 use crate::db;
 use crate::db::batch::BatchLoader;
 use crate::db::token_accesses::Purpose;
-use crate::domain::UserId;
-use crate::domain::{Connection, ConnectionId, Revision};
-use crate::nango;
-use crate::nango::proxy::ProxyAnswer;
-use crate::nango::proxy::ProxyCall;
-use crate::nango::{Credentials, Priority, Refresh};
+use crate::domain::{Connection, ConnectionId, Revision, UserId};
+use crate::nango::proxy::{ProxyAnswer, ProxyCall};
+use crate::nango::{self, Credentials, Priority, Refresh};
 use crate::telemetry::TRACES;
 
 /// The time before its expiry at which a token is evicted from the cache.

@@ -17,10 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Result, Webhooks, row, signing};
 
 use crate::db::Transaction;
-use crate::db::webhook_deliveries;
-use crate::db::webhook_deliveries::{AttemptResult, Capacity, ClaimedDelivery};
-use crate::db::webhook_endpoints;
-use crate::db::webhook_endpoints::Target;
+use crate::db::webhook_deliveries::{self, AttemptResult, Capacity, ClaimedDelivery};
+use crate::db::webhook_endpoints::{self, Target};
 use crate::encryption;
 use crate::net::http_client;
 

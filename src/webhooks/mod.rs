@@ -30,8 +30,7 @@ use crate::db::webhook_history::Replay;
 pub use crate::db::webhook_history::{Delivery, DeliveryFilter};
 use crate::db::{webhook_endpoints, webhook_history};
 use crate::domain::{ConnectionId, MessageType};
-use crate::encryption;
-use crate::encryption::{Encryption, is_encrypted};
+use crate::encryption::{self, Encryption, is_encrypted};
 use crate::net::address_guard::{AddressGuard, ForbiddenAddress, Networks, SystemResolver};
 use crate::net::http_client;
 

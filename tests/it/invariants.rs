@@ -3,9 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
-use patchbay::nango;
 use patchbay::nango::attempt_poller::{ATTEMPT_TAG, CONNECTION_TAG, INSTALLATION_TAG, USER_TAG};
-use patchbay::nango::{ConnectionSummary, Credentials, ListConnections, Nango, Refresh};
+use patchbay::nango::{self, ConnectionSummary, Credentials, ListConnections, Nango, Refresh};
 use secrecy::ExposeSecret;
 use sqlx::{Connection, FromRow, PgConnection};
 use uuid::Uuid;

@@ -1,7 +1,6 @@
 //! Each recorded webhook is verified and parsed correctly.
 
-use patchbay::nango::webhook;
-use patchbay::nango::webhook::{AuthEvent, Event, Operation, SignatureError, SigningKeys};
+use patchbay::nango::webhook::{self, AuthEvent, Event, Operation, SignatureError, SigningKeys};
 use serde_json::Value;
 
 use crate::nango_recordings::{recordings, strings};

@@ -5,8 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use dev_postgres::{DevPostgres, Durability, Error};
-use patchbay::db::DatabaseConfig;
-use patchbay::db::{Database, DatabaseError};
+use patchbay::db::{Database, DatabaseConfig, DatabaseError};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use tokio::sync::OnceCell;

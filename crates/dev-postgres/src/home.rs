@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use crate::account;
-use crate::account::OsUser;
+use crate::account::{self, OsUser};
 use crate::programs::Binaries;
 use crate::{Durability, Error};
 

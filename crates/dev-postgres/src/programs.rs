@@ -8,8 +8,7 @@ use std::process::Command;
 use serde::Deserialize;
 
 use crate::Error;
-use crate::account;
-use crate::account::OsUser;
+use crate::account::{self, OsUser};
 use crate::home::DataDir;
 
 /// The version of the npm packages that contain PostgreSQL's programs.

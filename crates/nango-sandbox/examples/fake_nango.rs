@@ -2,8 +2,7 @@
 //!
 //! Its only argument is a JSON object. The process runs until its standard input is closed.
 
-use std::io;
-use std::io::Read;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 
 use nango_sandbox::{Config, Integration, Sandbox};

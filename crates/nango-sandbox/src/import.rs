@@ -8,7 +8,6 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::NewConnection;
 use crate::credentials::Credentials;
 use crate::error::Failure;
 use crate::front::JsonBody;
@@ -17,7 +16,7 @@ use crate::schema::{Reader, Tags};
 use crate::sessions::{derived_tags, read_end_user};
 use crate::state::{App, Connection, EndUser, State as Stored};
 use crate::webhooks::{Event, Operation, Outcome};
-use crate::{times, view};
+use crate::{NewConnection, times, view};
 
 /// The body of an import.
 struct Import {

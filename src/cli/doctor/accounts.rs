@@ -2,8 +2,7 @@
 
 use super::Report;
 use crate::catalog::{Catalog, ConfiguredIntegration};
-use crate::db;
-use crate::db::{Database, DatabaseConfig};
+use crate::db::{self, Database, DatabaseConfig};
 use crate::nango::{Integration, Nango};
 
 /// The maximum number of integrations whose scopes are read. Each read counts toward Nango's rate limit.

@@ -2,8 +2,7 @@
 
 use super::Report;
 use crate::clock::Clock;
-use crate::db::DatabaseConfig;
-use crate::db::{CONTRACT_PREFIX, Database, DatabaseError, SchemaStatus};
+use crate::db::{CONTRACT_PREFIX, Database, DatabaseConfig, DatabaseError, SchemaStatus};
 
 /// PostgreSQL's codes of a missing privilege and of a full disk, and the class of all missing resources.
 const INSUFFICIENT_PRIVILEGE: &str = "42501";

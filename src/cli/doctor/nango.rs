@@ -11,11 +11,10 @@ use super::{Report, accounts, session};
 use crate::catalog::{Availability, Catalog};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::nango::NangoConfig;
 use crate::nango::proxy::ProxyCall;
 use crate::nango::{
-    ConnectionSummary, Credentials, Error, IntegrationDefaults, ListConnections, Nango, Refresh,
-    SessionRequest,
+    ConnectionSummary, Credentials, Error, IntegrationDefaults, ListConnections, Nango,
+    NangoConfig, Refresh, SessionRequest,
 };
 use crate::net::http_client;
 

@@ -23,8 +23,7 @@ use super::limits::CallerAddress;
 use crate::http::AppState;
 use crate::http::problem::{Code, Problem};
 use crate::http::router::REQUEST_ID;
-use crate::telemetry::metrics;
-use crate::telemetry::metrics::{Durations, Label};
+use crate::telemetry::metrics::{self, Durations, Label};
 
 /// The metrics of HTTP requests.
 #[derive(Debug)]

@@ -22,8 +22,7 @@ use crate::http::middleware::metrics::LongPolled;
 use crate::http::openapi::errors;
 use crate::http::problem::{Code, Problem};
 
-use crate::service;
-use crate::service::{Health, Page, Update};
+use crate::service::{self, Health, Page, Update};
 use crate::views::{Config, ConnectionBody, ConnectionView};
 
 /// The maximum and default size of a page.

@@ -14,8 +14,7 @@ use crate::domain::ConnectorId;
 use crate::http::AppState;
 use crate::http::extract::{AnyCaller, Path, Query, page_limit};
 use crate::http::problem::{Code, Problem};
-use crate::service;
-use crate::service::CatalogView;
+use crate::service::{self, CatalogView};
 
 /// How many connectors a page has at the most.
 const MAX_LIMIT: usize = 200;

@@ -2,8 +2,7 @@
 
 use crate::domain::AttemptId;
 use crate::http::openapi::errors;
-use crate::http::problem::Code;
-use crate::http::problem::Problem;
+use crate::http::problem::{Code, Problem};
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::StatusCode;
@@ -14,8 +13,7 @@ use crate::http::AppState;
 use crate::http::extract::Path;
 use crate::http::middleware::limits::Unverified;
 use crate::nango;
-use crate::nango::webhook;
-use crate::nango::webhook::Event;
+use crate::nango::webhook::{self, Event};
 use crate::service::Error;
 
 /// An event of Nango.

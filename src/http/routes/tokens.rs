@@ -2,8 +2,7 @@
 
 use crate::domain::ConnectionId;
 use crate::http::openapi::errors;
-use crate::http::problem::Code;
-use crate::http::problem::Problem;
+use crate::http::problem::{Code, Problem};
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Utc};

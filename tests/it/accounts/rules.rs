@@ -6,8 +6,7 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use futures::StreamExt;
-use futures::stream;
+use futures::{StreamExt, stream};
 use patchbay::catalog::{AccountRule, Catalog, Provider};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};

@@ -8,8 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::TimeDelta;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use patchbay::auth::{Authenticator, Config, ConfigError, Error};
-use patchbay::domain::InvalidUserId;
-use patchbay::domain::UserId;
+use patchbay::domain::{InvalidUserId, UserId};
 use serde_json::{Value, json};
 
 use super::{

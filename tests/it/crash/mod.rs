@@ -14,8 +14,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use nango_sandbox::Sandbox;
-use patchbay::nango;
-use patchbay::nango::Nango;
+use patchbay::nango::{self, Nango};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};

@@ -9,8 +9,7 @@ mod tokens;
 mod web;
 
 use chrono::TimeDelta;
-use patchbay::cli::doctor;
-use patchbay::cli::doctor::{Finding, Level, Report};
+use patchbay::cli::doctor::{self, Finding, Level, Report};
 use patchbay::clock::Clock;
 use reqwest::Method;
 use serde_json::Value;

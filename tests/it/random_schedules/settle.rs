@@ -1,8 +1,7 @@
 //! The end of a schedule: background work completes, and the invariants hold.
 
 use chrono::TimeDelta;
-use patchbay::domain::UserId;
-use patchbay::domain::{Actor, State};
+use patchbay::domain::{Actor, State, UserId};
 use patchbay::service::{DisconnectTarget, Query};
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
