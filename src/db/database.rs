@@ -3,17 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::{BoxFuture, TryFutureExt};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{PgPool, SqlStr};
+use sqlx::postgres::{
+    PgConnectOptions, PgPoolOptions, PgQueryResult, PgRow, PgStatement, PgTypeInfo,
+};
+use sqlx::{Describe, Either, Execute, Executor, PgPool, Postgres, SqlStr};
 use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::connect::Server;
 use super::connection_health::{Listener, with_timeout};
-use super::pooled_connection::PooledConnection;
+use super::pooled_connection::{PooledConnection, unsupported};
 use super::primary::Primary;
 use super::session::{SessionSetup, can_write};
 use super::transaction::Transaction;
@@ -31,6 +35,10 @@ const IDLE_CHECK_AFTER: Duration = Duration::from_secs(1);
 const IDLE_CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A pool of connections to the primary PostgreSQL server.
+///
+/// As an [`Executor`], it runs one statement, which PostgreSQL commits with it: `db::find_own(&database, …)`. Several
+/// statements need a [`Transaction`]. Behind a transaction-mode pooler, the statement runs in a transaction of its own,
+/// because the pooler may switch servers between parse and execute. A failed commit is then the statement's error.
 #[derive(Clone)]
 pub struct Database {
     pool: PgPool,
@@ -214,6 +222,58 @@ impl Database {
     /// Closes all connections, after those in use have been returned.
     pub async fn close(&self) {
         self.pool.close().await;
+    }
+}
+
+impl<'c> Executor<'c> for &'c Database {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q: 'e, E>(
+        self,
+        query: E,
+    ) -> BoxStream<'e, sqlx::Result<Either<PgQueryResult, PgRow>>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        let rows = async move {
+            let mut tx = self.begin_single().await?;
+            let rows: Vec<_> = tx.fetch_many(query).try_collect().await?;
+            tx.commit().await?;
+            Ok(stream::iter(rows).map(Ok))
+        };
+        Box::pin(rows.try_flatten_stream())
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        Box::pin(async move {
+            let mut tx = self.begin_single().await?;
+            let row = tx.fetch_optional(query).await?;
+            tx.commit().await?;
+            Ok(row)
+        })
+    }
+
+    fn prepare_with<'e>(
+        self,
+        _sql: SqlStr,
+        _parameters: &'e [PgTypeInfo],
+    ) -> BoxFuture<'e, sqlx::Result<PgStatement>>
+    where
+        'c: 'e,
+    {
+        Box::pin(std::future::ready(Err(unsupported())))
+    }
+
+    fn describe<'e>(self, _sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<Postgres>>>
+    where
+        'c: 'e,
+    {
+        Box::pin(std::future::ready(Err(unsupported())))
     }
 }
 

@@ -318,6 +318,47 @@ async fn failed_transaction_leaves_no_state_in_pooled_server() {
     assert_eq!(locks, 0);
 }
 
+/// Behind the pooler, the statement runs unnamed, in a transaction whose commit checks the constraint.
+#[tokio::test]
+async fn single_statement_is_committed_behind_pooler() {
+    let database = test_database::database().await;
+    let settings = "pool_mode = transaction\ndefault_pool_size = 1";
+    let Some(pooler) = Pooler::start(&database, settings).await else {
+        return;
+    };
+    let direct = test_database::pool(database.url(), 1).await.unwrap();
+    let create = "create table checked (id bigint unique deferrable initially deferred)";
+    sqlx::query(create).execute(&direct).await.unwrap();
+    for database in [
+        direct,
+        test_database::pool(pooler.url(&database), 1).await.unwrap(),
+    ] {
+        let is_pooled = database.is_transaction_pooled();
+        let insert = "insert into checked values ($1) returning id";
+        let id = i64::from(is_pooled);
+        let insert = || sqlx::query_scalar(insert).bind(id);
+        let first: i64 = insert().fetch_one(&database).await.unwrap();
+        assert_eq!(first, id);
+        let count: i64 = sqlx::query_scalar("select count(*) from checked")
+            .fetch_one(&database)
+            .await
+            .unwrap();
+        assert_eq!(count, id + 1);
+        let one: sqlx::Result<i64> = insert().fetch_one(&database).await;
+        let all: sqlx::Result<Vec<i64>> = insert().fetch_all(&database).await;
+        for error in [one.unwrap_err(), all.unwrap_err()] {
+            let error = error.into_database_error().unwrap();
+            assert!(error.is_unique_violation(), "{error}");
+        }
+        let stored = "select count(*) from pg_prepared_statements";
+        let stored: Vec<i64> = sqlx::query_scalar(stored)
+            .fetch_all(&database)
+            .await
+            .unwrap();
+        assert_eq!(stored[0] == 0, is_pooled, "{stored:?}");
+    }
+}
+
 #[tokio::test]
 async fn service_works_behind_pooler() {
     let database = test_database::database().await;

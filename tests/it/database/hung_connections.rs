@@ -1,17 +1,18 @@
 //! Connections to the database that hang without an error, as after a firewall's timeout or the loss of the host.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use futures::future::join_all;
+use futures::future::{join_all, try_join_all};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 use uuid::Uuid;
@@ -162,20 +163,42 @@ async fn stream_receives_events_when_listener_connection_hangs() {
 }
 
 #[tokio::test]
-async fn hung_connection_returns_its_pool_slot() {
+async fn hung_connections_return_their_pool_slots() {
     let database = test_database::database().await;
     let relay = HangingProxy::in_front_of(&database).await;
-    // Three connections, all in use when the server hangs.
+    // Three connections, all in use when the server hangs: in a statement, or on the return to the pool.
     let patchbay = test_database::pool(relay.url(&database), 3).await.unwrap();
-    let mut used = Vec::new();
+    let finished = Arc::new(AtomicUsize::new(0));
+    let mut callers = JoinSet::new();
     for _ in 0..3 {
-        let mut tx = patchbay.begin_single().await.unwrap();
-        sqlx::query("select 1").execute(&mut tx).await.unwrap();
-        used.push(tx);
+        let (patchbay, finished) = (patchbay.clone(), finished.clone());
+        callers.spawn(async move {
+            while sqlx::query("select 1").execute(&patchbay).await.is_ok() {
+                finished.fetch_add(1, Ordering::SeqCst);
+            }
+        });
     }
+    eventually(async || finished.load(Ordering::SeqCst) > 100).await;
     relay.hang();
-    drop(used);
-    eventually(async || test_database::ping(&patchbay).await.is_ok()).await;
+    callers.shutdown().await;
+    let begin_three = || try_join_all((0..3).map(|_| patchbay.begin()));
+    eventually(async || begin_three().await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn abandoned_statement_closes_its_connection() {
+    let database = test_database::database().await;
+    let patchbay = test_database::pool(database.url(), 1).await.unwrap();
+    let server = async || -> i32 {
+        let pid = sqlx::query_scalar("select pg_backend_pid()");
+        pid.fetch_one(&patchbay).await.unwrap()
+    };
+    let first = server().await;
+    assert_eq!(server().await, first);
+    let endless = sqlx::query("select pg_sleep(60)").execute(&patchbay);
+    let abandoned = tokio::time::timeout(Duration::from_millis(100), endless).await;
+    abandoned.expect_err("the statement has not ended");
+    assert_ne!(server().await, first);
 }
 
 #[tokio::test]

@@ -171,10 +171,10 @@ async fn transactions_have_timeouts_and_isolation_of_their_own() {
             "{parameters}"
         );
         patchbay.migrate().await.unwrap();
-        let mut tx = patchbay.begin_single().await.unwrap();
         let tables =
             "select count(*) from pg_tables where schemaname = 'app' and tablename = 'job'";
-        let tables: i64 = sqlx::query_scalar(tables).fetch_one(&mut tx).await.unwrap();
+        let tables = sqlx::query_scalar(tables).fetch_one(&patchbay).await;
+        let tables: i64 = tables.unwrap();
         assert_eq!(tables, 1, "{parameters}");
     }
 }
