@@ -1,6 +1,7 @@
 //! The queue of account look-ups.
 
 use chrono::{DateTime, Utc};
+use sqlx::PgExecutor;
 use sqlx::types::Json;
 
 use super::Transaction;
@@ -30,7 +31,7 @@ impl AccountLookup {
 
 /// Queues the look-up of a connection's account in `delay` seconds. Restarts a queued look-up.
 pub(crate) async fn queue_account_lookup(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     connection: &Connection,
     attempt: AttemptId,
     delay: f64,
@@ -51,7 +52,7 @@ pub(crate) async fn queue_account_lookup(
 }
 
 /// Queues look-ups for at most `limit` connected connections whose account was never looked up. Returns their number.
-pub(crate) async fn queue_unidentified(db: &mut Transaction, limit: i64) -> sqlx::Result<u64> {
+pub(crate) async fn queue_unidentified(db: impl PgExecutor<'_>, limit: i64) -> sqlx::Result<u64> {
     let done = sqlx::query(
         "insert into account_lookup (connection_id, user_id) \
          select c.id, c.user_id from user_connector_connection c \
@@ -87,7 +88,7 @@ pub(crate) async fn claim_account_lookups(
 
 /// Deletes a look-up that has ended, unless it was queued again since.
 pub(crate) async fn end_account_lookup(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     lookup: &AccountLookup,
 ) -> sqlx::Result<()> {
     sqlx::query("delete from account_lookup where connection_id = $1 and queued_at = $2")
@@ -100,7 +101,7 @@ pub(crate) async fn end_account_lookup(
 
 /// Makes a look-up that has failed due again after `pause` seconds, unless it was queued again since.
 pub(crate) async fn retry_account_lookup(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     lookup: &AccountLookup,
     pause: f64,
 ) -> sqlx::Result<()> {
@@ -179,7 +180,7 @@ pub(crate) async fn write_attempt_scopes(
 
 /// Returns the scopes that an attempt requested instead of the integration's, if it did.
 pub(crate) async fn attempt_scopes(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     user: &UserId,
     attempt: AttemptId,
 ) -> sqlx::Result<Option<Vec<String>>> {
@@ -194,7 +195,7 @@ pub(crate) async fn attempt_scopes(
 
 /// Returns the scopes that a connection's last granted attempt requested instead of the integration's, if it did.
 pub(crate) async fn granted_attempt_scopes(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     connection: &Connection,
 ) -> sqlx::Result<Option<Vec<String>>> {
     let found: Option<Option<Vec<String>>> = sqlx::query_scalar(
@@ -210,7 +211,7 @@ pub(crate) async fn granted_attempt_scopes(
 
 /// Returns the number of connected connections without an account, by connector and reason.
 pub(crate) async fn unknown_accounts(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
 ) -> sqlx::Result<Vec<(String, String, i64)>> {
     sqlx::query_as(
         "select k.slug, c.account_unknown_reason, count(*) from user_connector_connection c \

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::FromRow;
+use sqlx::{FromRow, PgExecutor};
 
 use super::Transaction;
 use super::{invalid_row, note_unreadable_row};
@@ -67,7 +67,7 @@ impl TryFrom<OwnerRow> for AttemptOwner {
 
 /// Returns the owner of an attempt; `None` if the attempt can no longer be granted.
 pub(crate) async fn attempt_owner(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     attempt: AttemptId,
 ) -> sqlx::Result<Option<AttemptOwner>> {
     let row: Option<OwnerRow> = sqlx::query_as(
@@ -81,7 +81,7 @@ pub(crate) async fn attempt_owner(
 
 /// Returns the owner of a connection that has an attempt which may still be granted.
 pub(crate) async fn owner_of_connection(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     connection: ConnectionId,
 ) -> sqlx::Result<Option<OwnedAttempt>> {
     let row: Option<OwnerRow> = sqlx::query_as(
@@ -98,7 +98,7 @@ pub(crate) async fn owner_of_connection(
 
 /// Returns the newest attempts that a browser started and that may still be granted.
 pub(crate) async fn attempts_of_browser(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     browser: &BrowserToken,
     now: DateTime<Utc>,
 ) -> sqlx::Result<Vec<OwnedAttempt>> {
@@ -151,7 +151,7 @@ pub(crate) async fn due_attempts(
         .filter(|id| !unreadable.contains(id))
         .collect();
     if !unreadable.is_empty() {
-        postpone_unreadable(db, &unreadable, now).await?;
+        postpone_unreadable(&mut *db, &unreadable, now).await?;
     }
     let (users, attempts): (Vec<&str>, Vec<AttemptId>) = owned
         .iter()
@@ -184,7 +184,7 @@ pub(crate) async fn due_attempts(
 
 /// Postpones attempts that cannot be read, so that they do not block the queue.
 pub(crate) async fn postpone_unreadable(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     attempts: &[AttemptId],
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {
@@ -198,7 +198,7 @@ pub(crate) async fn postpone_unreadable(
 
 /// Deletes ended attempts that can no longer be granted. Makes the others due when they can no longer be granted.
 pub(crate) async fn settle_due(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     attempts: &[AttemptId],
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {

@@ -10,9 +10,9 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use sqlx::Postgres;
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
+use sqlx::{PgExecutor, Postgres};
 
 use super::Transaction;
 use super::one_row;
@@ -49,7 +49,7 @@ pub(crate) async fn lock_attempt(
 
 /// Records the expiry, kind and integration of an attempt's session, as reported by Nango.
 pub(crate) async fn update_session(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     user: &UserId,
     attempt: &Attempt,
     integration: &Integration,
@@ -133,7 +133,7 @@ pub(crate) fn bind_attempt_end<'q>(
 
 /// Records the browser in which a user's attempt was started.
 pub(crate) async fn bind_attempt(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     connection: &Connection,
     attempt: AttemptId,
     browser: &BrowserToken,
@@ -162,7 +162,7 @@ pub(crate) async fn bind_attempt(
 /// Records that a browser returned from a provider, in those attempts of a user that may still be granted. Returns
 /// whether there is one. `attempts` contains the ids of attempts, each with its connection's.
 pub(crate) async fn record_browser_return(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     user: &UserId,
     attempts: &[(AttemptId, ConnectionId)],
     now: DateTime<Utc>,
@@ -220,7 +220,7 @@ pub(crate) async fn invalidate_attempts(
 /// Returns a connection's newest attempt if it started after `since` and no grant of it was applied. A grant may still
 /// arrive or be detected, even if the attempt has ended.
 pub(crate) async fn ungranted_attempt(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     user: &UserId,
     connection_id: ConnectionId,
     since: DateTime<Utc>,
@@ -257,7 +257,7 @@ pub(crate) async fn has_recent_attempt(
 
 /// Returns at most `limit` of a user's newest open attempts.
 pub(crate) async fn open_attempts_of(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     user: &UserId,
     limit: u8,
 ) -> sqlx::Result<Vec<Attempt>> {

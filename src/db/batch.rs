@@ -173,10 +173,7 @@ struct PooledReader {
 impl BatchReader {
     async fn load_many<Q: BatchQuery>(&mut self, queries: &[Q]) -> sqlx::Result<Vec<Q::Output>> {
         if self.database.is_transaction_pooled() {
-            let mut tx = self.database.begin().await?;
-            let results = Q::load_many(&mut tx, queries).await?;
-            tx.commit().await?;
-            return Ok(results);
+            return Q::load_many(&self.database, queries).await;
         }
         let now = Instant::now();
         if let Some(stored) = self.held.as_mut().filter(|stored| now < stored.until) {

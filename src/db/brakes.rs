@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use sqlx::FromRow;
 use sqlx::types::Json;
+use sqlx::{FromRow, PgExecutor};
 
 use super::{Transaction, connection_count};
 use crate::domain::{Brake, InstallationId, UserId};
@@ -140,7 +140,7 @@ pub(crate) async fn forget_user(db: &mut Transaction, user: &UserId) -> sqlx::Re
     Ok(())
 }
 
-pub(crate) async fn engaged_brakes(db: &mut Transaction) -> sqlx::Result<Vec<EngagedBrake>> {
+pub(crate) async fn engaged_brakes(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<EngagedBrake>> {
     sqlx::query_as("select kind, engaged_at from brake where engaged_at is not null order by kind")
         .fetch_all(db)
         .await
@@ -149,7 +149,7 @@ pub(crate) async fn engaged_brakes(db: &mut Transaction) -> sqlx::Result<Vec<Eng
 /// Returns the kinds of brakes that an operator released less than an hour ago, and the times until which they do not
 /// limit changes.
 pub(crate) async fn released_brakes(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
 ) -> sqlx::Result<Vec<(String, DateTime<Utc>)>> {
     sqlx::query_as("select kind, released_until from brake where released_until > now()")
         .fetch_all(db)
@@ -281,7 +281,7 @@ pub(crate) async fn confirm_environment(
 /// Returns the integrations of the installation's Nango environment, with when each was created; `None` if none were
 /// recorded.
 pub(crate) async fn nango_integrations(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
 ) -> sqlx::Result<Option<BTreeMap<String, String>>> {
     let recorded: Option<Json<_>> =
         sqlx::query_scalar("select nango_integrations from installation")
@@ -292,7 +292,7 @@ pub(crate) async fn nango_integrations(
 
 /// Records the integrations of the installation's Nango environment. Earlier ones are replaced only if `replaces`.
 pub(crate) async fn record_integrations(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     integrations: &BTreeMap<String, String>,
     replaces: bool,
 ) -> sqlx::Result<()> {
@@ -326,7 +326,7 @@ pub(crate) async fn confirmed_lately(
 }
 
 /// Records how many of this installation's connections at Nango have no row. Returns whether the number has changed.
-pub(crate) async fn record_orphans(db: &mut Transaction, count: i64) -> sqlx::Result<bool> {
+pub(crate) async fn record_orphans(db: impl PgExecutor<'_>, count: i64) -> sqlx::Result<bool> {
     let done = sqlx::query("update installation set orphans = $1 where orphans <> $1")
         .bind(count)
         .execute(db)
@@ -334,7 +334,7 @@ pub(crate) async fn record_orphans(db: &mut Transaction, count: i64) -> sqlx::Re
     Ok(done.rows_affected() > 0)
 }
 
-pub(crate) async fn orphan_count(db: &mut Transaction) -> sqlx::Result<i64> {
+pub(crate) async fn orphan_count(db: impl PgExecutor<'_>) -> sqlx::Result<i64> {
     sqlx::query_scalar("select orphans from installation")
         .fetch_one(db)
         .await

@@ -10,6 +10,7 @@ use crate::domain::{
 use crate::views::AccountRef;
 use crate::views::ConnectionView;
 use crate::views::{Message, MessageData};
+use sqlx::PgExecutor;
 
 use super::account_lookups::{changes_identity, write_identity};
 use super::attempts::{AttemptEnd, bind_attempt_end, end_attempt};
@@ -20,7 +21,7 @@ use super::{RowError, insert_event, one_row, queue_deletion};
 
 /// Returns all of a user's connections, or those of one connector, newest first.
 pub(crate) async fn list(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     user: &UserId,
     connector: Option<ConnectorId>,
 ) -> sqlx::Result<Vec<ConnectionWithAttemptRow>> {
@@ -39,7 +40,7 @@ pub(crate) async fn list(
 }
 
 /// Returns the number of a user's connections.
-pub(crate) async fn count(db: &mut Transaction, user: &UserId) -> sqlx::Result<i64> {
+pub(crate) async fn count(db: impl PgExecutor<'_>, user: &UserId) -> sqlx::Result<i64> {
     sqlx::query_scalar("select count(*) from user_connector_connection where user_id = $1")
         .bind(user.as_str())
         .fetch_one(db)
@@ -69,7 +70,7 @@ pub(crate) async fn accounts_of(
 /// Finds a connection of any user by its Nango id, where the caller has no user: the sweep, a webhook of an imported
 /// connection without tags, or the popup's page.
 pub(crate) async fn find_by_nango_id(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     nango_id: &str,
 ) -> sqlx::Result<Option<Connection>> {
     sqlx::query_as(select_connections!("where c.nango_connection_id = $1"))

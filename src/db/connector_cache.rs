@@ -54,9 +54,7 @@ impl ConnectorCache {
 
     /// Reloads all connectors.
     pub(crate) async fn reload(&self) -> sqlx::Result<()> {
-        let mut tx = self.database.begin_single().await?;
-        let all = db::connectors(&mut tx).await?;
-        tx.commit().await?;
+        let all = db::connectors(&self.database).await?;
         self.insert(all);
         Ok(())
     }

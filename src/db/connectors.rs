@@ -1,5 +1,6 @@
 //! The catalog's table.
 
+use sqlx::PgExecutor;
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
@@ -12,7 +13,7 @@ use crate::catalog::{Catalog, Connector};
 use crate::domain::{ConnectorId, ConnectorRef};
 
 /// Returns all connectors, including those that have left the catalog.
-pub(crate) async fn connectors(db: &mut Transaction) -> sqlx::Result<Vec<ConnectorRef>> {
+pub(crate) async fn connectors(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<ConnectorRef>> {
     sqlx::query_as("select id, slug, name from connector")
         .fetch_all(db)
         .await
@@ -35,7 +36,7 @@ pub(crate) async fn connectors_of(
 
 /// Returns when each connector was first in the catalog.
 pub(crate) async fn connector_creation_times(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
 ) -> sqlx::Result<HashMap<ConnectorId, DateTime<Utc>>> {
     let times = sqlx::query_as("select id, created_at from connector")
         .fetch_all(db)
@@ -47,7 +48,7 @@ pub(crate) async fn connector_creation_times(
 /// Writes the catalog to the `connector` table. Connectors that have left it are disabled.
 pub(crate) async fn seed_connectors(db: &mut Transaction, catalog: &Catalog) -> sqlx::Result<()> {
     let all: Vec<&Connector> = catalog.iter().collect();
-    write_connectors(db, &all).await?;
+    write_connectors(&mut *db, &all).await?;
     let ids: Vec<ConnectorId> = catalog.iter().map(|connector| connector.id).collect();
     // Connectors of configured integrations are written after Nango has listed these.
     sqlx::query(
@@ -62,7 +63,7 @@ pub(crate) async fn seed_connectors(db: &mut Transaction, catalog: &Catalog) -> 
 
 /// Inserts connectors, or updates those with the same id.
 pub(crate) async fn write_connectors(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     connectors: &[&Connector],
 ) -> sqlx::Result<()> {
     let rows: Vec<Value> = connectors

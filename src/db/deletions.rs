@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use sqlx::FromRow;
+use sqlx::{FromRow, PgExecutor};
 
 use super::{Transaction, admit_change};
 use crate::domain::{Brake, ConnectionId, DeletionReason, NangoConnectionRef, UserId};
@@ -31,7 +31,7 @@ pub(crate) async fn queue_deletion(
     connection_id: Option<ConnectionId>,
     now: DateTime<Utc>,
 ) -> sqlx::Result<bool> {
-    if is_in_use(db, &upstream.id).await? {
+    if is_in_use(&mut *db, &upstream.id).await? {
         tracing::warn!(
             nango_connection = upstream.id,
             reason = reason.as_str(),
@@ -107,7 +107,7 @@ pub(crate) async fn queue_erased(
 }
 
 /// Returns whether a row, of any user, uses a connection at Nango.
-pub(crate) async fn is_in_use(db: &mut Transaction, nango_id: &str) -> sqlx::Result<bool> {
+pub(crate) async fn is_in_use(db: impl PgExecutor<'_>, nango_id: &str) -> sqlx::Result<bool> {
     sqlx::query_scalar(
         "select exists (select 1 from user_connector_connection where nango_connection_id = $1)",
     )
@@ -150,7 +150,7 @@ pub(crate) async fn count_pending_erasures(
 
 /// Returns which of these connections at Nango have a pending deletion.
 pub(crate) async fn find_queued_deletions(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     nango_ids: &[&str],
 ) -> sqlx::Result<HashSet<String>> {
     let ids: Vec<String> = sqlx::query_scalar(
@@ -229,7 +229,7 @@ pub(crate) async fn cancel_deletion(db: &mut Transaction, nango_id: &str) -> sql
 }
 
 /// Removes a deletion that Nango has confirmed.
-pub(crate) async fn complete_deletion(db: &mut Transaction, nango_id: &str) -> sqlx::Result<()> {
+pub(crate) async fn complete_deletion(db: impl PgExecutor<'_>, nango_id: &str) -> sqlx::Result<()> {
     // No row is not an error: another replica whose lease had expired may have completed the deletion.
     sqlx::query("delete from upstream_deletion where nango_connection_id = $1")
         .bind(nango_id)
@@ -240,7 +240,7 @@ pub(crate) async fn complete_deletion(db: &mut Transaction, nango_id: &str) -> s
 
 /// Schedules the retry of a failed deletion.
 pub(crate) async fn reschedule_deletion(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     nango_id: &str,
     error: &str,
     next_attempt_at: DateTime<Utc>,
@@ -260,7 +260,7 @@ pub(crate) async fn reschedule_deletion(
 /// Returns whether a connection has pending deletions at Nango, and whether another claim is worth a try: one is
 /// leased, or its user requested it.
 pub(crate) async fn pending_deletions(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     connection_id: ConnectionId,
 ) -> sqlx::Result<(bool, bool)> {
     sqlx::query_as(

@@ -318,7 +318,7 @@ pub(crate) async fn last_event(
 
 /// Returns the position of each user's last event, for users whose last event is after the given position.
 pub(crate) async fn last_events(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     users: &[(String, i64)],
 ) -> sqlx::Result<Vec<(String, i64)>> {
     let (names, positions): (Vec<&str>, Vec<i64>) = users
@@ -337,7 +337,7 @@ pub(crate) async fn last_events(
 
 /// Returns a connection's events before this version, newest first.
 pub(crate) async fn history(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     user: &UserId,
     connection: ConnectionId,
     before_version: Option<i64>,

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
+use sqlx::PgExecutor;
 
 use super::Transaction;
 use crate::domain::UserId;
@@ -66,7 +67,7 @@ pub(crate) async fn claim_key(
 /// Stores the answer for a key that was claimed at `claimed`, unless another request has claimed it since. `until` is the
 /// time at which the answer expires, if it does.
 pub(crate) async fn store_answer(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     user: &UserId,
     (key, claimed): (&str, DateTime<Utc>),
     answer: &Value,
@@ -88,7 +89,7 @@ pub(crate) async fn store_answer(
 
 /// Releases a key that was claimed at `claimed`, so that the request can be retried.
 pub(crate) async fn release_key(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     user: &UserId,
     (key, claimed): (&str, DateTime<Utc>),
 ) -> sqlx::Result<()> {
@@ -115,7 +116,7 @@ pub(crate) async fn delete_keys_of(db: &mut Transaction, user: &UserId) -> sqlx:
 
 /// Deletes keys older than `age` seconds and keys whose answer has expired, at most `limit` of each.
 pub(crate) async fn delete_expired_keys(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     age: f64,
     now: DateTime<Utc>,
     limit: i64,

@@ -1,6 +1,7 @@
 //! Jobs that run on one replica at a time, and the installation's id.
 
 use chrono::{DateTime, Utc};
+use sqlx::PgExecutor;
 
 use super::{Database, Transaction};
 use crate::clock::Clock;
@@ -35,7 +36,7 @@ pub(crate) async fn claim_job(
 }
 
 /// Extends the lease of a claimed job to `lease` seconds from now.
-pub(crate) async fn renew_job(db: &mut Transaction, name: &str, lease: f64) -> sqlx::Result<()> {
+pub(crate) async fn renew_job(db: impl PgExecutor<'_>, name: &str, lease: f64) -> sqlx::Result<()> {
     sqlx::query("update job set leased_until = now() + make_interval(secs => $2) where name = $1")
         .bind(name)
         .bind(lease)
@@ -46,7 +47,7 @@ pub(crate) async fn renew_job(db: &mut Transaction, name: &str, lease: f64) -> s
 
 /// Releases a job; `finished` if it was completed.
 pub(crate) async fn release_job(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     name: &str,
     finished: bool,
 ) -> sqlx::Result<()> {
@@ -62,7 +63,7 @@ pub(crate) async fn release_job(
 }
 
 /// Records the completion of a job without a lease.
-pub(crate) async fn record_job(db: &mut Transaction, name: &str) -> sqlx::Result<()> {
+pub(crate) async fn record_job(db: impl PgExecutor<'_>, name: &str) -> sqlx::Result<()> {
     sqlx::query(
         "insert into job (name, finished_at) values ($1, now()) \
          on conflict (name) do update set finished_at = excluded.finished_at",
@@ -74,7 +75,7 @@ pub(crate) async fn record_job(db: &mut Transaction, name: &str) -> sqlx::Result
 }
 
 /// Returns the id that marks this installation's connections at Nango, and whether its database is a copy of another's.
-pub(crate) async fn installation(db: &mut Transaction) -> sqlx::Result<(InstallationId, bool)> {
+pub(crate) async fn installation(db: impl PgExecutor<'_>) -> sqlx::Result<(InstallationId, bool)> {
     sqlx::query_as("select id, is_copy from installation")
         .fetch_one(db)
         .await
@@ -86,16 +87,14 @@ impl Database {
     /// # Errors
     /// If the server does not answer.
     pub async fn clock(&self) -> sqlx::Result<Clock> {
-        let mut tx = self.begin_single().await?;
         let clock = Clock::database();
-        clock.set_database_time(database_time(&mut tx).await?);
-        tx.commit().await?;
+        clock.set_database_time(database_time(self).await?);
         Ok(clock)
     }
 }
 
 /// Returns the database's time.
-pub(crate) async fn database_time(db: &mut Transaction) -> sqlx::Result<DateTime<Utc>> {
+pub(crate) async fn database_time(db: impl PgExecutor<'_>) -> sqlx::Result<DateTime<Utc>> {
     sqlx::query_scalar("select clock_timestamp()")
         .fetch_one(db)
         .await

@@ -1,6 +1,7 @@
 //! PostgreSQL: the pool, transactions, migrations, and a repository for each table.
 //!
-//! This module contains every SQL statement. A repository's functions take the [`Transaction`] that a service owns.
+//! This module contains every SQL statement. A repository's functions of one statement take an executor: the
+//! [`Database`], or the [`Transaction`] that a service owns. Those of several statements take the transaction.
 
 pub(crate) mod account_lookups;
 pub(crate) mod attempt_owners;

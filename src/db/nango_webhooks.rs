@@ -1,8 +1,9 @@
 //! The arrival of Nango's webhooks.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::PgExecutor;
 
-use super::{Database, Transaction};
+use super::Database;
 
 /// When webhooks last arrived, and when their causes last happened.
 #[derive(Clone, Copy, Debug, sqlx::FromRow)]
@@ -23,7 +24,7 @@ impl WebhookActivity {
 }
 
 /// Records that a webhook of an operation arrived.
-pub(crate) async fn record_webhook(db: &mut Transaction, operation: &str) -> sqlx::Result<()> {
+pub(crate) async fn record_webhook(db: impl PgExecutor<'_>, operation: &str) -> sqlx::Result<()> {
     sqlx::query(
         "insert into nango_webhook (operation, received_at) values ($1, now()) \
          on conflict (operation) do update set received_at = excluded.received_at",
@@ -40,17 +41,14 @@ impl Database {
     /// # Errors
     /// When the database does not answer, or has no current schema.
     pub(crate) async fn webhook_activity(&self) -> sqlx::Result<WebhookActivity> {
-        let mut tx = self.begin_single().await?;
-        let activity = sqlx::query_as(
+        sqlx::query_as(
             "select \
                (select received_at from nango_webhook where operation = 'creation') as creation, \
                (select received_at from nango_webhook where operation = 'deletion') as deletion, \
                (select max(ended_at) from connect_attempt where outcome = 'succeeded' and kind = 'connect') as last_connect, \
                (select max(created_at) from connection_event where kind = 'disconnected') as last_disconnect",
         )
-        .fetch_one(&mut tx)
-        .await?;
-        tx.commit().await?;
-        Ok(activity)
+        .fetch_one(self)
+        .await
     }
 }

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::Transaction;
+use super::Database;
 use crate::domain::AttemptId;
 
 /// How many rows of a batch were deleted, and the id after which the next batch starts; `None` if no older rows
@@ -47,7 +47,7 @@ macro_rules! prune_batch {
 
 /// Deletes token accesses from before this time.
 pub(crate) async fn prune_token_accesses(
-    db: &mut Transaction,
+    db: &Database,
     before: DateTime<Utc>,
     after: i64,
 ) -> sqlx::Result<Batch<i64>> {
@@ -61,7 +61,7 @@ pub(crate) async fn prune_token_accesses(
 /// Deletes attempts that ended before this time. Keeps a connection's newest attempt, of which the connection's row has
 /// a copy.
 pub(crate) async fn prune_attempts(
-    db: &mut Transaction,
+    db: &Database,
     before: DateTime<Utc>,
     after: AttemptId,
 ) -> sqlx::Result<Batch<AttemptId>> {
@@ -80,7 +80,7 @@ pub(crate) async fn prune_attempts(
 /// Deletes events older than `before`. Keeps a connection's last event, and the events of stored webhook messages,
 /// pending or in the history: a message is deleted with its event.
 pub(crate) async fn prune_events(
-    db: &mut Transaction,
+    db: &Database,
     before: DateTime<Utc>,
     after: i64,
 ) -> sqlx::Result<Batch<i64>> {

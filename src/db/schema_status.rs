@@ -107,7 +107,6 @@ impl Database {
     /// If requests cannot be served, or the server does not answer.
     pub async fn check_ready(&self) -> Result<(), DatabaseError> {
         let (tables, columns) = expected_columns();
-        let mut tx = self.begin_single().await?;
         let (read_only, failed, installed, missing): (bool, Option<i64>, bool, Vec<String>) =
             sqlx::query_as(concat!(
                 "select current_setting('transaction_read_only') = 'on', \
@@ -118,9 +117,8 @@ impl Database {
             ))
             .bind(&tables)
             .bind(&columns)
-            .fetch_one(&mut tx)
+            .fetch_one(self)
             .await?;
-        tx.commit().await?;
         if read_only {
             return Err(DatabaseError::ReadOnly);
         }
@@ -157,8 +155,7 @@ impl Database {
     /// If the server does not answer.
     pub async fn missing_privileges(&self) -> sqlx::Result<Vec<String>> {
         let (tables, _) = expected_columns();
-        let mut tx = self.begin_single().await?;
-        let missing = sqlx::query_scalar(
+        sqlx::query_scalar(
             "select string_agg(p.name, ', ' order by p.at) || ' on ' || t.name \
              from (select distinct unnest($1::text[]) as name) t \
              cross join unnest(array['select', 'insert', 'update', 'delete']) with ordinality p (name, at) \
@@ -166,10 +163,8 @@ impl Database {
              group by t.name order by t.name",
         )
         .bind(&tables)
-        .fetch_all(&mut tx)
-        .await?;
-        tx.commit().await?;
-        Ok(missing)
+        .fetch_all(self)
+        .await
     }
 }
 

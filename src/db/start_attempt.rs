@@ -1,10 +1,10 @@
 //! Starts an attempt to authorize a connection, in one statement.
 
 use chrono::{DateTime, Utc};
+use sqlx::PgExecutor;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::Transaction;
 use super::events::{EVENT_CHANNEL, insert_event_cte};
 use super::one_row;
 use super::writes::{bind_connection, mutable_columns, mutable_values, update_connection};
@@ -77,7 +77,7 @@ pub(crate) const MAX_CONNECTIONS_PER_USER: i64 = 500;
 /// changed at `read`. Creates the connection if it does not exist. If another transaction was faster, or the user
 /// already has [`MAX_CONNECTIONS_PER_USER`], nothing is written and no row is returned.
 pub(crate) async fn start_attempt(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     transition: &Transition,
     new: &NewAttempt<'_>,
     read: DateTime<Utc>,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use sqlx::FromRow;
+use sqlx::{FromRow, PgExecutor};
 use uuid::Uuid;
 
 use super::Transaction;
@@ -83,7 +83,7 @@ pub(crate) struct CreationRange {
 /// Returns connections that Nango created in this range and that have not changed since `since`, after `after`, by
 /// creation time.
 pub(crate) async fn list_at_nango_since(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     since: DateTime<Utc>,
     range: CreationRange,
     after: Option<(DateTime<Utc>, ConnectionId)>,
@@ -113,7 +113,7 @@ pub(crate) async fn list_at_nango_since(
 /// Corrects the creation times and serial numbers of connections at Nango: imported rows have other times. Writes no new
 /// version.
 pub(crate) async fn correct_creations(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     corrected: &[Creation],
 ) -> sqlx::Result<()> {
     let users: Vec<&str> = corrected.iter().map(|it| it.user_id.as_str()).collect();
@@ -157,14 +157,14 @@ pub(crate) struct SweepPass {
 }
 
 /// Returns the progress of an interrupted sweep, if there is one.
-pub(crate) async fn interrupted_sweep(db: &mut Transaction) -> sqlx::Result<Option<SweepPass>> {
+pub(crate) async fn interrupted_sweep(db: impl PgExecutor<'_>) -> sqlx::Result<Option<SweepPass>> {
     sqlx::query_as("select started_at, page, before, orphans from sweep_pass")
         .fetch_optional(db)
         .await
 }
 
 /// Records the progress of a sweep.
-pub(crate) async fn record_sweep(db: &mut Transaction, pass: &SweepPass) -> sqlx::Result<()> {
+pub(crate) async fn record_sweep(db: impl PgExecutor<'_>, pass: &SweepPass) -> sqlx::Result<()> {
     sqlx::query(
         "insert into sweep_pass (started_at, page, before, orphans) values ($1, $2, $3, $4) \
          on conflict (only_row) do update set started_at = excluded.started_at, page = excluded.page, \
@@ -180,7 +180,7 @@ pub(crate) async fn record_sweep(db: &mut Transaction, pass: &SweepPass) -> sqlx
 }
 
 /// Deletes the progress of a sweep that has ended.
-pub(crate) async fn end_sweep(db: &mut Transaction) -> sqlx::Result<()> {
+pub(crate) async fn end_sweep(db: impl PgExecutor<'_>) -> sqlx::Result<()> {
     sqlx::query("delete from sweep_pass").execute(db).await?;
     Ok(())
 }
@@ -188,7 +188,7 @@ pub(crate) async fn end_sweep(db: &mut Transaction) -> sqlx::Result<()> {
 /// Returns the newest connection of a connector that belongs to none of these users: a working one, or else a failing
 /// one. Skips at most the connections of these users in the index.
 pub(crate) async fn sibling(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     connector: ConnectorId,
     users: &[&str],
 ) -> sqlx::Result<Option<Connection>> {
@@ -207,7 +207,7 @@ pub(crate) async fn sibling(
 
 /// Records when Nango was queried about a connection. Writes no new version.
 pub(crate) async fn record_check(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     connection: &Connection,
     at: Option<DateTime<Utc>>,
 ) -> sqlx::Result<()> {
@@ -242,7 +242,7 @@ pub(crate) async fn record_refusals(
 
 /// Records when Nango did not have a connection, which is no change of it. Empty: Nango has it.
 pub(crate) async fn record_absences(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     connection: &Connection,
     absences: &[DateTime<Utc>],
 ) -> sqlx::Result<()> {
@@ -284,7 +284,7 @@ pub(crate) async fn end_all_absences(db: &mut Transaction) -> sqlx::Result<()> {
 /// Returns some of the connections that Nango has lacked since a time after `since`, in random order; none while a brake
 /// stops them from becoming missing.
 pub(crate) async fn absent_connections(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     since: DateTime<Utc>,
     limit: i64,
 ) -> sqlx::Result<Vec<Connection>> {

@@ -8,7 +8,6 @@ use sqlx::PgExecutor;
 use strum::IntoStaticStr;
 use utoipa::ToSchema;
 
-use super::Transaction;
 use super::batch::BatchQuery;
 use super::rows::readable;
 use crate::domain::{ConnectionId, UserId};
@@ -135,7 +134,7 @@ impl BatchQuery for Used {
 
 /// Returns a connection's accesses before `before`, newest first.
 pub(crate) async fn token_accesses(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     user: &UserId,
     connection: ConnectionId,
     before: Option<i64>,

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgRow;
-use sqlx::{FromRow, Row};
+use sqlx::{FromRow, PgExecutor, Row};
 use uuid::Uuid;
 
 use super::rows::{attempt_columns, catch_decode_panic, name_of, select_with_attempt};
-use super::{ConnectionWithAttemptRow, Database, Transaction, webhook_endpoints};
+use super::{ConnectionWithAttemptRow, Database, webhook_endpoints};
 use crate::domain::{Attempt, ConnectionId, ConnectorId, ConnectorRef};
 
 /// The number of rows of a batch.
@@ -57,9 +57,7 @@ impl Database {
         let mut search = RowSearch::default();
         let mut after = (String::new(), ConnectionId(Uuid::nil()));
         loop {
-            let mut tx = self.begin_single().await?;
-            let rows = connections_after(&mut tx, &after).await?;
-            tx.commit().await?;
+            let rows = connections_after(self, &after).await?;
             let Some(last) = rows.last() else { break };
             after = (last.try_get("user_id")?, last.try_get("id")?);
             for row in rows {
@@ -77,20 +75,16 @@ impl Database {
                 return Ok(search);
             }
         }
-        let mut tx = self.begin_single().await?;
         let attempts = sqlx::query(concat!(
             "select ",
             attempt_columns!(),
             " from connect_attempt a where a.outcome is null order by a.created_at limit $1"
         ));
-        let attempts = attempts.bind(BATCH).fetch_all(&mut tx).await?;
-        tx.commit().await?;
+        let attempts = attempts.bind(BATCH).fetch_all(self).await?;
         for row in &attempts {
             search.note("connect_attempt", row, Attempt::from_row(row));
         }
-        let mut tx = self.begin_single().await?;
-        let endpoints = webhook_endpoints::targets(&mut tx).await?;
-        tx.commit().await?;
+        let endpoints = webhook_endpoints::targets(self).await?;
         for row in &endpoints {
             let read = catch_decode_panic(|| webhook_endpoints::read_target(row));
             search.note("webhook_endpoint", row, read);
@@ -100,7 +94,7 @@ impl Database {
 }
 
 async fn connections_after(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     (user, id): &(String, ConnectionId),
 ) -> sqlx::Result<Vec<PgRow>> {
     sqlx::query(select_with_attempt!(

@@ -4,6 +4,7 @@ use super::RowError;
 use super::Transaction;
 use super::rows::select_connections;
 use crate::domain::{Connection, ConnectionId, UserId};
+use sqlx::PgExecutor;
 
 /// Returns a connection that was read for a user. Every statement filters by user; this check is a second defence,
 /// against a statement without that filter or a wrong result of the database.
@@ -29,7 +30,7 @@ fn ensure_owned_if_any(
 
 /// Returns a user's connection by our id.
 pub(crate) async fn find_own(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     user: &UserId,
     id: ConnectionId,
 ) -> sqlx::Result<Option<Connection>> {
@@ -43,7 +44,7 @@ pub(crate) async fn find_own(
 
 /// Returns a user's connection by its Nango id.
 pub(crate) async fn find_own_by_nango_id(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     user: &UserId,
     nango_id: &str,
 ) -> sqlx::Result<Option<Connection>> {
@@ -76,7 +77,7 @@ pub(crate) async fn lock_own(
 
 /// Returns the ids of all connections of a user.
 pub(crate) async fn connection_ids(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     user: &UserId,
 ) -> sqlx::Result<Vec<ConnectionId>> {
     sqlx::query_scalar("select id from user_connector_connection where user_id = $1")

@@ -5,8 +5,8 @@
 
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::FromRow;
 use sqlx::postgres::PgRow;
+use sqlx::{FromRow, PgExecutor};
 use url::Url;
 
 use super::Transaction;
@@ -146,7 +146,7 @@ pub(crate) struct StoredSecrets {
 
 /// Returns the next endpoints after `after`, by id, that have a secret without this prefix.
 pub(crate) async fn secrets_without(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     prefix: &str,
     after: &str,
     limit: i64,
@@ -166,7 +166,7 @@ pub(crate) async fn secrets_without(
 /// Replaces an endpoint's secrets, unless they were rotated since they were read. Returns the number of changed
 /// endpoints.
 pub(crate) async fn replace_secrets(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     read: &StoredSecrets,
     new: &StoredSecrets,
 ) -> sqlx::Result<u64> {
@@ -186,7 +186,7 @@ pub(crate) async fn replace_secrets(
 
 /// Deletes rotated secrets that no longer sign. Returns their number.
 pub(crate) async fn delete_old_secrets(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     now: DateTime<Utc>,
 ) -> sqlx::Result<u64> {
     let done = sqlx::query(
@@ -199,7 +199,7 @@ pub(crate) async fn delete_old_secrets(
 }
 
 /// Enables an endpoint. Returns `false` if there is none.
-pub(crate) async fn enable(db: &mut Transaction, id: &str) -> sqlx::Result<bool> {
+pub(crate) async fn enable(db: impl PgExecutor<'_>, id: &str) -> sqlx::Result<bool> {
     let done = sqlx::query(
         "update webhook_endpoint set off_since = null, off_reason = null, failing_since = null where id = $1",
     )
@@ -221,7 +221,7 @@ pub(crate) enum Queues {
 /// Makes some queues of an endpoint due now, and resets the attempts of their messages. Returns the number of queues,
 /// without those that another transaction has locked.
 pub(crate) async fn make_due(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     id: &str,
     which: Queues,
     now: DateTime<Utc>,
@@ -261,7 +261,7 @@ pub(crate) async fn make_due(
 
 /// Disables an endpoint; a disabled one keeps its time and reason. Returns `false` if there is none.
 pub(crate) async fn disable(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     id: &str,
     reason: &str,
     now: DateTime<Utc>,
@@ -352,7 +352,7 @@ impl TryFrom<TargetRow> for Target {
 }
 
 /// Returns all endpoints, as rows for [`read_target`].
-pub(crate) async fn targets(db: &mut Transaction) -> sqlx::Result<Vec<PgRow>> {
+pub(crate) async fn targets(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<PgRow>> {
     sqlx::query("select id, url, secret, old_secret, old_secret_until from webhook_endpoint")
         .fetch_all(db)
         .await

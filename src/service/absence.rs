@@ -34,9 +34,7 @@ impl Sweeper {
 
     async fn check_absent_connections(&self) -> Result<usize> {
         let since = self.core.clock.now() - FREQUENT_CHECKS;
-        let mut tx = self.core.begin_single().await?;
-        let absent = db::absent_connections(&mut tx, since, MAX_CHECKS).await?;
-        tx.commit().await?;
+        let absent = db::absent_connections(&self.core.database, since, MAX_CHECKS).await?;
         if absent.is_empty() {
             return Ok(0);
         }
@@ -143,9 +141,6 @@ impl Core {
         if connection.absences.is_empty() {
             return Ok(());
         }
-        let mut tx = self.begin_single().await?;
-        db::record_absences(&mut tx, connection, &[]).await?;
-        tx.commit().await?;
-        Ok(())
+        Ok(db::record_absences(&self.database, connection, &[]).await?)
     }
 }

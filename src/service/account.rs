@@ -290,10 +290,7 @@ impl AccountIdentifier {
         user: &UserId,
         attempt: AttemptId,
     ) -> Result<Option<Vec<String>>> {
-        let mut tx = self.core.begin_single().await?;
-        let scopes = db::attempt_scopes(&mut tx, user, attempt).await?;
-        tx.commit().await?;
-        Ok(scopes)
+        Ok(db::attempt_scopes(&self.core.database, user, attempt).await?)
     }
 }
 

@@ -117,9 +117,7 @@ impl AccountLookups {
 
     /// Queues look-ups of connections whose account was never looked up.
     pub(crate) async fn queue_unidentified(&self) -> Result<()> {
-        let mut tx = self.core.begin_single().await?;
-        let queued = db::queue_unidentified(&mut tx, MAX_QUEUED_BY_SWEEP).await?;
-        tx.commit().await?;
+        let queued = db::queue_unidentified(&self.core.database, MAX_QUEUED_BY_SWEEP).await?;
         if queued > 0 {
             tracing::info!(queued, "queued account look-ups");
             self.core.lookups.notify_one();
@@ -153,9 +151,7 @@ impl AccountLookups {
             return self.end_lookup(lookup).await;
         }
         let pause = (2.0 * 4.0_f64.powi(lookup.failures)).min(MAX_PAUSE_SECONDS);
-        let mut tx = self.core.begin_single().await?;
-        db::retry_account_lookup(&mut tx, lookup, pause).await?;
-        Ok(tx.commit().await?)
+        Ok(db::retry_account_lookup(&self.core.database, lookup, pause).await?)
     }
 
     /// Returns the connection of a look-up, if it still has an account to look up.
@@ -163,16 +159,12 @@ impl AccountLookups {
         let Some(user) = lookup.user() else {
             return Ok(None);
         };
-        let mut tx = self.core.begin_single().await?;
-        let connection = db::find_own(&mut tx, &user, lookup.connection_id).await?;
-        tx.commit().await?;
+        let connection = db::find_own(&self.core.database, &user, lookup.connection_id).await?;
         Ok(connection.filter(has_account))
     }
 
     async fn end_lookup(&self, lookup: &AccountLookup) -> Result<()> {
-        let mut tx = self.core.begin_single().await?;
-        db::end_account_lookup(&mut tx, lookup).await?;
-        Ok(tx.commit().await?)
+        Ok(db::end_account_lookup(&self.core.database, lookup).await?)
     }
 
     /// Stores the result of a look-up, unless the connection was authorized again since `snapshot` was read.

@@ -243,10 +243,7 @@ impl Brakes {
         if integrations.is_empty() {
             return Ok(());
         }
-        let mut tx = self.database.begin_single().await?;
-        db::record_integrations(&mut tx, &integrations, is_proven).await?;
-        tx.commit().await?;
-        Ok(())
+        Ok(db::record_integrations(&self.database, &integrations, is_proven).await?)
     }
 
     /// Returns the integrations of the current environment, by key, with their creation times.
@@ -264,9 +261,7 @@ impl Brakes {
     /// Returns whether the environment has a recorded integration with the same creation time; `None` if none are
     /// recorded.
     async fn has_known_integrations(&self) -> Result<Option<bool>> {
-        let mut tx = self.database.begin_single().await?;
-        let recorded = db::nango_integrations(&mut tx).await?;
-        tx.commit().await?;
+        let recorded = db::nango_integrations(&self.database).await?;
         let Some(recorded) = recorded else {
             return Ok(None);
         };

@@ -41,7 +41,8 @@ impl ClockOffset {
 
     /// Reads the database's clock and sets the service's clock to it. Logs an offset or a jump.
     pub async fn measure(&self) -> Result<()> {
-        let mut tx = self.core.begin_single().await?;
+        // In a transaction, because a wait for a connection is not part of the round trip.
+        let mut tx = self.core.begin().await?;
         let started = Instant::now();
         let read = db::database_time(&mut tx).await?;
         let round_trip = TimeDelta::from_std(started.elapsed()).unwrap_or_default();

@@ -20,6 +20,7 @@ use super::{Error, Result};
 use crate::auth::BrowserToken;
 use crate::catalog::{AuthMode, Availability, Connector};
 use crate::db;
+use crate::db::Transaction;
 use crate::domain::{
     Actor, Attempt, AttemptId, AttemptKind, Connection, ConnectionId, Failure, Integration, State,
     UserId,
@@ -207,9 +208,7 @@ impl ConnectFlow {
     ) -> Result<Cow<'a, ConnectRequest>> {
         let mut request = Cow::Borrowed(request);
         if request.scopes.is_empty() && connection.state.upstream().is_some() {
-            let mut tx = self.core.begin_single().await?;
-            let scopes = db::granted_attempt_scopes(&mut tx, connection).await?;
-            tx.commit().await?;
+            let scopes = db::granted_attempt_scopes(&self.core.database, connection).await?;
             if let Some(scopes) = scopes {
                 request.to_mut().scopes = scopes;
             }
@@ -238,9 +237,7 @@ impl ConnectFlow {
 
     /// Returns an error if the user already has the maximum number of connections.
     async fn check_connection_limit(&self, user: &UserId) -> Result<()> {
-        let mut tx = self.core.begin_single().await?;
-        let count = db::count(&mut tx, user).await?;
-        tx.commit().await?;
+        let count = db::count(&self.core.database, user).await?;
         let max = db::MAX_CONNECTIONS_PER_USER;
         if count < max {
             return Ok(());
@@ -279,34 +276,27 @@ impl ConnectFlow {
             kept_until: now + RETURN_WINDOW,
             supersedes,
         };
-        let has_parameters = !connector.parameters.is_empty();
-        let mut tx = if has_parameters || !request.scopes.is_empty() {
-            self.core.begin().await?
-        } else {
-            self.core.begin_single().await?
-        };
         let mut started = connection.attempt_started(now);
         started.context.actor = request.actor;
-        let Some(written) =
-            db::start_attempt(&mut tx, &started, &new, connection.updated_at).await?
-        else {
-            return Ok(None);
-        };
-        if !request.scopes.is_empty() {
-            db::write_attempt_scopes(&mut tx, &connection.user_id, attempt.id, &request.scopes)
-                .await?;
-        }
+        let read = connection.updated_at;
         let mut parameters = BTreeMap::new();
-        if has_parameters {
-            // After a disconnect, the user may connect another account, so earlier parameters are dropped.
-            let keep_stored = !matches!(connection.state, State::Disconnected { .. });
-            let requested = &request.parameters;
-            parameters = db::write_parameters(&mut tx, &written, requested, keep_stored).await?;
-            connector.retain_parameters(&mut parameters);
-        }
-        tx.commit().await?;
-        Ok(Some(StartedAttempt {
-            connection: written,
+        let written = if connector.parameters.is_empty() && request.scopes.is_empty() {
+            db::start_attempt(&self.core.database, &started, &new, read).await?
+        } else {
+            let mut tx = self.core.begin().await?;
+            let written = db::start_attempt(&mut tx, &started, &new, read).await?;
+            if let Some(written) = &written {
+                // After a disconnect, the user may connect another account, so earlier parameters are dropped.
+                let keep_stored = !matches!(connection.state, State::Disconnected { .. });
+                let options = (connector, request);
+                parameters =
+                    write_options(&mut tx, written, attempt.id, options, keep_stored).await?;
+            }
+            tx.commit().await?;
+            written
+        };
+        Ok(written.map(|connection| StartedAttempt {
+            connection,
             attempt,
             integration,
             parameters,
@@ -343,10 +333,13 @@ impl ConnectFlow {
                     || !expiry_matches(&started.attempt, &session)
                 {
                     attempt.expires_at = session.expires_at;
-                    let mut tx = self.core.begin_single().await?;
-                    db::update_session(&mut tx, &connection.user_id, &attempt, &integration)
-                        .await?;
-                    tx.commit().await?;
+                    db::update_session(
+                        &self.core.database,
+                        &connection.user_id,
+                        &attempt,
+                        &integration,
+                    )
+                    .await?;
                 }
                 let url = if popup {
                     upstream.nango.oauth_connect_url(&integration.key, &session)
@@ -414,10 +407,7 @@ impl ConnectFlow {
         if !uses_oauth_popup(&self.catalog.connector_of(&connection).await?) {
             return Ok(());
         }
-        let mut tx = self.core.begin_single().await?;
-        db::bind_attempt(&mut tx, &connection, attempt, browser).await?;
-        tx.commit().await?;
-        Ok(())
+        Ok(db::bind_attempt(&self.core.database, &connection, attempt, browser).await?)
     }
 
     /// Records that a browser has returned from a provider. Returns `true` if the browser has started an attempt that
@@ -428,9 +418,7 @@ impl ConnectFlow {
     #[tracing::instrument(target = TRACES, skip_all)]
     pub async fn on_provider_return(&self, browser: &BrowserToken) -> Result<bool> {
         let now = self.core.clock.now();
-        let mut tx = self.core.begin_single().await?;
-        let attempts = db::attempts_of_browser(&mut tx, browser, now).await?;
-        tx.commit().await?;
+        let attempts = db::attempts_of_browser(&self.core.database, browser, now).await?;
         let mut attempts_by_user: HashMap<UserId, Vec<(AttemptId, ConnectionId)>> = HashMap::new();
         for attempt in attempts {
             let own = attempts_by_user.entry(attempt.user).or_default();
@@ -438,12 +426,30 @@ impl ConnectFlow {
         }
         let mut started = false;
         for (user, attempts) in attempts_by_user {
-            let mut tx = self.core.begin_single().await?;
-            started |= db::record_browser_return(&mut tx, &user, &attempts, now).await?;
-            tx.commit().await?;
+            started |=
+                db::record_browser_return(&self.core.database, &user, &attempts, now).await?;
         }
         Ok(started)
     }
+}
+
+/// Stores the scopes and parameters of a started attempt. Returns the connection's parameters.
+async fn write_options(
+    tx: &mut Transaction,
+    connection: &Connection,
+    attempt: AttemptId,
+    (connector, request): (&Connector, &ConnectRequest),
+    keep_stored: bool,
+) -> Result<BTreeMap<String, String>> {
+    if !request.scopes.is_empty() {
+        db::write_attempt_scopes(&mut *tx, &connection.user_id, attempt, &request.scopes).await?;
+    }
+    if connector.parameters.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let mut stored = db::write_parameters(tx, connection, &request.parameters, keep_stored).await?;
+    connector.retain_parameters(&mut stored);
+    Ok(stored)
 }
 
 /// Returns the error for a connection that concurrent requests changed before each of the [`MAX_WRITE_RETRIES`] writes.

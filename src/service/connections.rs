@@ -142,9 +142,7 @@ impl Connections {
         let Ok(connection_id) = id.parse() else {
             return Ok(None);
         };
-        let mut tx = self.core.begin_single().await?;
-        let owned = db::owner_of_connection(&mut tx, connection_id).await?;
-        tx.commit().await?;
+        let owned = db::owner_of_connection(&self.core.database, connection_id).await?;
         Ok(owned.map(|owned| (owned.user, owned.connection_id)))
     }
 
@@ -307,9 +305,7 @@ impl Connections {
         limit: i64,
     ) -> Result<(Vec<Event>, Option<i64>)> {
         self.reader.find_own(user, id).await?;
-        let mut tx = self.core.begin_single().await?;
-        let mut events = db::history(&mut tx, user, id, before, limit + 1).await?;
-        tx.commit().await?;
+        let mut events = db::history(&self.core.database, user, id, before, limit + 1).await?;
         let has_more = i64::try_from(events.len()).is_ok_and(|found| found > limit);
         if has_more {
             events.pop();
@@ -331,9 +327,6 @@ impl Connections {
         limit: i64,
     ) -> Result<Vec<RecordedAccess>> {
         self.reader.find_own(user, id).await?;
-        let mut tx = self.core.begin_single().await?;
-        let accesses = db::token_accesses(&mut tx, user, id, before, limit).await?;
-        tx.commit().await?;
-        Ok(accesses)
+        Ok(db::token_accesses(&self.core.database, user, id, before, limit).await?)
     }
 }

@@ -63,9 +63,7 @@ impl Core {
         clock: Clock,
         public_url: Url,
     ) -> Result<Self> {
-        let mut tx = database.begin_single().await?;
-        let (installation, is_copy) = db::installation(&mut tx).await?;
-        tx.commit().await?;
+        let (installation, is_copy) = db::installation(&database).await?;
         let brakes = Brakes::new(database.clone(), nango.clone(), public_url, clock.clone());
         brakes.start(installation).await?;
         let upstream = nango.map(|nango| NangoGateway {
@@ -103,10 +101,6 @@ impl Core {
 
     pub(crate) async fn begin(&self) -> Result<Transaction> {
         Ok(self.database.begin().await?)
-    }
-
-    pub(crate) async fn begin_single(&self) -> Result<Transaction> {
-        Ok(self.database.begin_single().await?)
     }
 
     /// Verifies the Nango environment before the first request. Logs failures.

@@ -176,10 +176,7 @@ impl CredentialChecker {
         connection: &Connection,
         at: Option<DateTime<Utc>>,
     ) -> Result<()> {
-        let mut tx = self.core.begin_single().await?;
-        db::record_check(&mut tx, connection, at).await?;
-        tx.commit().await?;
-        Ok(())
+        Ok(db::record_check(&self.core.database, connection, at).await?)
     }
 
     async fn health(&self, connection: &Connection) -> Result<CredentialHealth> {
@@ -356,10 +353,7 @@ impl CredentialChecker {
         users: &[UserId],
     ) -> Result<Option<Connection>> {
         let users: Vec<&str> = users.iter().map(UserId::as_str).collect();
-        let mut tx = self.core.begin_single().await?;
-        let sibling = db::sibling(&mut tx, connection.connector.id, &users).await?;
-        tx.commit().await?;
-        Ok(sibling)
+        Ok(db::sibling(&self.core.database, connection.connector.id, &users).await?)
     }
 
     /// Returns whether Nango does not have a connection. Queries Nango twice by id. In between, verifies that Nango
@@ -402,9 +396,7 @@ impl CredentialChecker {
         if ids.is_empty() {
             return Ok(false);
         }
-        let mut tx = self.core.begin_single().await?;
-        let queued = db::find_queued_deletions(&mut tx, &ids).await?;
-        tx.commit().await?;
+        let queued = db::find_queued_deletions(&self.core.database, &ids).await?;
         Ok(ids.iter().any(|id| !queued.contains(*id)))
     }
 

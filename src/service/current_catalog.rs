@@ -182,9 +182,7 @@ impl CurrentCatalog {
         if new.is_empty() {
             return Ok(());
         }
-        let mut tx = self.core.begin_single().await?;
-        db::write_connectors(&mut tx, &new).await?;
-        tx.commit().await?;
+        db::write_connectors(&self.core.database, &new).await?;
         self.connectors.reload().await?;
         Ok(())
     }
@@ -208,9 +206,6 @@ impl CurrentCatalog {
 
     /// Returns when each connector was first in the catalog, by the connector's id.
     pub async fn creation_times(&self) -> Result<HashMap<ConnectorId, DateTime<Utc>>> {
-        let mut tx = self.core.begin_single().await?;
-        let times = db::connector_creation_times(&mut tx).await?;
-        tx.commit().await?;
-        Ok(times)
+        Ok(db::connector_creation_times(&self.core.database).await?)
     }
 }

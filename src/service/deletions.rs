@@ -52,9 +52,8 @@ impl DeletionQueue {
         let end = Instant::now() + DELETION_WAIT;
         loop {
             let claimed = self.run_deletions(Some(connection)).await?;
-            let mut tx = self.core.begin_single().await?;
-            let (is_pending, is_claimable) = db::pending_deletions(&mut tx, connection).await?;
-            tx.commit().await?;
+            let (is_pending, is_claimable) =
+                db::pending_deletions(&self.core.database, connection).await?;
             // If deletions are pending but none could be claimed, another worker has claimed them, or they are of
             // replaced grants, which are kept.
             if !is_claimable || claimed != Some(0) || Instant::now() >= end {
@@ -126,9 +125,9 @@ impl DeletionQueue {
     async fn delete(&self, deletion: &Deletion) -> Result<()> {
         let id = &deletion.nango_connection_id;
         let result = self.delete_at_nango(deletion).await;
-        let mut tx = self.core.begin_single().await?;
+        let database = &self.core.database;
         match result {
-            Ok(()) => db::complete_deletion(&mut tx, id).await?,
+            Ok(()) => db::complete_deletion(database, id).await?,
             Err(error @ Error::Database(_)) => return Err(error),
             Err(error) => {
                 tracing::warn!(
@@ -142,10 +141,9 @@ impl DeletionQueue {
                     _ => backoff(deletion.attempts),
                 };
                 let next = self.core.clock.now() + pause;
-                db::reschedule_deletion(&mut tx, id, &error.to_string(), next).await?;
+                db::reschedule_deletion(database, id, &error.to_string(), next).await?;
             }
         }
-        tx.commit().await?;
         Ok(())
     }
 
@@ -153,9 +151,7 @@ impl DeletionQueue {
     /// confirms by id that it no longer exists, or if a row uses it, so that it must not be deleted.
     async fn delete_at_nango(&self, deletion: &Deletion) -> Result<()> {
         let id = &deletion.nango_connection_id;
-        let mut tx = self.core.begin_single().await?;
-        let is_in_use = db::is_in_use(&mut tx, id).await?;
-        tx.commit().await?;
+        let is_in_use = db::is_in_use(&self.core.database, id).await?;
         if is_in_use {
             tracing::warn!(
                 nango_connection = id,
@@ -207,9 +203,7 @@ impl DeletionQueue {
         let (Some(Ok(user)), Some(id)) = (user, deletion.connection_id) else {
             return Ok(false);
         };
-        let mut tx = self.core.begin_single().await?;
-        let connection = db::find_own(&mut tx, &user, id).await?;
-        tx.commit().await?;
+        let connection = db::find_own(&self.core.database, &user, id).await?;
         let state = connection.as_ref().map(|connection| &connection.state);
         let upstream = match state {
             Some(State::Disconnected { .. }) => return Ok(true),

@@ -64,9 +64,7 @@ impl UserErasure {
 
     async fn erase_user(&self, user: &UserId) -> Result<Erased> {
         self.core.nango_gateway()?;
-        let mut tx = self.core.begin_single().await?;
-        let connections = db::connection_ids(&mut tx, user).await?;
-        tx.commit().await?;
+        let connections = db::connection_ids(&self.core.database, user).await?;
         for batch in connections.chunks(ERASURE_BATCH) {
             let mut tx = self.core.begin().await?;
             db::erase_connections(&mut tx, user, batch, self.core.clock.now()).await?;

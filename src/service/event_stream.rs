@@ -166,10 +166,7 @@ impl EventStreams {
     }
 
     async fn open_attempts_of(&self, user: &UserId) -> sqlx::Result<Vec<Attempt>> {
-        let mut tx = self.core.database.begin_single().await?;
-        let open = db::open_attempts_of(&mut tx, user, MAX_POLLED_ATTEMPTS).await?;
-        tx.commit().await?;
-        Ok(open)
+        db::open_attempts_of(&self.core.database, user, MAX_POLLED_ATTEMPTS).await
     }
 
     /// Wakes subscribers on the database's notifications, until an error. Behind a transaction pooler, which does not
@@ -222,9 +219,6 @@ impl EventStreams {
     }
 
     async fn last_events(&self, positions: &[(String, i64)]) -> sqlx::Result<Vec<(String, i64)>> {
-        let mut tx = self.core.database.begin_single().await?;
-        let last = db::last_events(&mut tx, positions).await?;
-        tx.commit().await?;
-        Ok(last)
+        db::last_events(&self.core.database, positions).await
     }
 }

@@ -64,9 +64,7 @@ impl AttemptExpiry {
             return Ok(0);
         }
         let expired = Priority::Deletion.scope(self.expire_due()).await;
-        let mut tx = self.core.begin_single().await?;
-        db::release_job(&mut tx, EXPIRY_JOB, expired.is_ok()).await?;
-        tx.commit().await?;
+        db::release_job(&self.core.database, EXPIRY_JOB, expired.is_ok()).await?;
         expired
     }
 
@@ -142,9 +140,7 @@ impl AttemptExpiry {
         match ended.await {
             Err(error) if error.concerns_one_row() => {
                 tracing::error!(attempt = %id, %error, "an attempt cannot be read, or its grant cannot be stored: it does not expire");
-                let mut tx = self.core.begin_single().await?;
-                db::postpone_unreadable(&mut tx, &[id], self.core.clock.now()).await?;
-                tx.commit().await?;
+                db::postpone_unreadable(&self.core.database, &[id], self.core.clock.now()).await?;
                 Ok(false)
             }
             Err(error @ Error::Database(_)) => Err(error),
@@ -207,9 +203,7 @@ impl AttemptExpiry {
             let is_full = due.len() == MAX_BATCH;
             let ended: Vec<AttemptId> = due.into_iter().filter(|id| !is_open(id)).collect();
             if !ended.is_empty() {
-                let mut tx = self.core.begin_single().await?;
-                db::settle_due(&mut tx, &ended, self.core.clock.now()).await?;
-                tx.commit().await?;
+                db::settle_due(&self.core.database, &ended, self.core.clock.now()).await?;
             }
             if !is_full || ended.is_empty() {
                 return Ok(open);

@@ -77,14 +77,13 @@ impl IdempotencyKeys {
     ) -> Result<()> {
         let stored = answer.map(|answer| self.stored_answer(user, claim.0, answer));
         let stored = stored.transpose()?;
-        let mut tx = self.core.begin_single().await?;
+        let database = &self.core.database;
         match stored.zip(answer) {
             Some((stored, answer)) => {
-                db::store_answer(&mut tx, user, claim, &stored, answer.expires_at).await?;
+                db::store_answer(database, user, claim, &stored, answer.expires_at).await?;
             }
-            None => db::release_key(&mut tx, user, claim).await?,
+            None => db::release_key(database, user, claim).await?,
         }
-        tx.commit().await?;
         Ok(())
     }
 

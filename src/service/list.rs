@@ -143,9 +143,7 @@ impl ConnectionLists {
             permit.map_err(|_closed| sqlx::Error::PoolClosed)
         };
         let _permit = with_timeout(STATEMENT_TIMEOUT, permit).await?;
-        let mut tx = self.core.begin_single().await?;
-        let rows = db::list(&mut tx, user, None).await?;
-        tx.commit().await?;
+        let rows = db::list(&self.core.database, user, None).await?;
         Ok(rows.into())
     }
 }

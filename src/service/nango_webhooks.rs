@@ -142,10 +142,9 @@ impl NangoWebhooks {
             return Ok(None);
         };
         let since = self.core.clock.now() - RETURN_WINDOW;
-        let mut tx = self.core.begin_single().await?;
         let user = connection.user_id;
-        let attempt = db::ungranted_attempt(&mut tx, &user, connection.id, since).await?;
-        tx.commit().await?;
+        let attempt =
+            db::ungranted_attempt(&self.core.database, &user, connection.id, since).await?;
         Ok(attempt.map(|attempt| (user, attempt)))
     }
 
@@ -267,13 +266,11 @@ impl NangoWebhooks {
     /// found by Nango's id alone.
     async fn connection_of(&self, event: &AuthEvent) -> Result<Option<Connection>> {
         let nango_id = &event.connection_id;
-        let mut tx = self.core.begin_single().await?;
-        let connection = match tagged_user(&event.tags) {
-            Some(user) => db::find_own_by_nango_id(&mut tx, &user, nango_id).await?,
-            None => db::find_by_nango_id(&mut tx, nango_id).await?,
-        };
-        tx.commit().await?;
-        Ok(connection)
+        let database = &self.core.database;
+        Ok(match tagged_user(&event.tags) {
+            Some(user) => db::find_own_by_nango_id(database, &user, nango_id).await?,
+            None => db::find_by_nango_id(database, nango_id).await?,
+        })
     }
 
     async fn handle_grant_webhook(&self, event: &AuthEvent) -> Result<WebhookOutcome> {
@@ -345,12 +342,7 @@ impl ReceivedWebhooks {
         if !self.is_due(name) {
             return;
         }
-        let record = async {
-            let mut tx = core.database.begin_single().await?;
-            db::record_webhook(&mut tx, name).await?;
-            tx.commit().await
-        };
-        if let Err(error) = record.await {
+        if let Err(error) = db::record_webhook(&core.database, name).await {
             tracing::warn!(%error, name, "could not record a webhook of nango");
         }
     }

@@ -104,9 +104,7 @@ impl ConnectionReader {
         user: &UserId,
         connector: ConnectorId,
     ) -> Result<Vec<Connection>> {
-        let mut tx = self.core.begin_single().await?;
-        let rows = db::list(&mut tx, user, Some(connector)).await?;
-        tx.commit().await?;
+        let rows = db::list(&self.core.database, user, Some(connector)).await?;
         let mut all = Vec::with_capacity(rows.len());
         for row in &rows {
             all.extend(self.readable(row).await?.map(|(connection, _)| connection));

@@ -151,9 +151,7 @@ impl Reconciler {
         let listed = self.core.nango()?.connection_page(&filter).await?;
         let mut listed = listed.complete()?;
         let ids: Vec<&str> = listed.iter().map(|it| it.connection_id.as_str()).collect();
-        let mut tx = self.core.begin_single().await?;
-        let queued = db::find_queued_deletions(&mut tx, &ids).await?;
-        tx.commit().await?;
+        let queued = db::find_queued_deletions(&self.core.database, &ids).await?;
         listed.retain(|summary| !queued.contains(&summary.connection_id));
         let mut of_attempt: BTreeMap<AttemptId, Vec<ConnectionSummary>> = BTreeMap::new();
         let mut is_complete = true;
@@ -184,10 +182,7 @@ impl Reconciler {
     }
 
     pub(crate) async fn owner_of(&self, attempt: AttemptId) -> Result<Option<AttemptOwner>> {
-        let mut tx = self.core.begin_single().await?;
-        let owner = db::attempt_owner(&mut tx, attempt).await?;
-        tx.commit().await?;
-        Ok(owner)
+        Ok(db::attempt_owner(&self.core.database, attempt).await?)
     }
 
     /// Queues the deletion of an attempt's connection at Nango, if the user was erased meanwhile. Returns whether it
@@ -227,10 +222,7 @@ impl Reconciler {
                 self.apply_grant(attempt, &summary).await?;
             }
         }
-        let mut tx = self.core.begin_single().await?;
-        let connection = db::find_own_by_nango_id(&mut tx, user, nango_id).await?;
-        tx.commit().await?;
-        Ok(connection)
+        Ok(db::find_own_by_nango_id(&self.core.database, user, nango_id).await?)
     }
 
     /// Applies the grants that Nango stores for an attempt. Returns whether anything changed.
@@ -354,9 +346,7 @@ impl Reconciler {
         if !rule.is_some_and(|rule| rule.identifies_account()) {
             return Ok(());
         }
-        let mut tx = self.core.begin_single().await?;
-        db::queue_account_lookup(&mut tx, connection, attempt, 0.0).await?;
-        tx.commit().await?;
+        db::queue_account_lookup(&self.core.database, connection, attempt, 0.0).await?;
         self.core.lookups.notify_one();
         Ok(())
     }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::Result;
 use super::core::Core;
 use super::idempotency::TTL_SECONDS;
-use crate::db::{self, Batch, Transaction};
+use crate::db::{self, Batch, Database};
 use crate::domain::AttemptId;
 use crate::telemetry::TRACES;
 
@@ -71,9 +71,7 @@ impl Retention {
                 .await?,
             events: self.prune_in_batches(db::prune_events, before, 0).await?,
         };
-        let mut tx = self.core.begin_single().await?;
-        db::release_job(&mut tx, JOB_NAME, true).await?;
-        tx.commit().await?;
+        db::release_job(&self.core.database, JOB_NAME, true).await?;
         Ok(Some(pruned))
     }
 
@@ -81,16 +79,14 @@ impl Retention {
     /// deleted rows.
     async fn prune_in_batches<Id>(
         &self,
-        prune_batch: impl AsyncFn(&mut Transaction, DateTime<Utc>, Id) -> sqlx::Result<Batch<Id>>,
+        prune_batch: impl AsyncFn(&Database, DateTime<Utc>, Id) -> sqlx::Result<Batch<Id>>,
         before: DateTime<Utc>,
         first: Id,
     ) -> Result<u64> {
         let mut deleted = 0;
         let mut next = Some(first);
         while let Some(after) = next {
-            let mut tx = self.core.begin_single().await?;
-            let (count, last) = prune_batch(&mut tx, before, after).await?;
-            tx.commit().await?;
+            let (count, last) = prune_batch(&self.core.database, before, after).await?;
             deleted += count.unsigned_abs();
             next = last;
             tokio::time::sleep(BATCH_PAUSE).await;
@@ -104,11 +100,13 @@ impl Retention {
         const BATCH: u32 = 500;
         let mut all = 0;
         loop {
-            let mut tx = self.core.begin_single().await?;
-            let deleted =
-                db::delete_expired_keys(&mut tx, TTL_SECONDS, self.core.clock.now(), BATCH.into())
-                    .await?;
-            tx.commit().await?;
+            let deleted = db::delete_expired_keys(
+                &self.core.database,
+                TTL_SECONDS,
+                self.core.clock.now(),
+                BATCH.into(),
+            )
+            .await?;
             all += deleted;
             if deleted < BATCH.into() {
                 return Ok(all);

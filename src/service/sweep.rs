@@ -124,23 +124,17 @@ impl Sweeper {
         let started = Instant::now();
         let report = sweep.await;
         self.core.counts.sweep_finished(&report, started.elapsed());
-        let mut tx = self.core.begin_single().await?;
-        db::release_job(&mut tx, JOB_NAME, matches!(report, Ok(Some(_)))).await?;
-        tx.commit().await?;
+        db::release_job(&self.core.database, JOB_NAME, matches!(report, Ok(Some(_)))).await?;
         report
     }
 
     /// Renews the lease until the future is dropped. Returns only if the database fails.
     async fn renew_lease(&self) -> Error {
-        let renew = async || {
-            let mut tx = self.core.begin_single().await?;
-            db::renew_job(&mut tx, JOB_NAME, LEASE_SECONDS).await?;
-            tx.commit().await.map_err(Error::from)
-        };
+        let database = &self.core.database;
         loop {
             tokio::time::sleep(LEASE_RENEWAL_INTERVAL).await;
-            if let Err(error) = renew().await {
-                return error;
+            if let Err(error) = db::renew_job(database, JOB_NAME, LEASE_SECONDS).await {
+                return error.into();
             }
         }
     }
@@ -179,9 +173,7 @@ impl Sweeper {
                 break;
             }
             (pass.page, pass.before) = (segment.page, segment.oldest);
-            let mut tx = self.core.begin_single().await?;
-            db::record_sweep(&mut tx, &pass).await?;
-            tx.commit().await?;
+            db::record_sweep(&self.core.database, &pass).await?;
             carried = segment.into_oldest();
             if newest_at.elapsed() >= schedule.every {
                 self.sweep_newest(schedule.pause, &mut report).await?;
@@ -190,17 +182,13 @@ impl Sweeper {
         }
         report.orphans = usize::try_from(pass.orphans).unwrap_or_default();
         self.record_orphans(report.orphans).await?;
-        let mut tx = self.core.begin_single().await?;
-        db::end_sweep(&mut tx).await?;
-        tx.commit().await?;
+        db::end_sweep(&self.core.database).await?;
         Ok(report)
     }
 
     /// Returns the progress of the interrupted sweep, or of a new one.
     async fn resume_sweep(&self) -> Result<SweepPass> {
-        let mut tx = self.core.begin_single().await?;
-        let interrupted = db::interrupted_sweep(&mut tx).await?;
-        tx.commit().await?;
+        let interrupted = db::interrupted_sweep(&self.core.database).await?;
         Ok(interrupted.unwrap_or_else(|| SweepPass {
             started_at: self.core.clock.now(),
             page: 0,
@@ -234,9 +222,7 @@ impl Sweeper {
             return Ok(());
         }
         for batch in corrections.chunks(CORRECTION_BATCH) {
-            let mut tx = self.core.begin_single().await?;
-            db::correct_creations(&mut tx, batch).await?;
-            tx.commit().await?;
+            db::correct_creations(&self.core.database, batch).await?;
         }
         Ok(())
     }
@@ -280,10 +266,7 @@ impl Sweeper {
     }
 
     async fn record_newest(&self) -> Result<()> {
-        let mut tx = self.core.begin_single().await?;
-        db::record_job(&mut tx, NEWEST_JOB_NAME).await?;
-        tx.commit().await?;
-        Ok(())
+        Ok(db::record_job(&self.core.database, NEWEST_JOB_NAME).await?)
     }
 
     /// Checks these connections. Skips a connector's other connections after a failed check or a provider's outage.
@@ -349,9 +332,9 @@ impl Sweeper {
         let mut missing = Vec::new();
         let (range, mut after, now) = (segment.range(), None, self.core.clock.now());
         loop {
-            let mut tx = self.core.begin_single().await?;
-            let rows = db::list_at_nango_since(&mut tx, started_at, range, after, BATCH).await?;
-            tx.commit().await?;
+            let rows =
+                db::list_at_nango_since(&self.core.database, started_at, range, after, BATCH)
+                    .await?;
             let Some(last) = rows.last() else {
                 return Ok(missing);
             };
@@ -387,10 +370,11 @@ impl Sweeper {
     }
 
     async fn record_orphans(&self, count: usize) -> Result<()> {
-        let mut tx = self.core.begin_single().await?;
-        let has_changed =
-            db::record_orphans(&mut tx, i64::try_from(count).unwrap_or(i64::MAX)).await?;
-        tx.commit().await?;
+        let has_changed = db::record_orphans(
+            &self.core.database,
+            i64::try_from(count).unwrap_or(i64::MAX),
+        )
+        .await?;
         if has_changed && count > 0 {
             tracing::warn!(
                 orphans = count,
@@ -405,10 +389,7 @@ impl Sweeper {
         let Ok(user) = UserId::try_from(user.to_owned()) else {
             return Ok(None);
         };
-        let mut tx = self.core.begin_single().await?;
-        let connection = db::find_own(&mut tx, &user, id).await?;
-        tx.commit().await?;
-        Ok(connection)
+        Ok(db::find_own(&self.core.database, &user, id).await?)
     }
 }
 

@@ -222,18 +222,15 @@ impl Webhooks {
         let now = self.clock.now();
         for which in [Queues::Later, Queues::Earlier] {
             loop {
-                let mut tx = self.database.begin_single().await?;
                 let batch = QUEUE_BATCH.into();
-                let changed = webhook_endpoints::make_due(&mut tx, id, which, now, batch).await?;
-                tx.commit().await?;
+                let changed =
+                    webhook_endpoints::make_due(&self.database, id, which, now, batch).await?;
                 if changed < QUEUE_BATCH.into() {
                     break;
                 }
             }
         }
-        let mut tx = self.database.begin_single().await?;
-        let found = webhook_endpoints::enable(&mut tx, id).await?;
-        tx.commit().await?;
+        let found = webhook_endpoints::enable(&self.database, id).await?;
         require_found(found, id)
     }
 
@@ -246,9 +243,8 @@ impl Webhooks {
     }
 
     async fn switch_off(&self, id: &str, reason: &str) -> Result<()> {
-        let mut tx = self.database.begin_single().await?;
-        let found = webhook_endpoints::disable(&mut tx, id, reason, self.clock.now()).await?;
-        tx.commit().await?;
+        let found =
+            webhook_endpoints::disable(&self.database, id, reason, self.clock.now()).await?;
         require_found(found, id)
     }
 
@@ -360,18 +356,16 @@ impl Webhooks {
     /// that no longer sign. A secret whose key is missing stays unchanged, and is logged. Returns the number of changed
     /// endpoints.
     pub async fn reencrypt(&self) -> Result<u64> {
-        let mut tx = self.database.begin_single().await?;
-        let mut changed = webhook_endpoints::delete_old_secrets(&mut tx, self.clock.now()).await?;
-        tx.commit().await?;
+        let mut changed =
+            webhook_endpoints::delete_old_secrets(&self.database, self.clock.now()).await?;
         let Some(prefix) = self.encryption.current_prefix() else {
             return Ok(changed);
         };
         let mut after = String::new();
         loop {
-            let mut tx = self.database.begin_single().await?;
             let batch =
-                webhook_endpoints::secrets_without(&mut tx, &prefix, &after, REENCRYPTED).await?;
-            tx.commit().await?;
+                webhook_endpoints::secrets_without(&self.database, &prefix, &after, REENCRYPTED)
+                    .await?;
             let Some(last) = batch.last() else {
                 return Ok(changed);
             };
@@ -379,10 +373,8 @@ impl Webhooks {
             for stored in &batch {
                 match self.reencrypted(stored) {
                     Ok(new) => {
-                        let mut tx = self.database.begin_single().await?;
-                        changed +=
-                            webhook_endpoints::replace_secrets(&mut tx, stored, &new).await?;
-                        tx.commit().await?;
+                        changed += webhook_endpoints::replace_secrets(&self.database, stored, &new)
+                            .await?;
                     }
                     Err(error) => {
                         tracing::error!(endpoint = stored.id, %error, "a webhook endpoint's secret cannot be read");
@@ -411,10 +403,9 @@ impl Webhooks {
         let prefix = self.encryption.current_prefix().unwrap_or_default();
         let mut after = String::new();
         loop {
-            let mut tx = self.database.begin_single().await?;
             let batch =
-                webhook_endpoints::secrets_without(&mut tx, &prefix, &after, REENCRYPTED).await?;
-            tx.commit().await?;
+                webhook_endpoints::secrets_without(&self.database, &prefix, &after, REENCRYPTED)
+                    .await?;
             let Some(last) = batch.last() else {
                 return Ok(found);
             };

@@ -67,9 +67,7 @@ pub(crate) async fn check_scopes(
 pub(crate) async fn check_connections(report: &mut Report, config: &DatabaseConfig) {
     let unknown = async {
         let database = Database::connect(config).await.ok()?;
-        let mut tx = database.begin_single().await.ok()?;
-        let unknown = db::unknown_accounts(&mut tx).await.ok()?;
-        tx.commit().await.ok()?;
+        let unknown = db::unknown_accounts(&database).await.ok()?;
         database.close().await;
         Some(unknown)
     };

@@ -39,9 +39,7 @@ impl Brakes {
                 reason: Error::UnknownEnvironment.to_string(),
             });
         }
-        let mut tx = self.database.begin_single().await?;
-        let counted = db::engaged_brakes(&mut tx).await?;
-        tx.commit().await?;
+        let counted = db::engaged_brakes(&self.database).await?;
         engaged.extend(counted.into_iter().filter_map(|row| {
             Some(EngagedBrake {
                 brake: row.kind.parse().ok()?,
@@ -56,19 +54,14 @@ impl Brakes {
     /// Returns the brakes that do not limit changes for now, because an operator released them, and the times at which
     /// they limit again.
     pub async fn released(&self) -> Result<Vec<(Brake, DateTime<Utc>)>> {
-        let mut tx = self.database.begin_single().await?;
-        let released = db::released_brakes(&mut tx).await?;
-        tx.commit().await?;
+        let released = db::released_brakes(&self.database).await?;
         let known = |(kind, until): (String, _)| Some((kind.parse().ok()?, until));
         Ok(released.into_iter().filter_map(known).collect())
     }
 
     /// Returns the number of this installation's connections at Nango without a row, as of the last sweep.
     pub async fn orphans(&self) -> Result<i64> {
-        let mut tx = self.database.begin_single().await?;
-        let orphans = db::orphan_count(&mut tx).await?;
-        tx.commit().await?;
-        Ok(orphans)
+        Ok(db::orphan_count(&self.database).await?)
     }
 
     /// Releases a brake, after an operator has confirmed the stopped operations. For [`Brake::Database`], records the
