@@ -116,16 +116,13 @@ impl Database {
         self.begin_with(self.setup.begin()).await
     }
 
-    /// Begins a transaction of one statement, which commits when the statement has run: dropping the transaction does
-    /// not roll it back. It needs no additional round trips, except behind a transaction-mode pooler.
-    ///
-    /// # Errors
-    /// As [`begin`](Self::begin).
-    pub async fn begin_single(&self) -> sqlx::Result<Transaction> {
+    /// Returns the transaction of one statement. PostgreSQL begins and commits it with the statement, except behind a
+    /// transaction-mode pooler.
+    async fn begin_implicit(&self) -> sqlx::Result<Transaction> {
         if self.switches_servers {
             return self.begin().await;
         }
-        Ok(Transaction::single(self.acquire().await?))
+        Ok(Transaction::new(self.acquire().await?, false))
     }
 
     /// Returns a connection for single-statement reads directly from PostgreSQL. Behind a transaction-mode pooler, a
@@ -237,7 +234,7 @@ impl<'c> Executor<'c> for &'c Database {
         E: 'q + Execute<'q, Postgres>,
     {
         let rows = async move {
-            let mut tx = self.begin_single().await?;
+            let mut tx = self.begin_implicit().await?;
             let rows: Vec<_> = tx.fetch_many(query).try_collect().await?;
             tx.commit().await?;
             Ok(stream::iter(rows).map(Ok))
@@ -251,7 +248,7 @@ impl<'c> Executor<'c> for &'c Database {
         E: 'q + Execute<'q, Postgres>,
     {
         Box::pin(async move {
-            let mut tx = self.begin_single().await?;
+            let mut tx = self.begin_implicit().await?;
             let row = tx.fetch_optional(query).await?;
             tx.commit().await?;
             Ok(row)

@@ -1,4 +1,4 @@
-//! A transaction, and the only way to run a statement.
+//! A transaction, for several statements.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -16,9 +16,6 @@ use crate::telemetry;
 
 /// A transaction, which is rolled back if it is dropped without [`commit`](Self::commit).
 ///
-/// A transaction of a single statement cannot be rolled back: PostgreSQL begins and commits it automatically, so the
-/// statement's writes are durable before `commit`, and remain without it. It therefore accepts no second statement.
-///
 /// Behind a transaction-mode pooler, its statements are unnamed. A name would outlive the transaction on a server
 /// connection that serves another client next, whose statements have the same names: sqlx numbers them, and names them
 /// even if its cache is off.
@@ -29,8 +26,6 @@ use crate::telemetry;
 pub struct Transaction {
     connection: PooledConnection,
     unnamed: bool,
-    /// Whether a transaction of one statement has run it; `None` for other transactions.
-    used: Option<bool>,
 }
 
 impl Transaction {
@@ -38,15 +33,6 @@ impl Transaction {
         Self {
             connection,
             unnamed,
-            used: None,
-        }
-    }
-
-    pub(crate) fn single(connection: PooledConnection) -> Self {
-        Self {
-            connection,
-            unnamed: false,
-            used: Some(false),
         }
     }
 
@@ -62,15 +48,6 @@ impl Transaction {
     pub async fn commit(mut self) -> sqlx::Result<()> {
         self.connection.commit().await
     }
-
-    /// Returns the connection for the next statement.
-    fn connection(&mut self) -> &mut PooledConnection {
-        if let Some(used) = &mut self.used {
-            debug_assert!(!*used, "a transaction of one statement cannot run another");
-            *used = true;
-        }
-        &mut self.connection
-    }
 }
 
 impl<'c> Executor<'c> for &'c mut Transaction {
@@ -84,15 +61,13 @@ impl<'c> Executor<'c> for &'c mut Transaction {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        let unnamed = self.unnamed;
-        let connection = self.connection();
         let span = telemetry::statement_span();
         let statement = UnnamedStatement {
             query,
-            unnamed,
+            unnamed: self.unnamed,
             span: span.clone(),
         };
-        let rows = connection.fetch_many(statement);
+        let rows = self.connection.fetch_many(statement);
         if span.is_disabled() {
             return rows;
         }
@@ -104,15 +79,13 @@ impl<'c> Executor<'c> for &'c mut Transaction {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        let unnamed = self.unnamed;
-        let connection = self.connection();
         let span = telemetry::statement_span();
         let statement = UnnamedStatement {
             query,
-            unnamed,
+            unnamed: self.unnamed,
             span: span.clone(),
         };
-        let row = connection.fetch_optional(statement);
+        let row = self.connection.fetch_optional(statement);
         if span.is_disabled() {
             return row;
         }

@@ -465,14 +465,3 @@ async fn job_queries_use_indexes() {
         assert!(!plan.contains("Sort"), "{statement}:\n{plan}");
     }
 }
-
-#[tokio::test]
-#[should_panic(expected = "of one statement")]
-async fn single_statement_transaction_rejects_second_statement() {
-    let database = test_database::database().await;
-    let patchbay = test_database::pool(database.url(), 3).await.unwrap();
-    let mut single = patchbay.begin_single().await.unwrap();
-    for _ in 0..2 {
-        sqlx::query("select 1").execute(&mut single).await.unwrap();
-    }
-}
