@@ -68,7 +68,7 @@ pub(crate) async fn queue_unidentified(db: impl PgExecutor<'_>, limit: i64) -> s
 
 /// Claims at most `limit` due look-ups for `lease` seconds.
 pub(crate) async fn claim_account_lookups(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     limit: i64,
     lease: f64,
 ) -> sqlx::Result<Vec<AccountLookup>> {

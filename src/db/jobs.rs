@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 
-use super::{Database, Transaction};
+use super::Database;
 use crate::clock::Clock;
 use crate::domain::InstallationId;
 
@@ -12,20 +12,16 @@ use crate::domain::InstallationId;
 /// ignored. It is compared with `clock_timestamp()`, because another replica's lease may be newer than this
 /// transaction's `now()`.
 pub(crate) async fn claim_job(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     name: &str,
     lease: f64,
     every: f64,
 ) -> sqlx::Result<bool> {
-    sqlx::query("insert into job (name) values ($1) on conflict do nothing")
-        .bind(name)
-        .execute(&mut *db)
-        .await?;
     let done = sqlx::query(
-        "update job set leased_until = now() + make_interval(secs => $2) \
-         where name = $1 \
-           and (leased_until is null or leased_until < now() or leased_until > clock_timestamp() + make_interval(secs => $2)) \
-           and (finished_at is null or finished_at <= now() - make_interval(secs => $3) or finished_at > clock_timestamp())",
+        "insert into job as j (name, leased_until) values ($1, now() + make_interval(secs => $2)) \
+         on conflict (name) do update set leased_until = excluded.leased_until \
+         where (j.leased_until is null or j.leased_until < now() or j.leased_until > clock_timestamp() + make_interval(secs => $2)) \
+           and (j.finished_at is null or j.finished_at <= now() - make_interval(secs => $3) or j.finished_at > clock_timestamp())",
     )
     .bind(name)
     .bind(lease)

@@ -92,7 +92,7 @@ impl BatchQuery for ActiveKey {
 }
 
 pub(crate) async fn insert(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     key: &NewKey,
     name: &str,
     scopes: &BTreeSet<Scope>,
@@ -111,7 +111,7 @@ pub(crate) async fn insert(
     Ok(())
 }
 
-pub(crate) async fn list(db: &mut Transaction) -> sqlx::Result<Vec<KeyInfo>> {
+pub(crate) async fn list(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<KeyInfo>> {
     let rows = sqlx::query_as("select prefix, name, scopes, digest, created_at, expires_at, revoked_at from service_key order by id desc")
         .fetch_all(db)
         .await?;

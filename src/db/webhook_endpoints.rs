@@ -75,7 +75,7 @@ fn parse_url(text: &str) -> sqlx::Result<Url> {
 }
 
 pub(crate) async fn insert(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     id: &str,
     url: &Url,
     events: &[MessageType],
@@ -99,7 +99,7 @@ pub(crate) async fn insert(
     Ok(())
 }
 
-pub(crate) async fn list(db: &mut Transaction) -> sqlx::Result<Vec<Endpoint>> {
+pub(crate) async fn list(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<Endpoint>> {
     let rows = sqlx::query_as(
         "select e.id, e.url, e.events, e.with_config, e.failing_since, e.off_since, e.off_reason, e.created_at, \
            coalesce(w.waiting, 0) waiting \
@@ -120,7 +120,7 @@ pub(crate) async fn list(db: &mut Transaction) -> sqlx::Result<Vec<Endpoint>> {
 }
 
 pub(crate) async fn rotate(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     id: &str,
     secret: &SecretString,
     old_until: DateTime<Utc>,
@@ -363,7 +363,7 @@ pub(crate) fn read_target(row: &PgRow) -> sqlx::Result<Target> {
     TargetRow::from_row(row)?.try_into()
 }
 
-pub(crate) async fn target(db: &mut Transaction, id: &str) -> sqlx::Result<Option<Target>> {
+pub(crate) async fn target(db: impl PgExecutor<'_>, id: &str) -> sqlx::Result<Option<Target>> {
     let row: Option<TargetRow> = sqlx::query_as(
         "select url, secret, old_secret, old_secret_until from webhook_endpoint where id = $1",
     )

@@ -2,6 +2,8 @@
 
 use chrono::{DateTime, Utc};
 
+use sqlx::PgExecutor;
+
 use super::Transaction;
 use super::rows::readable;
 use super::webhook_endpoints::message_id;
@@ -309,7 +311,7 @@ pub(crate) async fn delete_of_endpoint(
 
 /// Deletes deliveries that were queued before this time, regardless of their outcome.
 pub(crate) async fn delete_old_deliveries(
-    db: &mut Transaction,
+    db: impl PgExecutor<'_>,
     before: DateTime<Utc>,
     limit: i64,
 ) -> sqlx::Result<u64> {

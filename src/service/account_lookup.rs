@@ -87,10 +87,7 @@ impl AccountLookups {
 
     async fn claim_lookups(&self, limit: usize) -> Result<Vec<AccountLookup>> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let mut tx = self.core.begin().await?;
-        let claimed = db::claim_account_lookups(&mut tx, limit, LEASE_SECONDS).await?;
-        tx.commit().await?;
-        Ok(claimed)
+        Ok(db::claim_account_lookups(&self.core.database, limit, LEASE_SECONDS).await?)
     }
 
     /// Runs a look-up. If the database fails, the look-up is due again when its lease expires. It ends if its result

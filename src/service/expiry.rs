@@ -57,9 +57,7 @@ impl AttemptExpiry {
         if self.due_attempts().await?.0.is_empty() {
             return Ok(0);
         }
-        let mut tx = self.core.begin().await?;
-        let claimed = db::claim_job(&mut tx, EXPIRY_JOB, LEASE_SECONDS, 0.0).await?;
-        tx.commit().await?;
+        let claimed = db::claim_job(&self.core.database, EXPIRY_JOB, LEASE_SECONDS, 0.0).await?;
         if !claimed {
             return Ok(0);
         }

@@ -54,10 +54,8 @@ impl Retention {
     /// As the database. A run after the lease deletes the remaining rows.
     #[tracing::instrument(target = TRACES, skip_all)]
     pub async fn prune(&self, every: Duration) -> Result<Option<Pruned>> {
-        let mut tx = self.core.begin().await?;
         let every = every.as_secs_f64();
-        let claimed = db::claim_job(&mut tx, JOB_NAME, LEASE_SECONDS, every).await?;
-        tx.commit().await?;
+        let claimed = db::claim_job(&self.core.database, JOB_NAME, LEASE_SECONDS, every).await?;
         if !claimed {
             return Ok(None);
         }

@@ -105,19 +105,14 @@ impl ServiceKeys {
         scopes: &BTreeSet<Scope>,
     ) -> Result<SecretString, Error> {
         check_name(name)?;
-        let mut tx = self.database.begin().await?;
         let key = new_key();
-        rows::insert(&mut tx, &key, name, scopes).await?;
-        tx.commit().await?;
+        rows::insert(&self.database, &key, name, scopes).await?;
         Ok(key.text)
     }
 
     /// Returns all keys, newest first.
     pub async fn list(&self) -> Result<Vec<KeyInfo>, Error> {
-        let mut tx = self.database.begin().await?;
-        let keys = rows::list(&mut tx).await?;
-        tx.commit().await?;
-        Ok(keys)
+        Ok(rows::list(&self.database).await?)
     }
 
     /// Creates a key with the name and scopes of the key `which` (a prefix or name), and returns it. The old key

@@ -106,10 +106,8 @@ impl Sweeper {
         if !self.core.has_room(Priority::Sweep) || self.core.is_database_foreign().await {
             return Ok(None);
         }
-        let mut tx = self.core.begin().await?;
         let every = schedule.every.as_secs_f64();
-        let claimed = db::claim_job(&mut tx, JOB_NAME, LEASE_SECONDS, every).await?;
-        tx.commit().await?;
+        let claimed = db::claim_job(&self.core.database, JOB_NAME, LEASE_SECONDS, every).await?;
         if !claimed {
             return Ok(None);
         }

@@ -176,9 +176,8 @@ impl Webhooks {
         let secret = signing::new_secret()?;
         let stored = self.encrypted(&id, &secret)?;
         let now = self.clock.now();
-        let mut tx = self.database.begin().await?;
-        webhook_endpoints::insert(&mut tx, &id, url, events, with_config, &stored, now).await?;
-        tx.commit().await?;
+        webhook_endpoints::insert(&self.database, &id, url, events, with_config, &stored, now)
+            .await?;
         Ok((id, secret))
     }
 
@@ -190,10 +189,7 @@ impl Webhooks {
 
     /// Returns all endpoints, in the order in which they were added.
     pub async fn list(&self) -> Result<Vec<Endpoint>> {
-        let mut tx = self.database.begin().await?;
-        let endpoints = webhook_endpoints::list(&mut tx).await?;
-        tx.commit().await?;
-        Ok(endpoints)
+        Ok(webhook_endpoints::list(&self.database).await?)
     }
 
     /// Replaces the secret of an endpoint. For `grace`, messages are signed with both secrets.
@@ -204,12 +200,10 @@ impl Webhooks {
         let secret = signing::new_secret()?;
         let stored = self.encrypted(id, &secret)?;
         let until = self.clock.now() + grace;
-        let mut tx = self.database.begin().await?;
         require_found(
-            webhook_endpoints::rotate(&mut tx, id, &stored, until).await?,
+            webhook_endpoints::rotate(&self.database, id, &stored, until).await?,
             id,
         )?;
-        tx.commit().await?;
         Ok(secret)
     }
 
@@ -338,9 +332,7 @@ impl Webhooks {
     /// # Errors
     /// If there is no such endpoint. The inner error is the reason for a missing response.
     pub async fn test(&self, id: &str) -> Result<Result<u16, PostError>> {
-        let mut tx = self.database.begin().await?;
-        let target = webhook_endpoints::target(&mut tx, id).await?;
-        tx.commit().await?;
+        let target = webhook_endpoints::target(&self.database, id).await?;
         let target = target.ok_or_else(|| Error::NotFound(id.to_owned()))?;
         let message = format!("evt_test_{}", Uuid::new_v4().simple());
         let body = json!({
@@ -429,10 +421,9 @@ impl Webhooks {
         let before = self.clock.now() - DELIVERY_RETENTION;
         let mut all = 0;
         loop {
-            let mut tx = self.database.begin().await?;
             let deleted =
-                webhook_history::delete_old_deliveries(&mut tx, before, PRUNE_BATCH.into()).await?;
-            tx.commit().await?;
+                webhook_history::delete_old_deliveries(&self.database, before, PRUNE_BATCH.into())
+                    .await?;
             all += deleted;
             if deleted < PRUNE_BATCH.into() {
                 return Ok(all);
