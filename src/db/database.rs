@@ -3,21 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{BoxFuture, TryFutureExt};
+use futures::future::TryFutureExt;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use sqlx::postgres::{
-    PgConnectOptions, PgPoolOptions, PgQueryResult, PgRow, PgStatement, PgTypeInfo,
-};
-use sqlx::{Describe, Either, Execute, Executor, PgPool, Postgres, SqlStr};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgQueryResult, PgRow};
+use sqlx::{Either, Execute, Executor, PgPool, Postgres, SqlStr};
 use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::connect::Server;
 use super::connection_health::{Listener, with_timeout};
-use super::pooled_connection::{PooledConnection, unsupported};
+use super::pooled_connection::{PooledConnection, executor_methods};
 use super::primary::Primary;
 use super::session::{SessionSetup, can_write};
 use super::transaction::Transaction;
@@ -116,17 +114,7 @@ impl Database {
         self.begin_with(self.setup.begin()).await
     }
 
-    /// Returns the transaction of one statement. PostgreSQL begins and commits it with the statement, except behind a
-    /// transaction-mode pooler.
-    async fn begin_implicit(&self) -> sqlx::Result<Transaction> {
-        if self.switches_servers {
-            return self.begin().await;
-        }
-        Ok(Transaction::new(self.acquire().await?, false))
-    }
-
-    /// Returns a connection for single-statement reads directly from PostgreSQL. Behind a transaction-mode pooler, a
-    /// single statement is not safe; use [`begin`](Self::begin).
+    /// Returns a connection for statements outside of a transaction, which are not safe behind a transaction-mode pooler.
     ///
     /// # Errors
     /// As [`begin`](Self::begin).
@@ -234,7 +222,11 @@ impl<'c> Executor<'c> for &'c Database {
         E: 'q + Execute<'q, Postgres>,
     {
         let rows = async move {
-            let mut tx = self.begin_implicit().await?;
+            let mut tx = if self.switches_servers {
+                self.begin().await?
+            } else {
+                Transaction::new(self.acquire().await?, false)
+            };
             let rows: Vec<_> = tx.fetch_many(query).try_collect().await?;
             tx.commit().await?;
             Ok(stream::iter(rows).map(Ok))
@@ -242,36 +234,7 @@ impl<'c> Executor<'c> for &'c Database {
         Box::pin(rows.try_flatten_stream())
     }
 
-    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
-    where
-        'c: 'e,
-        E: 'q + Execute<'q, Postgres>,
-    {
-        Box::pin(async move {
-            let mut tx = self.begin_implicit().await?;
-            let row = tx.fetch_optional(query).await?;
-            tx.commit().await?;
-            Ok(row)
-        })
-    }
-
-    fn prepare_with<'e>(
-        self,
-        _sql: SqlStr,
-        _parameters: &'e [PgTypeInfo],
-    ) -> BoxFuture<'e, sqlx::Result<PgStatement>>
-    where
-        'c: 'e,
-    {
-        Box::pin(std::future::ready(Err(unsupported())))
-    }
-
-    fn describe<'e>(self, _sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<Postgres>>>
-    where
-        'c: 'e,
-    {
-        Box::pin(std::future::ready(Err(unsupported())))
-    }
+    executor_methods!('c);
 }
 
 fn pool_options(

@@ -4,12 +4,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use futures::TryStreamExt;
-use futures::future::BoxFuture;
 use futures::stream::{BoxStream, Stream};
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
-use sqlx::{Describe, Either, Execute, Executor, Postgres, SqlStr};
+use sqlx::postgres::{PgConnection, PgQueryResult, PgRow};
+use sqlx::{Either, Execute, Executor, Postgres, SqlStr};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::connection_health::{PING_TIMEOUT, STATEMENT_TIMEOUT, is_connection_usable, timed_out};
@@ -81,6 +79,58 @@ impl Drop for PooledConnection {
     }
 }
 
+/// The methods of an [`Executor`] besides `fetch_many`. Preparing a statement is an error, because sqlx would name it
+/// even behind a transaction-mode pooler.
+macro_rules! executor_methods {
+    ($c:lifetime) => {
+        fn fetch_optional<'e, 'q: 'e, E>(
+            self,
+            query: E,
+        ) -> futures::future::BoxFuture<'e, sqlx::Result<Option<sqlx::postgres::PgRow>>>
+        where
+            $c: 'e,
+            E: 'q + sqlx::Execute<'q, sqlx::Postgres>,
+        {
+            let mut rows = self.fetch_many(query);
+            Box::pin(async move {
+                let mut first = None;
+                // Read to the end, because errors of deferred constraints are reported there.
+                while let Some(next) = futures::TryStreamExt::try_next(&mut rows).await? {
+                    if let sqlx::Either::Right(row) = next {
+                        first.get_or_insert(row);
+                    }
+                }
+                Ok(first)
+            })
+        }
+
+        fn prepare_with<'e>(
+            self,
+            _sql: sqlx::SqlStr,
+            _parameters: &'e [sqlx::postgres::PgTypeInfo],
+        ) -> futures::future::BoxFuture<'e, sqlx::Result<sqlx::postgres::PgStatement>>
+        where
+            $c: 'e,
+        {
+            let error = sqlx::Error::InvalidArgument("statements are run, not prepared".to_owned());
+            Box::pin(std::future::ready(Err(error)))
+        }
+
+        fn describe<'e>(
+            self,
+            _sql: sqlx::SqlStr,
+        ) -> futures::future::BoxFuture<'e, sqlx::Result<sqlx::Describe<sqlx::Postgres>>>
+        where
+            $c: 'e,
+        {
+            let error =
+                sqlx::Error::InvalidArgument("statements are run, not described".to_owned());
+            Box::pin(std::future::ready(Err(error)))
+        }
+    };
+}
+pub(crate) use executor_methods;
+
 impl<'c> Executor<'c> for &'c mut PooledConnection {
     type Database = Postgres;
 
@@ -106,46 +156,7 @@ impl<'c> Executor<'c> for &'c mut PooledConnection {
         })
     }
 
-    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
-    where
-        'c: 'e,
-        E: 'q + Execute<'q, Postgres>,
-    {
-        let mut rows = self.fetch_many(query);
-        Box::pin(async move {
-            let mut first = None;
-            // Read to the end, because errors of deferred constraints are reported there.
-            while let Some(next) = rows.try_next().await? {
-                if let Either::Right(row) = next {
-                    first.get_or_insert(row);
-                }
-            }
-            Ok(first)
-        })
-    }
-
-    fn prepare_with<'e>(
-        self,
-        _sql: SqlStr,
-        _parameters: &'e [PgTypeInfo],
-    ) -> BoxFuture<'e, sqlx::Result<PgStatement>>
-    where
-        'c: 'e,
-    {
-        Box::pin(std::future::ready(Err(unsupported())))
-    }
-
-    fn describe<'e>(self, _sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<Postgres>>>
-    where
-        'c: 'e,
-    {
-        Box::pin(std::future::ready(Err(unsupported())))
-    }
-}
-
-/// Returns the error of a prepared statement, which sqlx would name even behind a transaction-mode pooler.
-pub(crate) fn unsupported() -> sqlx::Error {
-    sqlx::Error::InvalidArgument("statements are run, not prepared".to_owned())
+    executor_methods!('c);
 }
 
 /// The rows of a statement, with a deadline. The connection is reusable after all rows have been read.

@@ -3,15 +3,14 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use futures::future::BoxFuture;
 use futures::stream::{BoxStream, Stream};
 use sqlx::error::BoxDynError;
-use sqlx::postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
-use sqlx::{Describe, Either, Execute, Executor, Postgres, SqlStr};
+use sqlx::postgres::{PgArguments, PgQueryResult, PgRow, PgStatement};
+use sqlx::{Either, Execute, Executor, Postgres, SqlStr};
 use tokio::time::Instant;
-use tracing::{Instrument, Span};
+use tracing::Span;
 
-use super::pooled_connection::{PooledConnection, unsupported};
+use super::pooled_connection::{PooledConnection, executor_methods};
 use crate::telemetry;
 
 /// A transaction, which is rolled back if it is dropped without [`commit`](Self::commit).
@@ -74,41 +73,7 @@ impl<'c> Executor<'c> for &'c mut Transaction {
         Box::pin(TracedRows { rows, span })
     }
 
-    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
-    where
-        'c: 'e,
-        E: 'q + Execute<'q, Postgres>,
-    {
-        let span = telemetry::statement_span();
-        let statement = UnnamedStatement {
-            query,
-            unnamed: self.unnamed,
-            span: span.clone(),
-        };
-        let row = self.connection.fetch_optional(statement);
-        if span.is_disabled() {
-            return row;
-        }
-        Box::pin(row.instrument(span))
-    }
-
-    fn prepare_with<'e>(
-        self,
-        _sql: SqlStr,
-        _parameters: &'e [PgTypeInfo],
-    ) -> BoxFuture<'e, sqlx::Result<PgStatement>>
-    where
-        'c: 'e,
-    {
-        Box::pin(std::future::ready(Err(unsupported())))
-    }
-
-    fn describe<'e>(self, _sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<Postgres>>>
-    where
-        'c: 'e,
-    {
-        Box::pin(std::future::ready(Err(unsupported())))
-    }
+    executor_methods!('c);
 }
 
 /// A statement that the server does not store if that is unsafe.
