@@ -104,12 +104,14 @@ export class StreamReader {
     await this.#http.compareUser();
     const { user } = this.#http.session;
     if (this.#hub.tabs || !user || this.#stopped.aborted) return;
-    this.#hub.tabs = Tabs.open(`${this.#http.base.href} ${user}`);
-    this.#hub.tabs?.listen((message) => {
+    const tabs = await Tabs.open(`${this.#http.base.href} ${user}`);
+    if (this.#stopped.aborted) return tabs?.close();
+    this.#hub.tabs = tabs;
+    tabs?.listen((message) => {
       if (message === null) this.#post();
       else if ("state" in (message as object)) this.#follow(message as Post);
     });
-    this.#hub.tabs?.post(null);
+    tabs?.post(null);
   }
 
   /** Reads the stream while no other tab does. */

@@ -42,11 +42,16 @@ export class Tabs {
   #allChangedAt = 0;
   #closed = false;
 
-  /** Undefined where pages do not know of each other: on a server, in a sandboxed frame, and on a page served without TLS. */
-  static open(name: string): Tabs | undefined {
-    const isPage = typeof document !== "undefined" && typeof BroadcastChannel !== "undefined" && origin !== "null";
-    const locks = isPage ? (navigator.locks as LockManager | undefined) : undefined;
-    return locks && new Tabs(name, locks);
+  /** Undefined where pages cannot share: on a server, in a sandboxed frame, without TLS, and where the browser blocks the site's data. */
+  static async open(name: string): Promise<Tabs | undefined> {
+    if (typeof document === "undefined") return undefined;
+    try {
+      // Rejects where access is blocked.
+      await navigator.locks.query();
+      return new Tabs(name, navigator.locks);
+    } catch {
+      return undefined;
+    }
   }
 
   constructor(name: string, locks: LockManager) {

@@ -184,6 +184,20 @@ test("slow_request_of_another_tab_is_not_awaited_for_ever", async () => {
   expect(lists).toBe(2);
 });
 
+test("blocked_site_data_leaves_each_tab_its_own_stream", async () => {
+  const denied = async () => {
+    await new Promise((resolve) => setTimeout(resolve, 1));
+    throw new DOMException("The request was denied.", "SecurityError");
+  };
+  Object.defineProperty(navigator, "locks", { value: { request: denied, query: denied }, configurable: true });
+  const proxy = await Proxy.start();
+  const token = await tokenFor(newUser());
+  const client = new Client({ baseUrl: proxy.url, getToken: () => token });
+  onTestFinished(client.events(() => {}));
+  await vi.waitFor(() => expect(client.stream.state).toBe("live"), 5_000);
+  expect((await client.listConnections()).total_count).toBe(0);
+});
+
 /** A proxy that never passes a stream on. */
 async function hanging() {
   const proxy = await Proxy.start();
