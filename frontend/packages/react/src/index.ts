@@ -1,7 +1,30 @@
 "use client";
 
 /** Connect buttons that always tell the truth: Patchbay's React components and hooks, and the client beneath them. */
-export * from "@patchbay/client";
+export type * from "@patchbay/client";
+// By name: Next refuses `export *` of values in a module with "use client".
+export {
+  accountName,
+  accountOf,
+  allPages,
+  backoff,
+  best,
+  Client,
+  ConnectFlow,
+  connectFlow,
+  connectOnce,
+  createClient,
+  EventStream,
+  Flows,
+  freeInstance,
+  isFromElsewhere,
+  isOf,
+  missingScopes,
+  nameOf,
+  NotConnectedError,
+  PatchbayError,
+  plain,
+} from "@patchbay/client";
 
 export { ConnectButton, type ConnectButtonProps } from "./components/ConnectButton.js";
 export { ConnectionCard, type ConnectionCardProps } from "./components/ConnectionCard.js";
