@@ -1,9 +1,11 @@
-import { screen, waitFor } from "@testing-library/react";
+import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
+import { render, screen, waitFor } from "@testing-library/react";
 import { version } from "react";
 import { expect, test, vi } from "vitest";
-import { ConnectButton, ConnectionStatus, useConnections, useSession } from "../src/index.js";
+import { ConnectButton, ConnectionStatus, createClient, PatchbayProvider, useConnections, useSession } from "../src/index.js";
 import { browser } from "../../client/tests/support/browser.js";
 import { faults, newUser, tokenFor } from "../../client/tests/support/nango.js";
+import { Proxy } from "../../client/tests/support/proxy.js";
 import { connected, page } from "./support/render.js";
 
 test("React version matches the tested version", () => {
@@ -165,6 +167,29 @@ test("another_user_is_shown_nothing_when_only_the_token_changes", async () => {
   await connected(elsewhere, "github", "also-secret");
   await elsewhere.listConnections();
   expect(screen.queryByText(/secret/)).toBeNull();
+});
+
+test("another_user_is_shown_nothing_after_provider_unmounts", async () => {
+  const queries = new QueryClient();
+  const { url: baseUrl } = await Proxy.start();
+  // A product that never names its users, and unmounts the provider at sign-out.
+  const of = (token: string | null) => (
+    <QueryClientProvider client={queries}>
+      {token && (
+        <PatchbayProvider baseUrl={baseUrl} getToken={() => token}>
+          <List asObject={false} />
+        </PatchbayProvider>
+      )}
+    </QueryClientProvider>
+  );
+  const ada = await tokenFor(newUser());
+  await connected(createClient({ baseUrl, getToken: () => ada }), "gmail", "secret");
+  const { rerender } = render(of(ada));
+  await screen.findByText(/secret/);
+  rerender(of(null));
+  rerender(of(await tokenFor(newUser())));
+  expect(screen.queryByText(/secret/)).toBeNull();
+  await waitFor(() => expect(screen.getByText(/"totalCount":0/)).toBeTruthy());
 });
 
 /** As many products write it: the button goes when the list says that it is connected. */

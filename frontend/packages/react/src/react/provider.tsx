@@ -9,7 +9,8 @@ import type { MessageOverrides } from "./messages.js";
 export interface PatchbayProviderProps extends ClientOptions {
   /**
    * Names the signed-in user, in any way that tells users apart. When it changes, everything that was shown to the
-   * previous user is dropped; so it is when `getToken` returns a token with another subject.
+   * previous user is dropped; so it is when `getToken` returns a token with another subject. Without it, the data is
+   * shared with no other provider.
    */
   user?: string | undefined;
   /** Words that differ from the English ones. */
@@ -19,12 +20,15 @@ export interface PatchbayProviderProps extends ClientOptions {
   children?: ReactNode;
 }
 
+/** Counts the caches that no other provider may share, because the product does not name their users. */
+let unnamed = 0;
+
 /**
  * Gives Patchbay to everything inside it: one client and one event stream, which keeps react-query's cache true.
  * It has to be inside a `QueryClientProvider`.
  */
 export function PatchbayProvider(props: PatchbayProviderProps): ReactNode {
-  const { baseUrl, credentials, user = "", messages, logo, children } = props;
+  const { baseUrl, credentials, user, messages, logo, children } = props;
   const queries = useContext(QueryClientContext);
   if (!queries) throw new Error("PatchbayProvider needs a <QueryClientProvider> around it");
   const { getToken, fetch: ownFetch } = props;
@@ -38,7 +42,7 @@ export function PatchbayProvider(props: PatchbayProviderProps): ReactNode {
       getToken: (wanted) => options.getToken(wanted),
       fetch: (input, init) => (options.fetch ?? fetch)(input, init),
     });
-    const cache = new Cache(client, queries, `${baseUrl} ${user} ${users}`);
+    const cache = new Cache(client, queries, `${baseUrl} ${user && !users ? 0 : ++unnamed} ${user}`);
     const flows = new Flows(client, cache);
     cache.onNew = () => flows.notify();
     return { client, cache, flows, options };
