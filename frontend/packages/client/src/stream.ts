@@ -1,5 +1,6 @@
 import type { Http } from "./http.js";
 import { backoff } from "./backoff.js";
+import type { PatchbayError } from "./error.js";
 import type { Notice, StreamHub, StreamState, StreamTimes } from "./events.js";
 import { fits } from "./shape.js";
 import { SseParser, type SseMessage } from "./sse.js";
@@ -39,6 +40,8 @@ export class StreamReader {
   #noticedAt = 0;
   #retry = 1_000;
   #failures = 0;
+  /** How long the service asks to wait after the last failure, in milliseconds. */
+  #asked = 0;
   #wake: (() => void) | undefined;
   #paused = false;
   #leading = false;
@@ -148,7 +151,7 @@ export class StreamReader {
 
   #pause(): number {
     const { first, longest } = this.#times;
-    return this.#failures === 0 ? backoff(1, this.#retry, longest) : backoff(this.#failures, first, longest);
+    return this.#failures === 0 ? backoff(1, this.#retry, longest) : Math.max(this.#asked, backoff(this.#failures, first, longest));
   }
 
   #sleep(milliseconds: number | undefined): Promise<void> {
@@ -198,8 +201,9 @@ export class StreamReader {
         }
         this.#post();
       }
-    } catch {
+    } catch (error) {
       // Whatever it was, coming again later is the answer; an expired session is known to the session.
+      this.#asked = ((error as Partial<PatchbayError>).retryAfter ?? 0) * 1_000;
       return ready;
     } finally {
       clearTimeout(silence);

@@ -99,6 +99,21 @@ test("falls back to polling behind a proxy and resumes streaming", async () => {
   leave();
 });
 
+test("stream_waits_as_long_as_the_service_asks", async () => {
+  const { proxy, stream, leave, live } = await listening();
+  await live();
+  proxy.fate = () => ({ status: 429, type: "text/html", body: "", headers: { "retry-after": "2" } });
+  const before = proxy.count("/events");
+  proxy.cutStreams();
+  await vi.waitFor(() => expect(stream.state).toBe("polling"), 20_000);
+  await vi.waitFor(() => expect(proxy.count("/events")).toBe(before + 1), 20_000);
+  await new Promise((resolve) => setTimeout(resolve, 1_000));
+  expect(proxy.count("/events")).toBe(before + 1);
+  proxy.fate = () => "pass";
+  await live();
+  leave();
+});
+
 test("pauses while the session is expired and resumes afterwards", async () => {
   const good = await tokenFor(newUser());
   let token: string | null = "refused";

@@ -179,6 +179,19 @@ test("status is unknown until the list is loaded", async () => {
   expect(screen.queryByText("Status unknown. Trying again.")).toBeNull();
 });
 
+test("long_pause_that_the_service_asks_for_is_explained", async () => {
+  const proxy = await Proxy.start();
+  proxy.fate = ({ path }) => (path.endsWith("/events") ? "pass" : { status: 429, type: "text/html", body: "", headers: { "retry-after": "60" } });
+  const { person } = await page(<ConnectionManager />, { proxy });
+  const alert = await screen.findByRole("alert");
+  // Once at the start, and once when the event stream has started.
+  await new Promise((resolve) => setTimeout(resolve, 4_000));
+  expect(proxy.count("GET /connections?")).toBeLessThanOrEqual(2);
+  proxy.fate = () => "pass";
+  await person.click(within(alert).getByRole("button", { name: "Try again" }));
+  await screen.findByText("Nothing is connected yet.");
+});
+
 test("status reports a missing session without retrying", async () => {
   await page(<ConnectionStatus connectorId="gmail" />, { getToken: () => null });
   await screen.findByText("Your session has ended. Sign in again.");

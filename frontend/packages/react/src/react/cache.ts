@@ -173,12 +173,19 @@ export function flat<Page, Item>(data: InfiniteData<Page> | undefined, items: (p
   return data?.pages.flatMap(items) ?? [];
 }
 
+/** A longer pause before the first retry shows the error meanwhile, in milliseconds. */
+const LONGEST_SILENT_PAUSE = 5_000;
+
 /** How every query recovers: by itself, in growing pauses, for as long as nothing is known and it may pass. */
 export const RECOVERING = {
   // Offline, too: then there is an error to show instead of a wait without end.
   networkMode: "always" as const,
   retry: (failures: number, error: Error) =>
-    failures < 1 && error instanceof PatchbayError && error.transient && error.code !== "token_unavailable",
+    failures < 1 &&
+    error instanceof PatchbayError &&
+    error.transient &&
+    error.code !== "token_unavailable" &&
+    askedFor(error) <= LONGEST_SILENT_PAUSE,
   retryDelay: (failures: number, error: Error) => Math.max(askedFor(error), backoff(failures + 1, 1_000, LONGEST_PAUSE)),
   refetchInterval: ({ state }: { state: { data: unknown; error: Error | null; errorUpdateCount: number; errorUpdatedAt: number } }) => {
     const { data, error, errorUpdateCount, errorUpdatedAt } = state;

@@ -19,7 +19,7 @@ export class CacheSync {
   readonly #few = new Worker(
     // Right after all were fetched, further changes wait for the pause's end: they are likely to be many again.
     () => !this.#ended && this.#wanted.size > 0 && this.#wanted.size <= MAX_SINGLE_FETCHES && !this.#all.resting,
-    () => this.#fetchWanted(),
+    async () => ((await this.#fetchWanted()) ? null : 0),
     FIRST_PACE,
     PACE,
   );
@@ -102,15 +102,15 @@ export class CacheSync {
     return there;
   }
 
-  /** Fetches all that is shown. Whether that worked. */
-  async #fetchAll(): Promise<boolean> {
+  /** Fetches all that is shown. Returns null if that worked, else the pause that the service asks for in milliseconds. */
+  async #fetchAll(): Promise<number | null> {
     this.#everything = false;
     this.#stale.clear();
     const wanted = [...this.#wanted];
     const parts = ["connections", "connection", "history"].map((part) => [...this.#cache.prefix, part]);
     await Promise.all(parts.map((part) => this.#renew(part)));
     const shown = this.#cache.queries.getQueryCache().findAll({ queryKey: this.#cache.prefix, type: "active" });
-    const failed = shown.some(({ state }) => state.error instanceof PatchbayError && state.error.transient);
+    const failed = shown.map(({ state: { error } }) => error).find(isTransient);
     if (failed) this.#everything = true;
     // Where the list is not shown, nothing has to be there.
     const listed = shown.some(({ queryKey }) => queryKey[2] === "connections");
@@ -119,9 +119,12 @@ export class CacheSync {
       if (!listed) this.#wanted.delete(id);
       else if (!this.#has(id, version)) missing += 1;
     }
-    if (failed) void this.#few.run();
+    if (failed) {
+      void this.#few.run();
+      return (failed.retryAfter ?? 0) * 1_000;
+    }
     // What has changed during the fetch is no reason for a longer pause.
-    return !failed && missing <= MAX_SINGLE_FETCHES;
+    return missing <= MAX_SINGLE_FETCHES ? null : 0;
   }
 
   /** Refetches the visible queries below a key. If a fetch is in progress, repeats it: that fetch may have started too early. */
@@ -144,4 +147,8 @@ export class CacheSync {
       return true;
     }
   }
+}
+
+function isTransient(error: Error | null): error is PatchbayError {
+  return error instanceof PatchbayError && error.transient;
 }

@@ -4,7 +4,7 @@ import { LONGEST_PAUSE } from "./persistently.js";
 /** Repeats a step while there is work: one at a time, with a pause between steps that grows after failures. */
 export class Worker {
   readonly #hasWork: () => boolean;
-  readonly #step: () => Promise<boolean>;
+  readonly #step: () => Promise<number | null>;
   readonly #first: number;
   readonly #pace: number;
   #wake: (() => void) | undefined;
@@ -14,8 +14,8 @@ export class Worker {
   /** `true` during the pause after a step that succeeded. */
   resting = false;
 
-  /** `step` resolves to `true` if it succeeded. `first` is the pause after the first step, `pace` after each later step. */
-  constructor(hasWork: () => boolean, step: () => Promise<boolean>, first: number, pace: number) {
+  /** `step` resolves to null if it succeeded, else to the shortest pause before the next step. `first` is the pause after the first step, `pace` after each later step. */
+  constructor(hasWork: () => boolean, step: () => Promise<number | null>, first: number, pace: number) {
     this.#hasWork = hasWork;
     this.#step = step;
     this.#first = first;
@@ -33,11 +33,12 @@ export class Worker {
 
   async #loop(): Promise<void> {
     for (let failures = 0, steps = 1; this.#hasWork(); steps += 1) {
-      failures = (await this.#step()) ? 0 : failures + 1;
+      const asked = await this.#step();
+      failures = asked === null ? 0 : failures + 1;
       const pace = steps === 1 ? this.#first : this.#pace;
       this.resting = failures === 0;
       await new Promise<void>((resolve) => {
-        setTimeout(resolve, failures > 0 ? backoff(failures, 1_000, LONGEST_PAUSE) : pace);
+        setTimeout(resolve, asked === null ? pace : Math.max(asked, backoff(failures, 1_000, LONGEST_PAUSE)));
         this.#wake = resolve;
       });
       this.resting = false;
