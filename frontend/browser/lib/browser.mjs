@@ -39,7 +39,7 @@ export async function open(browser, sandbox, user, { path = "", ...options } = {
   const broken = [];
   context.on("weberror", (error) => broken.push(error.error().message));
   context.on("console", (message) => {
-    if (message.type() === "error" && /Content Security Policy|Uncaught/.test(message.text())) broken.push(message.text());
+    if (message.type() === "error" && /Content Security Policy|Uncaught|Unsafe attempt/.test(message.text())) broken.push(message.text());
   });
   await context.addInitScript(beginAs, [new URL(sandbox.url).origin, user]);
   const page = await context.newPage();

@@ -144,7 +144,7 @@ export class FlowEngine {
   }
 
   #open(opened?: Window | null): void {
-    this.#window?.close();
+    closeEmpty(this.#window);
     this.#window = opened === undefined ? openWindow(this.#host.options.words) : opened;
     if (!this.#disposed) this.#glance();
   }
@@ -164,7 +164,7 @@ export class FlowEngine {
     // The event stream has to be open before the user can finish.
     if (!this.#disposed) this.#endEvents ??= this.#host.client.events(() => {});
     // Without this, the empty window would remain after the page is closed.
-    const gone = () => this.#window?.close();
+    const gone = () => closeEmpty(this.#window);
     window.addEventListener("pagehide", gone);
     // The click may have set it already.
     if (this.#host.state.phase !== "starting") this.#host.set({ phase: "starting", window: this.#seen(none) });
@@ -322,10 +322,9 @@ export class FlowEngine {
     this.#closeWindow();
   }
 
-  /** Closes the window if it is still an empty one of this origin. */
   #closeWindow(): void {
     this.#endGlances?.();
-    this.#window?.close();
+    closeEmpty(this.#window);
     this.#window = null;
   }
 
@@ -340,4 +339,13 @@ export class FlowEngine {
 /** An address that a window may be sent to: anything but http(s) would run in our own page's name. */
 function isWebAddress(url: string): boolean {
   return URL.canParse(url) && ["https:", "http:"].includes(new URL(url).protocol);
+}
+
+/** Closes a window that is still an empty one of this origin. Of any other, a browser reports the attempt as an error. */
+function closeEmpty(opened: Window | null): void {
+  try {
+    if (opened?.document) opened.close();
+  } catch {
+    // It has left this origin.
+  }
 }
