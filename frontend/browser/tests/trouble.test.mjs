@@ -17,6 +17,9 @@ test("account list: reports a failed load and offers no connect action", async (
   const { context, page } = visitor;
   await connect(visitor, "Ada Lovelace (work)");
   await context.route("**/connectors/connections?**", (route) => route.fulfill(refusal(502, "nango_error")));
+  await page.goto(`${sandbox.url}/console/connections`);
+  await page.getByRole("alert").filter({ hasText: "Your connections cannot be shown" }).waitFor();
+  assert.equal(await page.getByText("Nothing is connected yet").count(), 0);
   await page.goto(`${sandbox.url}/console/`);
   const alert = page.getByRole("alert").filter({ hasText: "Your accounts cannot be shown" });
   await alert.getByText("If it stays so, tell support.").waitFor();

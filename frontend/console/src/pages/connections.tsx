@@ -25,7 +25,7 @@ export function ConnectionsPage() {
       </div>
       {isLoading && !isUnknown && <Bones rows={3} label="Your connections are loading" />}
       {isUnknown && error && <Trouble what="Your connections cannot be shown" error={error} retry={() => void refetch()} />}
-      {!isLoading && connections.length === 0 && (
+      {!isLoading && !isUnknown && connections.length === 0 && (
         <Empty
           title="Nothing is connected yet"
           action={

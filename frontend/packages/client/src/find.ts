@@ -38,9 +38,11 @@ export function missingScopes({ status, missing_scopes: missing }: Connection): 
   return status === "connected" ? (missing ?? []) : [];
 }
 
-/** Text of others without the characters that reverse the text around it; null if nothing is left. */
+/** Text of others without the characters that reverse the text around it; null if nothing visible is left. */
 export function plain(text: string | null | undefined): string | null {
-  return text?.replace(/\p{Bidi_Control}/gu, "") || null;
+  const kept = text?.replace(/\p{Bidi_C}/gu, "") ?? "";
+  // `DI`: characters without a glyph, such as a zero-width space or a Hangul filler.
+  return /[^\s\p{DI}]/u.test(kept) ? kept : null;
 }
 
 /** Whether what works was granted in another browser than it was asked for in: perhaps by another person. */
