@@ -38,6 +38,8 @@ test("parameters_are_asked_for_before_the_window_opens", async () => {
   await waitFor(() => expect(document.activeElement).toBe(field));
   expect(inside.getByText("https://")).toBeTruthy();
   expect(inside.getByText(".zendesk.com")).toBeTruthy();
+  // An address is read from left to right on every page.
+  expect(field.closest("[dir=ltr]")?.textContent).toBe("https://.zendesk.com");
   expect(inside.getByText(/The first part of your help center's address\. Example: acme/)).toBeTruthy();
 
   await person.keyboard("{Enter}");

@@ -50,7 +50,7 @@ function Field({ field: { parameter, value, error, change } }: { field: Paramete
   return (
     <div data-patchbay="parameter">
       <label htmlFor={id}>{required ? title : messages.optional(title)}</label>
-      <span data-patchbay="parameter-value">
+      <span data-patchbay="parameter-value" dir="ltr">
         {prefix && <span>{prefix}</span>}
         <input
           id={id}
