@@ -78,6 +78,21 @@ describe("after a reload", () => {
     }
   });
 
+  test("window_is_not_said_to_be_closed_after_a_remount", async () => {
+    const { client, proxy } = await tab();
+    await client.listConnections();
+    proxy.fate = ({ method }) => (method === "POST" ? { late: 1_000 } : "pass");
+    const flow = flowOf(client, { connectorId: "gmail" });
+    flow.start();
+    flow.dispose();
+    const after = flowOf(client, { connectorId: "gmail" });
+    after.resume();
+    expect(await waiting(after)).toMatchObject({ window: "unknown" });
+    await browser.popup.decide("allow");
+    await until(after, "connected");
+    expect(browser.popups).toHaveLength(1);
+  });
+
   test("reload_before_the_answer_finds_the_same_attempt", async () => {
     const { client, proxy } = await tab();
     await client.listConnections();

@@ -20,6 +20,9 @@ const CUT_OFF = 3_000;
 /** How long the service may take to say where to send the window, in milliseconds, with all repetitions. */
 const START_TIMEOUT = 60_000;
 
+/** The keys of the starts in progress on this page that have a window. */
+const withWindow = new Set<string>();
+
 /** What an engine belongs to: the flow that others see. */
 export interface EngineHost {
   readonly client: Client;
@@ -127,8 +130,9 @@ export class FlowEngine {
     if (!left || this.#disposed || this.#host.state.phase !== "idle") return;
     const { connectionId, attemptId, expiresAt, idempotencyKey } = left;
     this.#isReported = false;
-    // The reload preceded the response, and closed the window. Repeating the request returns the same response.
-    if (connectionId === null) return this.#begin(idempotencyKey, "closed");
+    // A reload preceded the response, and closed the window, unless the page is still the one that started it. Repeating the
+    // request returns the same response.
+    if (connectionId === null) return this.#begin(idempotencyKey, withWindow.has(idempotencyKey) ? "unknown" : "closed");
     this.#key = idempotencyKey;
     this.#attempt = { connectionId, attemptId, expiresAt, oauthUrl: null };
     this.#host.set({ phase: "waiting", attempt: this.#attempt, window: "unknown", trouble: null });
@@ -164,11 +168,18 @@ export class FlowEngine {
     // The event stream has to be open before the user can finish.
     if (!this.#disposed) this.#endEvents ??= this.#host.client.events(() => {});
     // Without this, the empty window would remain after the page is closed.
-    const gone = () => closeEmpty(this.#window);
+    const gone = () => {
+      withWindow.delete(key);
+      closeEmpty(this.#window);
+    };
     window.addEventListener("pagehide", gone);
+    if (this.#window) withWindow.add(key);
     // The click may have set it already.
     if (this.#host.state.phase !== "starting") this.#host.set({ phase: "starting", window: this.#seen(none) });
-    void this.#ask(key, this.#starts).finally(() => window.removeEventListener("pagehide", gone));
+    void this.#ask(key, this.#starts).finally(() => {
+      withWindow.delete(key);
+      window.removeEventListener("pagehide", gone);
+    });
   }
 
   async #ask(key: string, start: number): Promise<void> {
