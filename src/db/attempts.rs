@@ -172,7 +172,7 @@ pub(crate) async fn record_browser_return(
     // The connections are locked first, as everywhere.
     let returned: i64 = sqlx::query_scalar(
         "with locked as materialized ( \
-           select id from user_connector_connection where user_id = $1 and id = any($2) order by id for update \
+           select id from user_connector_connection where user_id = $1 and id = any($2) order by id for no key update \
          ), returned as ( \
            update connect_attempt a set returned_at = $4 from locked \
            where a.user_id = $1 and a.id = any($3) and a.connection_id = locked.id \

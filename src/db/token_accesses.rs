@@ -58,6 +58,55 @@ impl Used {
     }
 }
 
+/// Writes token accesses.
+///
+/// The newest accesses are read by the whole primary key. If most accesses are of one connection, PostgreSQL would
+/// search those of another one in the index for pruning, which has all of them.
+///
+/// A new row needs a lock that the foreign key takes, too. A connection whose lock an erasure or a disconnect holds
+/// has no access, because those of other users would wait for it.
+const RECORD: &str = "with used as materialized ( \
+       select c.user_id, c.id, c.nango_connection_id as nango_id, u.service, u.purpose, \
+         count(*)::int as count, max(u.at) as at \
+       from unnest((select $1::text[]), (select $2::uuid[]), (select $6::text[]), (select $3::text[]), \
+           (select $4::text[]), (select $5::timestamptz[])) as u (user_id, id, nango_id, service, purpose, at) \
+       join user_connector_connection c on c.user_id = u.user_id and c.id = u.id \
+         and c.status = 'connected' and c.nango_connection_id = u.nango_id \
+       group by c.user_id, c.id, c.nango_connection_id, u.service, u.purpose, date_trunc('second', u.at) \
+     ), shown as ( \
+       update user_connector_connection c set last_synced_at = last.at from ( \
+         select l.user_id, l.id, u.at from (select user_id, id, max(at) as at from used group by user_id, id) u \
+         join user_connector_connection l on l.user_id = u.user_id and l.id = u.id \
+         where l.last_synced_at is null or date_trunc('second', l.last_synced_at) < date_trunc('second', u.at) \
+         for no key update of l skip locked) last \
+       where c.user_id = last.user_id and c.id = last.id \
+     ), same as materialized ( \
+       select u.user_id, u.id, u.service, u.purpose, u.at, u.count, last.id as row_id \
+       from used u cross join lateral ( \
+         select * from (select * from token_access t \
+                        where (t.user_id, t.connection_id, t.id) <= (u.user_id, u.id, 9223372036854775807) \
+                        order by t.user_id desc, t.connection_id desc, t.id desc limit 8) t \
+         where t.user_id = u.user_id and t.connection_id = u.id and t.service = u.service and t.purpose = u.purpose \
+           and date_trunc('second', t.used_at) = date_trunc('second', u.at) \
+         order by t.id desc limit 1) last \
+     ), counted as ( \
+       update token_access t set count = t.count + same.count, used_at = greatest(t.used_at, same.at) \
+       from same where t.user_id = same.user_id and t.connection_id = same.id and t.id = same.row_id \
+     ), new as materialized ( \
+       select * from used u \
+       where not exists (select from same s where (s.user_id, s.id, s.service, s.purpose, s.at) \
+                           = (u.user_id, u.id, u.service, u.purpose, u.at)) \
+     ), locked as materialized ( \
+       select new.* from new join user_connector_connection c on c.user_id = new.user_id and c.id = new.id \
+         and c.status = 'connected' and c.nango_connection_id = new.nango_id \
+       for key share of c skip locked \
+     ), written as ( \
+       insert into token_access (user_id, connection_id, service, purpose, count, used_at) \
+       select user_id, id, service, purpose, count, at from locked order by at \
+     ) \
+     select user_id, id, nango_id from used except \
+     select user_id, id, nango_id from (table new except table locked) skipped";
+
 impl BatchQuery for Used {
     /// `true` if the access was recorded: the connection is connected with the same grant.
     type Output = bool;
@@ -79,50 +128,15 @@ impl BatchQuery for Used {
         let services: Vec<&str> = used.iter().map(|used| used.service.as_str()).collect();
         let purposes: Vec<&str> = used.iter().map(|used| used.purpose.into()).collect();
         let times: Vec<DateTime<Utc>> = used.iter().map(|used| used.at).collect();
-        let written: Vec<(String, ConnectionId, String)> = sqlx::query_as(
-            "with used as materialized ( \
-               select c.user_id, c.id, c.nango_connection_id as nango_id, u.service, u.purpose, \
-                 count(*)::int as count, max(u.at) as at \
-               from unnest((select $1::text[]), (select $2::uuid[]), (select $6::text[]), (select $3::text[]), \
-                   (select $4::text[]), (select $5::timestamptz[])) as u (user_id, id, nango_id, service, purpose, at) \
-               join user_connector_connection c on c.user_id = u.user_id and c.id = u.id \
-                 and c.status = 'connected' and c.nango_connection_id = u.nango_id \
-               group by c.user_id, c.id, c.nango_connection_id, u.service, u.purpose, date_trunc('second', u.at) \
-             ), shown as ( \
-               update user_connector_connection c set last_synced_at = last.at from ( \
-                 select l.user_id, l.id, u.at from (select user_id, id, max(at) as at from used group by user_id, id) u \
-                 join user_connector_connection l on l.user_id = u.user_id and l.id = u.id \
-                 where l.last_synced_at is null or date_trunc('second', l.last_synced_at) < date_trunc('second', u.at) \
-                 for no key update of l skip locked) last \
-               where c.user_id = last.user_id and c.id = last.id \
-             ), same as materialized ( \
-               select u.user_id, u.id, u.service, u.purpose, u.at, u.count, last.id as row_id \
-               from used u cross join lateral ( \
-                 select * from (select * from token_access t where t.user_id = u.user_id and t.connection_id = u.id \
-                                order by t.id desc limit 8) t \
-                 where t.service = u.service and t.purpose = u.purpose \
-                   and date_trunc('second', t.used_at) = date_trunc('second', u.at) \
-                 order by t.id desc limit 1) last \
-             ), counted as ( \
-               update token_access t set count = t.count + same.count, used_at = greatest(t.used_at, same.at) \
-               from same where t.user_id = same.user_id and t.connection_id = same.id and t.id = same.row_id \
-             ), written as ( \
-               insert into token_access (user_id, connection_id, service, purpose, count, used_at) \
-               select user_id, id, service, purpose, count, at from used u \
-               where not exists (select from same s where (s.user_id, s.id, s.service, s.purpose, s.at) \
-                                   = (u.user_id, u.id, u.service, u.purpose, u.at)) \
-               order by at \
-             ) \
-             select distinct user_id, id, nango_id from used",
-        )
-        .bind(users)
-        .bind(ids)
-        .bind(services)
-        .bind(purposes)
-        .bind(times)
-        .bind(nango_ids)
-        .fetch_all(db)
-        .await?;
+        let written: Vec<(String, ConnectionId, String)> = sqlx::query_as(RECORD)
+            .bind(users)
+            .bind(ids)
+            .bind(services)
+            .bind(purposes)
+            .bind(times)
+            .bind(nango_ids)
+            .fetch_all(db)
+            .await?;
         let written: HashSet<(&str, ConnectionId, &str)> = written
             .iter()
             .map(|(user, id, nango_id)| (user.as_str(), *id, nango_id.as_str()))

@@ -1,6 +1,8 @@
 //! Plans touch the same number of buffers at different sizes, and on the first and the last page.
 
+use patchbay::auth::service_keys::Scope;
 use patchbay::webhooks::DeliveryFilter;
+use secrecy::ExposeSecret;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
@@ -230,4 +232,31 @@ async fn operators_queries_of_webhooks_read_no_whole_table() {
         0
     );
     assert_eq!(seen().await, before);
+}
+
+#[tokio::test]
+async fn first_access_costs_little_beside_a_long_history() {
+    let (app, statements, _) = app_with_history().await;
+    let connected = app.user("bob").await.connected("gmail").await;
+    let scopes = [Scope::TokensRead].into();
+    let key = app.keys().await.create("engine", &scopes).await.unwrap();
+    let url = format!("{}/api/v1/connectors/gmail/token", app.url);
+    let request = app.client.post(url).bearer_auth(key.expose_secret());
+    let answer = request.header("patchbay-user", "bob").send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let array = |name: &str, kind: &str| {
+        format!("array['{}']::{kind}[]", connected[name].as_str().unwrap())
+    };
+    let (id, nango_id) = (array("id", "uuid"), array("nango_connection_id", "text"));
+    let values = [
+        "array['bob']",
+        &id,
+        "array['other']",
+        "array['token']",
+        "array[now()]",
+        &nango_id,
+    ];
+    let text = statement(&statements, "insert into token_access");
+    let measured = buffers(&mut app.sql().await, &text, &values).await;
+    assert!(measured < 150, "{measured}");
 }

@@ -1,11 +1,14 @@
 //! The access log: an access is stored before the token is returned.
 
+use std::time::Duration;
+
 use chrono::TimeDelta;
 use futures::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
 use super::{KEY, app, call, text, token};
+use crate::eventually::eventually_locked;
 use crate::test_app::{PROMPT_TIMEOUT, TestApp};
 
 /// Returns the number of stored token accesses.
@@ -63,4 +66,55 @@ async fn token_use_waits_for_no_change_of_the_connection() {
     assert_eq!(answered.await.unwrap().0, StatusCode::OK);
     sqlx::raw_sql("rollback").execute(&mut sql).await.unwrap();
     assert_eq!(written(&app).await, 1);
+}
+
+/// Erases the connections of the user `ada`.
+async fn erase(app: &TestApp) -> (StatusCode, Value) {
+    let path = "/users/ada/connections";
+    call(&app.url, KEY, "", Method::DELETE, path, None).await
+}
+
+#[tokio::test]
+async fn token_use_waits_for_no_erasure_of_another_user() {
+    let app = app().await;
+    let (ada, bob) = (app.user("ada").await, app.user("bob").await);
+    let (erased, other) = (ada.connected("gmail").await, bob.connected("gmail").await);
+    let mut sql = app.sql().await;
+    // The erasure of a long history holds its locks for long.
+    let hold = "begin; lock table connection_event in exclusive mode";
+    sqlx::raw_sql(hold).execute(&mut sql).await.unwrap();
+    let requests = async {
+        eventually_locked(&mut sql).await;
+        let refused = token(&app, "ada", &erased);
+        let issued = join_all((0..5).map(|_| token(&app, "bob", &other)));
+        let ((_, refused), issued) = tokio::join!(refused, issued);
+        sqlx::raw_sql("rollback").execute(&mut sql).await.unwrap();
+        // Not the error of a lock that was not granted.
+        assert_eq!(text(&refused, "code"), "provider_unavailable");
+        assert!(issued.iter().all(|(status, _)| *status == StatusCode::OK));
+    };
+    tokio::join!(erase(&app), requests);
+    assert_eq!(erase(&app).await.0, StatusCode::OK);
+    assert_eq!(token(&app, "ada", &erased).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(written(&app).await, 5);
+}
+
+#[tokio::test]
+async fn token_of_user_who_is_erased_meanwhile_is_not_found() {
+    let app = app().await;
+    let gmail = app.user("ada").await.connected("gmail").await;
+    let mut sql = app.sql().await;
+    for statement in ["begin", "delete from user_connector_connection"] {
+        sqlx::raw_sql(statement).execute(&mut sql).await.unwrap();
+    }
+    let commit = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        sqlx::raw_sql("commit").execute(&mut sql).await.unwrap();
+    };
+    let ((_, refused), ()) = tokio::join!(token(&app, "ada", &gmail), commit);
+    let code = text(&refused, "code");
+    assert!(
+        ["provider_unavailable", "connection_not_found"].contains(&code),
+        "{refused}"
+    );
 }
