@@ -1,6 +1,7 @@
 //! Erases the connections of a user, a batch in each transaction.
 
 use chrono::{DateTime, Utc};
+use sqlx::PgExecutor;
 
 use super::deletions::queue_erased;
 use super::{RowError, Transaction};
@@ -14,6 +15,30 @@ struct ErasedRow {
     id: ConnectionId,
     nango_connection_id: Option<String>,
     integration_key: String,
+}
+
+/// Deletes the next token accesses of a user after `last`, a connection's id and an access's. Returns those of the last
+/// deleted one; `None` if there are no more. A connection may have millions, too many for one statement.
+pub(crate) async fn erase_token_accesses(
+    db: impl PgExecutor<'_>,
+    user: &UserId,
+    last: (ConnectionId, i64),
+) -> sqlx::Result<Option<(ConnectionId, i64)>> {
+    // The limit is a literal, because the plan for a parameter assumes a tenth of the table.
+    sqlx::query_as(
+        "with batch as materialized ( \
+           select ctid, connection_id, id from token_access \
+           where user_id = $1 and (connection_id, id) > ($2, $3) order by connection_id, id limit 10000 \
+         ), gone as ( \
+           delete from token_access where ctid = any(array(select ctid from batch)) \
+         ) \
+         select connection_id, id from batch order by connection_id desc, id desc limit 1",
+    )
+    .bind(user.as_str())
+    .bind(last.0)
+    .bind(last.1)
+    .fetch_optional(db)
+    .await
 }
 
 /// Deletes these connections of a user with their history, and queues their deletion at Nango. Returns their number.

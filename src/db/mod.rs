@@ -68,7 +68,7 @@ pub(crate) use brakes::*;
 pub(crate) use connections::*;
 pub(crate) use connectors::*;
 pub(crate) use deletions::*;
-pub(crate) use erasure::erase_connections;
+pub(crate) use erasure::{erase_connections, erase_token_accesses};
 pub(crate) use events::*;
 pub(crate) use idempotency::*;
 pub(crate) use jobs::*;

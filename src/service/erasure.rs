@@ -8,6 +8,7 @@ use futures::{StreamExt, stream};
 use serde::Serialize;
 use tokio::time::Instant;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use super::Result;
 use super::core::Core;
@@ -65,6 +66,10 @@ impl UserErasure {
     async fn erase_user(&self, user: &UserId) -> Result<Erased> {
         self.core.nango_gateway()?;
         let connections = db::connection_ids(&self.core.database, user).await?;
+        let mut last = Some((ConnectionId(Uuid::nil()), 0));
+        while let Some(accesses) = last {
+            last = db::erase_token_accesses(&self.core.database, user, accesses).await?;
+        }
         for batch in connections.chunks(ERASURE_BATCH) {
             let mut tx = self.core.begin().await?;
             db::erase_connections(&mut tx, user, batch, self.core.clock.now()).await?;

@@ -118,3 +118,27 @@ async fn token_of_user_who_is_erased_meanwhile_is_not_found() {
         "{refused}"
     );
 }
+
+#[tokio::test]
+async fn erase_deletes_many_accesses_in_several_statements() {
+    let app = app().await;
+    app.user("ada").await.connected("gmail").await;
+    let mut sql = app.sql().await;
+    sqlx::raw_sql(
+        "insert into token_access (user_id, connection_id, service, purpose, used_at) \
+         select user_id, id, 'workflow', 'token', now() from user_connector_connection, generate_series(1, 25000); \
+         create function refuse_many() returns trigger language plpgsql as \
+         $$ begin if (select count(*) from gone) > 10000 then raise 'too many'; end if; return null; end $$; \
+         create trigger bounded after delete on token_access referencing old table as gone \
+         for each statement execute function refuse_many()",
+    )
+    .execute(&mut sql)
+    .await
+    .unwrap();
+    let (status, erased) = erase(&app).await;
+    assert_eq!(
+        (status, &erased["connections"]),
+        (StatusCode::OK, &1.into())
+    );
+    assert_eq!(written(&app).await, 0);
+}
