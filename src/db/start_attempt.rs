@@ -6,10 +6,10 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::events::{EVENT_CHANNEL, insert_event_cte};
-use super::one_row;
 use super::writes::{bind_connection, mutable_columns, mutable_values, update_connection};
+use super::{Transaction, one_row};
 use crate::domain::state_machine::Transition;
-use crate::domain::{Attempt, AttemptId, Connection, EventId, Integration, MessageType};
+use crate::domain::{Attempt, AttemptId, Connection, EventId, Integration, MessageType, UserId};
 
 /// A statement that writes a connection, its new attempt and its event.
 ///
@@ -73,14 +73,32 @@ pub(crate) struct NewAttempt<'a> {
 /// The maximum number of connections of a user, including ended ones. It bounds all reads of a user's connections.
 pub(crate) const MAX_CONNECTIONS_PER_USER: i64 = 500;
 
+/// The number of a user's connections up to which new ones need no lock. Concurrent requests cannot add as many as are
+/// left.
+pub(crate) const MAX_UNLOCKED_CONNECTIONS: i64 = MAX_CONNECTIONS_PER_USER / 2;
+
+/// Waits until no other transaction with this lock creates a connection of the user. The next statement counts all of
+/// them.
+pub(crate) async fn lock_new_connections(
+    db: impl PgExecutor<'_>,
+    user: &UserId,
+) -> sqlx::Result<()> {
+    sqlx::query("select pg_advisory_xact_lock(2, hashtext($1))")
+        .bind(user.as_str())
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
 /// Starts an attempt, if the connection is unchanged since it was read: it has the previous version and was last
 /// changed at `read`. Creates the connection if it does not exist. If another transaction was faster, or the user
-/// already has [`MAX_CONNECTIONS_PER_USER`], nothing is written and no row is returned.
+/// already has `most` connections, nothing is written and no row is returned.
 pub(crate) async fn start_attempt(
     db: impl PgExecutor<'_>,
     transition: &Transition,
     new: &NewAttempt<'_>,
     read: DateTime<Utc>,
+    most: i64,
 ) -> sqlx::Result<Option<Connection>> {
     let connection = Connection {
         version: transition.connection.version + 1,
@@ -125,7 +143,7 @@ pub(crate) async fn start_attempt(
             .bind(connection.connector.id)
             .bind(&connection.instance_id)
             .bind(connection.created_at)
-            .bind(MAX_CONNECTIONS_PER_USER);
+            .bind(most);
     } else {
         statement = statement.bind(read);
     }

@@ -144,8 +144,9 @@ impl ConnectFlow {
             merge(&mut connection.config, &request.config)?;
             let session = upstream.plan(connector, &connection).await?;
             let request = &*self.with_earlier_scopes(&connection, request).await?;
+            let is_counted = tries > 0 && connection.version == 0;
             if let Some(started) = self
-                .start_attempt(connector, &connection, open, session, request)
+                .start_attempt(connector, &connection, open, session, request, is_counted)
                 .await?
             {
                 return self
@@ -188,7 +189,7 @@ impl ConnectFlow {
             let open = open_attempt(newest);
             let request = &*self.with_earlier_scopes(&connection, request).await?;
             if let Some(started) = self
-                .start_attempt(connector, &connection, open, session, request)
+                .start_attempt(connector, &connection, open, session, request, false)
                 .await?
             {
                 return self
@@ -243,12 +244,14 @@ impl ConnectFlow {
             return Ok(());
         }
         Err(Error::Invalid(format!(
-            "a user may have at most {max} connections, including disconnected ones: reconnect or remove one"
+            "a user may have at most {max} connections, including disconnected and removed ones. Connect one of these \
+             again, with its connector and `instance_id`."
         )))
     }
 
     /// Stores a new attempt of a connection, which may be new as well, and supersedes the open attempt. Returns `None`
-    /// if the connection has changed since it was read. The caller then reads it again.
+    /// if the connection has changed since it was read, or if it is new, not `is_counted`, and the user has many. The
+    /// caller then reads it again.
     async fn start_attempt(
         &self,
         connector: &Connector,
@@ -256,6 +259,7 @@ impl ConnectFlow {
         supersedes: Option<AttemptId>,
         (kind, integration): (AttemptKind, Integration),
         request: &ConnectRequest,
+        is_counted: bool,
     ) -> Result<Option<StartedAttempt>> {
         let now = self.core.clock.now();
         let attempt = Attempt {
@@ -280,11 +284,17 @@ impl ConnectFlow {
         started.context.actor = request.actor;
         let read = connection.updated_at;
         let mut parameters = BTreeMap::new();
-        let written = if connector.parameters.is_empty() && request.scopes.is_empty() {
-            db::start_attempt(&self.core.database, &started, &new, read).await?
+        let mut most = db::MAX_UNLOCKED_CONNECTIONS;
+        let has_options = !connector.parameters.is_empty() || !request.scopes.is_empty();
+        let written = if !is_counted && !has_options {
+            db::start_attempt(&self.core.database, &started, &new, read, most).await?
         } else {
             let mut tx = self.core.begin().await?;
-            let written = db::start_attempt(&mut tx, &started, &new, read).await?;
+            if is_counted {
+                db::lock_new_connections(&mut tx, &connection.user_id).await?;
+                most = db::MAX_CONNECTIONS_PER_USER;
+            }
+            let written = db::start_attempt(&mut tx, &started, &new, read, most).await?;
             if let Some(written) = &written {
                 // After a disconnect, the user may connect another account, so earlier parameters are dropped.
                 let keep_stored = !matches!(connection.state, State::Disconnected { .. });

@@ -1,5 +1,6 @@
 //! Connecting: the responses, and the parameters that reach Nango and the provider.
 
+use futures::future::join_all;
 use insta::assert_snapshot;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -350,20 +351,26 @@ async fn connect_rejects_invalid_input_without_side_effects() {
     );
 }
 
+/// Stores this many disconnected connections of a user who has one.
+async fn store_old_connections(app: &TestApp, number: i32) {
+    sqlx::query(
+        "insert into user_connector_connection \
+           (id, user_id, connector_id, instance_id, status, status_reason, disconnected_at, created_at, updated_at) \
+         select gen_random_uuid(), user_id, connector_id, 'old ' || n, 'disconnected', 'user_disconnected', now(), now(), now() \
+         from user_connector_connection, generate_series(1, $1) n",
+    )
+    .bind(number)
+    .execute(&mut app.sql().await)
+    .await
+    .unwrap();
+}
+
 #[tokio::test]
 async fn connection_limit_allows_reconnecting_existing_ones() {
     let app = TestApp::new().await;
     let (ada, bob) = (app.user("ada").await, app.user("bob").await);
     let first = ada.connect("gmail").await;
-    sqlx::query(
-        "insert into user_connector_connection \
-           (id, user_id, connector_id, instance_id, status, status_reason, disconnected_at, created_at, updated_at) \
-         select gen_random_uuid(), user_id, connector_id, 'old ' || n, 'disconnected', 'user_disconnected', now(), now(), now() \
-         from user_connector_connection, generate_series(1, 498) n",
-    )
-    .execute(&mut app.sql().await)
-    .await
-    .unwrap();
+    store_old_connections(&app, 498).await;
     ada.connect("github").await;
     let refused = ada
         .send_post("/gmail/connect?instance_id=new", json!({}))
@@ -377,6 +384,25 @@ async fn connection_limit_allows_reconnecting_existing_ones() {
         .await;
     assert_eq!(ended.json()["status"], "pending");
     bob.connect("gmail").await;
+}
+
+#[tokio::test]
+async fn connection_limit_holds_for_concurrent_connects() {
+    let app = TestApp::new().await;
+    let other = app.replica(&[]).await;
+    let ada = app.user("ada").await;
+    let there = ada.at(&other);
+    ada.connect("gmail").await;
+    store_old_connections(&app, 494).await;
+    let connects = (0..20).map(async |n| {
+        let user = if n % 2 == 0 { &ada } else { &there };
+        let path = format!("/gmail/connect?instance_id=new{n}");
+        user.send_post(&path, json!({})).await.status
+    });
+    let answers = join_all(connects).await;
+    let started = answers.iter().filter(|status| **status == StatusCode::OK);
+    assert_eq!(started.count(), 5, "{answers:?}");
+    assert_eq!(ada.count().await, 500);
 }
 
 #[tokio::test]
