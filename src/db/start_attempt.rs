@@ -79,10 +79,7 @@ pub(crate) const MAX_UNLOCKED_CONNECTIONS: i64 = MAX_CONNECTIONS_PER_USER / 2;
 
 /// Waits until no other transaction with this lock creates a connection of the user. The next statement counts all of
 /// them.
-pub(crate) async fn lock_new_connections(
-    db: impl PgExecutor<'_>,
-    user: &UserId,
-) -> sqlx::Result<()> {
+pub(crate) async fn lock_new_connections(db: &mut Transaction, user: &UserId) -> sqlx::Result<()> {
     sqlx::query("select pg_advisory_xact_lock(2, hashtext($1))")
         .bind(user.as_str())
         .execute(db)

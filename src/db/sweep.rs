@@ -223,6 +223,26 @@ pub(crate) async fn record_check(
     Ok(())
 }
 
+/// Renews the revision of a connection, unless it has changed since it was read. Writes no new version.
+pub(crate) async fn renew_revision(
+    db: impl PgExecutor<'_>,
+    connection: &Connection,
+    now: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "update user_connector_connection \
+         set updated_at = greatest($4, updated_at + interval '1 microsecond') \
+         where user_id = $1 and id = $2 and updated_at = $3",
+    )
+    .bind(connection.user_id.as_str())
+    .bind(connection.id)
+    .bind(connection.updated_at)
+    .bind(now)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
 /// Records when the provider refused to refresh a connection's credentials. Writes no new version.
 pub(crate) async fn record_refusals(
     db: &mut Transaction,

@@ -103,6 +103,13 @@ impl Core {
         Ok(self.database.begin().await?)
     }
 
+    /// Invalidates the cached tokens of a connection on all replicas. Writes no event, because services can report any
+    /// text as a rejected token.
+    pub(crate) async fn renew_revision(&self, connection: &Connection) -> Result<()> {
+        db::renew_revision(&self.database, connection, self.clock.now()).await?;
+        Ok(())
+    }
+
     /// Verifies the Nango environment before the first request. Logs failures.
     pub async fn verify_environment_at_start(&self) {
         let confirm = self.brakes.confirm_environment(false);

@@ -324,6 +324,9 @@ impl TokenIssuer {
         let report = (id, token_id.to_owned());
         let reported = self.cache.reports.try_get_with(report, async {
             refreshed = self.refresh_refused(&connection, token_id).await?;
+            if !refreshed {
+                return self.core.renew_revision(&connection).await;
+            }
             let now = self.core.clock.now();
             // The new version invalidates the old token in the caches of all replicas.
             self.checks

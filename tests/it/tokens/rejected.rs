@@ -121,3 +121,34 @@ async fn expired_token_is_not_issued() {
     let now = ada.connection(text(&gmail, "id")).await;
     assert_eq!(now["status_reason"], "needs_reauthorization");
 }
+
+#[tokio::test]
+async fn report_of_another_token_evicts_tokens_without_an_event() {
+    let app = app().await;
+    let ada = app.user("ada").await;
+    let gmail = ada.connected("gmail").await;
+    let (id, nango_id) = (text(&gmail, "id"), text(&gmail, "nango_connection_id"));
+    let (_, old) = token(&app, "ada", &gmail).await;
+    let history = format!("/connections/{id}/history");
+    let (_, before) = ada.call(Method::GET, &history, None).await;
+    let path = format!("/connectors/connections/{id}/token/invalid");
+    let report = async |token: &str| {
+        let body = Some(json!({ "token_id": token }));
+        let (status, answer) = call(&app.url, KEY, "ada", Method::POST, &path, body).await;
+        assert_eq!(
+            (status, &answer["refreshed"]),
+            (StatusCode::OK, &json!(false))
+        );
+    };
+    // Nango refreshes by itself, so the cached token is replaced.
+    let refresh = format!("/connections/{nango_id}?provider_config_key=gmail&force_refresh=true");
+    assert_eq!(app.nango(Method::GET, &refresh).await.0, StatusCode::OK);
+    report(text(&old, "token_id")).await;
+    let (_, new) = token(&app, "ada", &gmail).await;
+    assert_ne!(new["access_token"], old["access_token"]);
+    for number in 0..5 {
+        report(&format!("invented {number}")).await;
+    }
+    let (_, after) = ada.call(Method::GET, &history, None).await;
+    assert_eq!(after["events"], before["events"]);
+}
