@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use super::connect::RETURN_WINDOW;
 use super::core::Core;
@@ -24,9 +24,15 @@ use crate::views::ConnectionView;
 /// The time for which a response waits for the list of a connection's grants.
 const LIST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The rate limit of these lists, and its burst.
+/// The rate limit of these lists, and its burst, while little of Nango's rate limit is left.
 const LIST_INTERVAL: Duration = Duration::from_secs(2);
 const LIST_BURST: NonZeroU32 = NonZeroU32::new(10).expect("10 is not 0");
+
+/// The burst of one user's lists, which have the same rate limit.
+const USER_LIST_BURST: NonZeroU32 = NonZeroU32::new(30).expect("30 is not 0");
+
+/// The number of users whose lists are counted, beyond which those that have their whole burst again are forgotten.
+const MANY_USERS: usize = 10_000;
 
 /// The connection of a connector to disconnect.
 #[derive(Clone, Debug)]
@@ -58,6 +64,8 @@ pub struct DisconnectFlow {
     deletions: Arc<DeletionQueue>,
     /// The rate limit of lists while little of Nango's rate limit is left.
     lists: DefaultDirectRateLimiter,
+    /// The rate limit of each user's lists.
+    user_lists: DefaultKeyedRateLimiter<UserId>,
 }
 
 impl DisconnectFlow {
@@ -75,6 +83,7 @@ impl DisconnectFlow {
             reconciler,
             deletions,
             lists: RateLimiter::direct(lists.allow_burst(LIST_BURST)),
+            user_lists: RateLimiter::keyed(lists.allow_burst(USER_LIST_BURST)),
         }
     }
 
@@ -108,7 +117,7 @@ impl DisconnectFlow {
         db::hasten_deletions(&mut tx, id, DeletionReason::Disconnected, now).await?;
         let is_recent = db::has_recent_attempt(&mut tx, user, id, now - RETURN_WINDOW).await?;
         tx.commit().await?;
-        let confirmed = self.delete_all_grants(id, is_recent).await?;
+        let confirmed = self.delete_all_grants(user, id, is_recent).await?;
         Ok(Disconnected {
             connection,
             confirmed,
@@ -183,7 +192,7 @@ impl DisconnectFlow {
         db::hasten_deletions(&mut tx, id, DeletionReason::Disconnected, now).await?;
         let is_recent = db::has_recent_attempt(&mut tx, user, id, now - RETURN_WINDOW).await?;
         tx.commit().await?;
-        let confirmed = self.delete_all_grants(id, is_recent).await?;
+        let confirmed = self.delete_all_grants(user, id, is_recent).await?;
         Ok(Disconnected {
             connection,
             confirmed,
@@ -193,17 +202,27 @@ impl DisconnectFlow {
     /// Runs the pending deletions of a disconnected connection. If it has a recent attempt, Nango may have grants that
     /// were not reported: these are listed before, and deleted as well. Returns whether Nango has confirmed that no
     /// grant is left.
-    async fn delete_all_grants(&self, id: ConnectionId, has_recent_attempt: bool) -> Result<bool> {
-        let is_complete = !has_recent_attempt || self.apply_all_grants(id).await;
+    async fn delete_all_grants(
+        &self,
+        user: &UserId,
+        id: ConnectionId,
+        has_recent_attempt: bool,
+    ) -> Result<bool> {
+        let is_complete = !has_recent_attempt || self.apply_all_grants(user, id).await;
         let deleted = Priority::Check.scope(self.deletions.delete_now(id)).await?;
         Ok(deleted && is_complete)
     }
 
     /// Applies all grants of a disconnected connection that Nango lists, for at most [`LIST_TIMEOUT`]. Returns `true` if
     /// the list was complete, and the deletion of all of them is queued.
-    async fn apply_all_grants(&self, id: ConnectionId) -> bool {
+    async fn apply_all_grants(&self, user: &UserId, id: ConnectionId) -> bool {
         // Any client can repeat this call.
-        if !self.core.has_room(Priority::Sweep) && self.lists.check().is_err() {
+        if self.user_lists.len() > MANY_USERS {
+            self.user_lists.retain_recent();
+        }
+        if self.user_lists.check_key(user).is_err()
+            || !self.core.has_room(Priority::Sweep) && self.lists.check().is_err()
+        {
             return false;
         }
         let reconciler = self.reconciler.clone();

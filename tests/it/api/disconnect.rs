@@ -333,3 +333,26 @@ async fn unconfirmed_deletion_is_retried_with_backoff() {
         service.deletions.delete_due().await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn repeated_disconnects_cost_a_bounded_number_of_calls() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    connected(&ada, "gmail", "").await;
+    let first = ada.send_delete("/gmail/disconnect").await.json();
+    assert_eq!(first["upstream_deleted"], true);
+    let before = app.nango_calls("GET", "/connections").await;
+    let mut last = Value::Null;
+    for _ in 0..60 {
+        last = ada.send_delete("/gmail/disconnect").await.json();
+        assert_eq!(last["success"], true, "{last}");
+    }
+    // Nango was not queried again, so a late grant may be left.
+    assert_eq!(last["upstream_deleted"], false);
+    let calls = app.nango_calls("GET", "/connections").await - before;
+    assert!(calls < 50, "{calls}");
+    let bob = app.user("bob").await;
+    connected(&bob, "gmail", "").await;
+    let other = bob.send_delete("/gmail/disconnect").await.json();
+    assert_eq!(other["upstream_deleted"], true);
+}
