@@ -10,10 +10,13 @@ cross join lateral (
     values
     ('connector_id', coalesce(k.slug::text, o.connector_id::text), case
         when k.slug is null then 'names no row of the table connector'
+        when not k.slug::text ~ '^[a-z0-9][a-z0-9-]{0,62}$'
+            then 'is not a slug, which has only a-z, 0-9 and -: change it in the table connector to the catalog''s'
         when not k.slug::text = any($1)
             then 'is a connector that the catalog does not have: add it to the file that CATALOG_FILE names'
     end),
     ('nango_connection_id', o.nango_connection_id::text, case
+        when char_length(o.nango_connection_id) > 255 then 'has more than 255 characters'
         when lower(o.status::text) <> 'disconnected' and o.nango_connection_id <> '' and exists (
             select from user_connector_connection other
             where other.nango_connection_id = o.nango_connection_id and other.id < o.id

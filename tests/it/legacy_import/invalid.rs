@@ -45,6 +45,11 @@ async fn invalid_rows_are_named_and_can_be_left_out() {
             "connector_id \"fax\" is a connector that",
         ),
         (
+            "update connector set slug = 'Google_Mail' where slug = 'gmail'",
+            4,
+            "connector_id \"Google_Mail\" is not a slug",
+        ),
+        (
             "alter table user_connector_connection drop constraint user_connector_connection_connector_id_fkey; \
              delete from connector where slug = 'notion'",
             1,
@@ -87,6 +92,11 @@ async fn invalid_rows_are_named_and_can_be_left_out() {
              update user_connector_connection set nango_connection_id = 'shared' where status in ('connected', 'disconnected')",
             1,
             "nango_connection_id \"shared\" is also that of another row",
+        ),
+        (
+            "update user_connector_connection set nango_connection_id = nango_connection_id || repeat('x', 255) where status = 'pending'",
+            2,
+            "has more than 255 characters",
         ),
         (
             "update user_connector_connection set created_at = '20000-01-01' where status = 'pending'",
