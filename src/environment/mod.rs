@@ -124,6 +124,12 @@ impl<'a> Environment<'a> {
             }
         };
         items.retain(|item| !item.is_empty());
+        // As an empty list, it would silently accept any value.
+        if items.is_empty() && !list.is_empty() {
+            self.problems.push(format!(
+                "{name} has no entry beside its commas: write one, or unset it"
+            ));
+        }
         if items.iter().any(|item| item.contains(';')) {
             self.problems.push(format!(
                 "{name} has a semicolon in it: separate several by commas"

@@ -65,6 +65,12 @@ impl Environment<'_> {
         );
         if let Some(secret_key) = &secret_key {
             self.refuse_example("NANGO_SECRET_KEY", secret_key);
+            if !nango::is_secret_key(secret_key) {
+                self.problems.push(
+                    "NANGO_SECRET_KEY has white space or another character that no key has: copy it again"
+                        .to_owned(),
+                );
+            }
         }
         let signing_keys = self.signing_keys();
         let base_url = base_url?;

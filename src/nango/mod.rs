@@ -85,6 +85,11 @@ pub enum ConfigError {
     Client(#[from] reqwest::Error),
 }
 
+/// Returns `true` if a text can be a secret key: not empty, without white space, and an HTTP header can carry it.
+pub(crate) fn is_secret_key(key: &str) -> bool {
+    !key.is_empty() && key.chars().all(|c| c.is_ascii_graphic())
+}
+
 /// The client of one Nango environment. Clones share their connections.
 #[derive(Clone, Debug)]
 pub struct Nango(Arc<Inner>);
@@ -143,7 +148,7 @@ impl Nango {
             return Err(ConfigError::BaseUrl);
         }
         let key = secret_key.expose_secret();
-        if key.is_empty() || !key.chars().all(|c| c.is_ascii_graphic()) {
+        if !is_secret_key(key) {
             return Err(ConfigError::SecretKey);
         }
         let mut authorization = HeaderValue::from_str(&format!("Bearer {key}"))

@@ -114,6 +114,26 @@ pub(super) const INVALID: &[(&str, &str, &str)] = &[
         "NANGO_SECRET_KEY is still the value of the example file, which is public: replace it",
     ),
     (
+        "NANGO_SECRET_KEY",
+        "Bearer 5b0c1f6e-3c47-4d0e-9a51-7f2f0f6f1c3d",
+        "NANGO_SECRET_KEY has white space or another character that no key has: copy it again",
+    ),
+    (
+        "AUTH_ISSUER",
+        ",",
+        "AUTH_ISSUER has no entry beside its commas: write one, or unset it",
+    ),
+    (
+        "AUTH_AUDIENCE",
+        ", ,",
+        "AUTH_AUDIENCE has no entry beside its commas: write one, or unset it",
+    ),
+    (
+        "CORS_ALLOWED_ORIGINS",
+        ",",
+        "CORS_ALLOWED_ORIGINS has no entry beside its commas: write one, or unset it",
+    ),
+    (
         "NANGO_PUBLIC_URL",
         "nango.example.com",
         "NANGO_PUBLIC_URL must begin with https:// or http://, such as https://host.example.com",
