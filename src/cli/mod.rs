@@ -24,7 +24,7 @@ use std::time::Duration;
 use crate::app::App;
 use crate::catalog::Catalog;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::db::{Database, InvalidRows};
 use crate::environment::{EnvFile, Environment, Variable, is_disguised};
 use crate::http;
@@ -232,16 +232,18 @@ fn variable(name: &str) -> Option<Variable> {
     names.next().map(Variable::Misnamed)
 }
 
-/// Reads variables one by one.
+/// Reads variables.
 ///
 /// # Errors
-/// Reports the first invalid variable.
+/// Reports all invalid variables.
 fn read_variables<T>(read: impl FnOnce(&mut Environment<'_>) -> T) -> Result<T, Failure> {
     let mut env = Environment::new(&variable);
     let value = read(&mut env);
-    match env.problems.into_iter().next() {
-        None => Ok(value),
-        Some(problem) => Err(problem.into()),
+    let problems = env.problems;
+    if problems.is_empty() {
+        Ok(value)
+    } else {
+        Err(ConfigError { problems }.into())
     }
 }
 

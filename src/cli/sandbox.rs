@@ -43,20 +43,21 @@ const FORWARDED_VARIABLES: [&str; 12] = [
 
 /// Serves until `stop`: the service on `PORT`, and the fake Nango on `SANDBOX_PORT`, by default the next port.
 pub(crate) async fn run(stop: CancellationToken) -> Result<(), Failure> {
-    let format = variable("LOG_FORMAT")?.unwrap_or(LogFormat::Pretty);
-    let filter = variable("RUST_LOG")?.unwrap_or_default();
-    let _telemetry = telemetry::init(format, filter, None);
-    let (port, nango_port) = read_variables(|env| {
-        let port: u16 = env.number("PORT", 8000);
-        (port, env.optional_number("SANDBOX_PORT", &8001))
+    let (format, filter, port, nango_port, database_url) = read_variables(|env| {
+        let format = env.with_default("LOG_FORMAT", LogFormat::Pretty);
+        let filter = env.optional("RUST_LOG").unwrap_or_default();
+        // The URLs of both are printed before they listen, so the system cannot choose them.
+        let port: u16 = env.positive("PORT", 8000);
+        let nango_port = env.optional_number("SANDBOX_PORT", &8001);
+        (format, filter, port, nango_port, env.secret("DATABASE_URL"))
     })?;
+    let _telemetry = telemetry::init(format, filter, None);
     let nango_port: u16 = match nango_port {
         Some(port) => port,
         None => port
             .checked_add(1)
             .ok_or("PORT=65535 has no next port for the fake Nango: set SANDBOX_PORT")?,
     };
-    let database_url = read_variables(|env| env.secret("DATABASE_URL"))?;
     let postgres = match &database_url {
         Some(_) => None,
         None => Some(DevPostgres::start(Path::new(DATA_DIR), Durability::Durable).await?),

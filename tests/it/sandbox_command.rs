@@ -134,6 +134,7 @@ async fn unavailable_ports_are_reported_clearly() {
     let cases = [
         (vec![("PORT", "65535")], "PORT=65535 has no next port"),
         (vec![("PORT", "80000")], "PORT is too large"),
+        (vec![("PORT", "0")], "PORT must be at least 1"),
         (
             vec![("PORT", &*taken), ("SANDBOX_PORT", &*free)],
             "set PORT to another",
@@ -150,6 +151,21 @@ async fn unavailable_ports_are_reported_clearly() {
         assert_eq!(processes_of(process.folder()), [""; 0]);
     }
     drop(listener);
+}
+
+#[tokio::test]
+async fn sandbox_reports_all_invalid_variables() {
+    let settings = [
+        ("PORT", "eighty"),
+        ("SANDBOX_PORT", "80000"),
+        ("LOG_FORMAT", "xml"),
+    ];
+    let mut process = Process::start(&["sandbox"], &settings);
+    assert_eq!(process.ended().await.code(), Some(1));
+    let output = process.output();
+    for (name, _) in settings {
+        assert!(output.contains(&format!("  {name} ")), "{output}");
+    }
 }
 
 #[tokio::test]
