@@ -163,7 +163,11 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
 /// Migrates the schema, and imports the legacy tables if they exist.
 async fn migrate(skip_invalid_rows: bool) -> Result<(), Failure> {
     let config = Config::read_database(&variable)?;
-    let filter = parsed_variable("RUST_LOG")?.unwrap_or_default();
+    let filter = match parsed_variable("RUST_LOG")? {
+        Some(filter) => filter,
+        // An import is slow, and the warnings of sqlx contain its statements.
+        None => "info,sqlx=error".parse()?,
+    };
     let _telemetry = telemetry::init(LogFormat::Pretty, filter, None);
     let catalog_file: Option<PathBuf> = parsed_variable("CATALOG_FILE")?;
     let catalog = Catalog::load(catalog_file.as_deref())?;

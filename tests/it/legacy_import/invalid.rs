@@ -188,3 +188,16 @@ async fn import_aborts_when_legacy_tables_are_locked() {
     assert_eq!(adopted.connections, 7);
     assert_eq!(import(database.url()).await.unwrap(), None);
 }
+
+#[tokio::test]
+async fn migrate_prints_no_statement_of_a_slow_import() {
+    let (database, _) = legacy_database(include_str!("../../data/legacy_schema/rows.sql")).await;
+    let mut legacy_session = PgConnection::connect(database.url()).await.unwrap();
+    run(&mut legacy_session, "begin; lock table connector").await;
+    let settings = [("DATABASE_URL", database.url())];
+    let mut process = Process::start(&["migrate"], &settings);
+    eventually_locked(&mut legacy_session).await;
+    run(&mut legacy_session, "select pg_sleep(1.5); rollback").await;
+    assert!(process.ended().await.success(), "{}", process.output());
+    assert_eq!(process.output().lines().count(), 2, "{}", process.output());
+}
