@@ -5,6 +5,7 @@ use std::io;
 use crate::config::Config;
 use crate::db::Database;
 use crate::domain::{ConnectionId, MessageType};
+use crate::environment::parse_http_url;
 use crate::webhooks::{Delivery, DeliveryFilter, Endpoint, Webhooks};
 use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 use clap::{Args, Subcommand};
@@ -23,6 +24,7 @@ pub(crate) enum WebhooksCommand {
     /// Add an endpoint and print its secret. It is not shown again.
     Add {
         /// The https address that receives the messages.
+        #[arg(value_parser = parse_http_url)]
         url: Url,
         /// An event type to send, such as connection.connected. May be repeated. All types if omitted.
         #[arg(long = "event", value_parser = message_type)]

@@ -13,6 +13,7 @@ use tokio::process::Command;
 use super::receiver::Receiver;
 use super::{add, address, app, deny, end_attempt, only, text, webhooks};
 use crate::eventually::eventually;
+use crate::process::Process;
 
 #[tokio::test]
 async fn message_follows_standard_webhooks_and_shows_connection() {
@@ -356,6 +357,14 @@ async fn webhooks_command_manages_endpoints() {
     assert!(!ok && said.contains("there is no endpoint"), "{said}");
     let (ok, _, said) = patchbay(&["add", "https://10.0.0.1/"]).await;
     assert!(!ok && said.contains("WEBHOOK_ALLOWED_NETWORKS"), "{said}");
+}
+
+#[tokio::test]
+async fn endpoint_without_scheme_is_rejected_with_an_example() {
+    let mut process = Process::start(&["webhooks", "add", "hooks.example.com"], &[]);
+    assert_eq!(process.ended().await.code(), Some(2));
+    let output = process.output();
+    assert!(output.contains("such as https://"), "{output}");
 }
 
 #[tokio::test]
