@@ -2,6 +2,9 @@
 
 use super::connection_health::Outage;
 
+/// PostgreSQL's code for a missing privilege.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+
 /// The reason for which the database cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
@@ -28,11 +31,15 @@ pub enum DatabaseError {
     #[error("the database is PostgreSQL {0}: update it to PostgreSQL 13 or newer")]
     TooOld(u32),
     /// The role lacks a required privilege.
-    #[error("the role of DATABASE_URL lacks a privilege: {0}. {1}")]
-    Privilege(#[source] sqlx::Error, &'static str),
+    #[error(
+        "the role of DATABASE_URL lacks a privilege: {0}. Let its owner run: grant usage, create on schema public to the role \
+         (or the schema of search_path), or run `patchbay migrate` as the owner and grant the role select, insert, update \
+         and delete on all tables"
+    )]
+    Privilege(#[source] sqlx::Error),
     /// `search_path` names no schema that exists.
     #[error(
-        "no schema of the search_path {0:?} exists, or the role may not use it: create it, or set the schema by DATABASE_URL's \
+        "no schema of the search_path {0} exists, or the role may not use it: create it, or set the schema by DATABASE_URL's \
          parameter `schema`"
     )]
     NoSchema(String),
@@ -74,7 +81,20 @@ pub enum DatabaseError {
     NotImported,
     /// A statement failed.
     #[error("the database failed: {0}")]
-    Statement(#[from] sqlx::Error),
+    Statement(#[source] sqlx::Error),
+}
+
+impl From<sqlx::Error> for DatabaseError {
+    fn from(error: sqlx::Error) -> Self {
+        let code = error
+            .as_database_error()
+            .and_then(sqlx::error::DatabaseError::code);
+        if code.is_some_and(|code| code == INSUFFICIENT_PRIVILEGE) {
+            Self::Privilege(error)
+        } else {
+            Self::Statement(error)
+        }
+    }
 }
 
 impl DatabaseError {

@@ -25,13 +25,8 @@ pub(crate) const CONTRACT_PREFIX: &str = "contract";
 /// The timeout of migrations and of the import of the legacy tables, including the wait for other replicas.
 const MIGRATION_TIMEOUT: Duration = Duration::from_hours(1);
 
-/// How to grant the privileges that a migration needs.
-const CREATE_REMEDY: &str = "Let its owner run: grant usage, create on schema public to the role (or the schema of search_path), \
-     or run `patchbay migrate` as the owner and grant the role select, insert, update and delete on all tables";
-
-/// PostgreSQL's codes for a missing column and a missing privilege.
+/// PostgreSQL's code for a missing column.
 const UNDEFINED_COLUMN: &str = "42703";
-const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 impl Database {
     /// Brings the schema up to date, one replica at a time, in one transaction.
@@ -115,7 +110,7 @@ impl Database {
                      execution_time bigint not null
                  )",
             );
-            created.execute(&mut tx).await.map_err(privilege_error)?;
+            created.execute(&mut tx).await?;
         }
         Ok(tx)
     }
@@ -155,17 +150,6 @@ pub(crate) async fn applied_migrations(
     Ok(applied.collect())
 }
 
-fn privilege_error(error: sqlx::Error) -> DatabaseError {
-    match error
-        .as_database_error()
-        .and_then(DatabaseErrorTrait::code)
-        .as_deref()
-    {
-        Some(INSUFFICIENT_PRIVILEGE) => DatabaseError::Privilege(error, CREATE_REMEDY),
-        _ => error.into(),
-    }
-}
-
 /// Applies missing migrations, and checks that the schema matches the migrations.
 ///
 /// sqlx's runner is not used. It acquires a session lock, which behind a pooler would stay with a server connection
@@ -193,7 +177,7 @@ async fn apply_migrations(tx: &mut Transaction) -> Result<(), DatabaseError> {
             Some(_) => return Err(DatabaseError::MigrationChanged(version)),
             None => apply(tx, migration)
                 .await
-                .map_err(|source| match privilege_error(source) {
+                .map_err(|source| match source.into() {
                     DatabaseError::Statement(source) => {
                         DatabaseError::Migration { version, source }
                     }

@@ -53,7 +53,7 @@ pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig, clock: &
             pooler(report, &database);
         }
         Err(DatabaseError::Damaged(damage)) => fail_damaged(report, &damage),
-        Err(DatabaseError::Statement(error)) => report.fail(
+        Err(DatabaseError::Statement(error) | DatabaseError::Privilege(error)) => report.fail(
             "database",
             format!("the schema cannot be read: {error}"),
             remediation(

@@ -135,7 +135,9 @@ impl Problem {
     /// Returns the problem of a database that cannot serve requests.
     pub(crate) fn from_unusable_database(error: &DatabaseError) -> Self {
         match error {
-            DatabaseError::Statement(error) => Self::from_database(error),
+            DatabaseError::Statement(error) | DatabaseError::Privilege(error) => {
+                Self::from_database(error)
+            }
             error => {
                 let detail = error.to_string();
                 let problem = Self::new(Code::DatabaseUnavailable, &*detail).retry_after(5);

@@ -51,6 +51,8 @@ async fn role_without_create_starts_only_on_migrated_schema() {
     );
 
     start_replica(database.url().to_owned()).await;
+    let refused = patchbay.migrate().await.unwrap_err();
+    assert!(matches!(refused, DatabaseError::Privilege(..)), "{refused}");
     let grant = format!(
         "grant select, insert, update, delete on all tables in schema public to {role}; \
                          grant usage on all sequences in schema public to {role}"
@@ -123,6 +125,12 @@ async fn search_path_without_schema_is_reported() {
     let patchbay = test_database::pool(url.as_str(), 3).await.unwrap();
     let refused = patchbay.migrate().await.unwrap_err();
     assert!(matches!(refused, DatabaseError::NoSchema(_)), "{refused}");
+    assert!(
+        refused
+            .to_string()
+            .contains("search_path \"nowhere\" exists"),
+        "{refused}"
+    );
     let report = run_doctor(&app, &[("DATABASE_URL", url.as_str())], None).await;
     let found = failures(&report);
     let write = found
