@@ -159,8 +159,9 @@ fn connect_error(error: sqlx::Error, options: &PgConnectOptions) -> DatabaseErro
             _ => DatabaseError::Unreachable(error),
         },
         sqlx::Error::Database(database) => match database.code().as_deref() {
-            // Class 28 is a rejected authentication, 3D000 a database that does not exist.
-            Some(code) if code.starts_with("28") || code == "3D000" => {
+            // Class 28 is a rejected authentication, 3D000 a database that does not exist, 42501 one to which the role may
+            // not connect.
+            Some(code) if code.starts_with("28") || matches!(code, "3D000" | "42501") => {
                 DatabaseError::AccessDenied(error)
             }
             _ => DatabaseError::Unreachable(error),

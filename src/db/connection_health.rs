@@ -72,21 +72,26 @@ impl Outage {
             ("3D000" | "42P01", _) => Some(Self::Unreachable),
             // No connection, rejected login, insufficient resources, operator intervention, system error.
             (_, "08" | "28" | "53" | "57" | "58") => Some(Self::Unreachable),
-            _ => None,
+            // The server ended or refused the session, such as in a database that admits no connections.
+            _ => is_fatal(error).then_some(Self::Unreachable),
         }
     }
+}
+
+/// Returns whether the server ended or refused the session with this error.
+fn is_fatal(error: &sqlx::Error) -> bool {
+    let refused = error
+        .as_database_error()
+        .and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    refused.is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))
 }
 
 /// Returns whether a connection can be reused after this error of a statement.
 pub(crate) fn is_connection_usable(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Encode(_) => true,
-        sqlx::Error::Database(database) => {
-            let refused = database.try_downcast_ref::<PgDatabaseError>();
-            let is_fatal = refused.is_none_or(|error| {
-                matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic)
-            });
-            !is_fatal && matches!(Outage::of(error), None | Some(Outage::Busy))
+        sqlx::Error::Database(_) => {
+            !is_fatal(error) && matches!(Outage::of(error), None | Some(Outage::Busy))
         }
         _ => false,
     }

@@ -117,6 +117,41 @@ async fn changed_password_is_an_outage_until_it_is_corrected() {
 }
 
 #[tokio::test]
+async fn database_that_admits_no_connection_is_an_outage() {
+    let app = TestApp::with_system_clock().await;
+    let other = test_database::database().await;
+    let mut server = PgConnection::connect(other.url()).await.unwrap();
+    let name: String = sqlx::query_scalar("select current_database()")
+        .fetch_one(&mut app.sql().await)
+        .await
+        .unwrap();
+    let mut run = async |statement: String| {
+        let statement = AssertSqlSafe(statement);
+        sqlx::raw_sql(statement).execute(&mut server).await.unwrap();
+    };
+    run(format!("alter database {name} allow_connections false")).await;
+    run(format!(
+        "select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}'"
+    ))
+    .await;
+    let request = async || {
+        let response = app.client.get(format!("{}/readyz", app.url)).send().await;
+        let response = response.unwrap();
+        (response.status(), response.json::<Value>().await.unwrap())
+    };
+    for _ in 0..20 {
+        let (status, problem) = request().await;
+        assert!(
+            status == 200 || problem["code"] == "database_unavailable",
+            "{problem}"
+        );
+    }
+    eventually_value(request, |last| last.0 == 503).await;
+    run(format!("alter database {name} allow_connections true")).await;
+    eventually_value(request, |last| last.0 == 200).await;
+}
+
+#[tokio::test]
 async fn search_path_without_schema_is_reported() {
     let app = TestApp::with_system_clock().await;
     let database = test_database::database().await;
