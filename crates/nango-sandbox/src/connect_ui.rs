@@ -134,9 +134,15 @@ fn connect(app: &App, form: &SubmittedForm) -> Result<String, String> {
         .filter(|it| session.allows(&it.unique_key) && !is_oauth(&it.auth_mode))
         .ok_or("This integration cannot be connected here.")?;
     let mut credentials = Map::new();
-    credentials.insert("type".into(), integration.auth_mode.as_str().into());
+    // Nango stores an empty object for a provider that needs no credentials.
+    if integration.auth_mode != "NONE" {
+        credentials.insert("type".into(), integration.auth_mode.as_str().into());
+    }
     for (name, label) in fields(&integration.auth_mode) {
-        let value = form.fields.get(*name).filter(|value| !value.is_empty());
+        let value = form.fields.get(*name);
+        // Some providers have a name without a password, or a password without a name.
+        let may_be_empty = integration.auth_mode == "BASIC";
+        let value = value.filter(|value| may_be_empty || !value.is_empty());
         let value = value.ok_or_else(|| format!("{label} is missing."))?;
         credentials.insert((*name).to_owned(), Value::from(value.as_str()));
     }

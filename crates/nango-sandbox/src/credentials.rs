@@ -11,8 +11,10 @@ use crate::times;
 /// A connection's credentials.
 #[derive(Clone)]
 pub(super) enum Credentials {
-    /// The tokens of an OAuth 2 provider. `raw` is its token response.
+    /// The tokens of an OAuth 2 provider or of an installed app. `raw` is its token response.
     OAuth2 {
+        /// `OAUTH2`, or `APP` for an installed app.
+        kind: &'static str,
         access_token: String,
         refresh_token: Option<String>,
         expires_at: Option<DateTime<Utc>>,
@@ -41,6 +43,7 @@ impl Credentials {
             raw.insert("expires_at".into(), times::javascript(expires_at).into());
         }
         Self::OAuth2 {
+            kind: if is_app(auth_mode) { "APP" } else { "OAUTH2" },
             access_token: answer.access_token.clone(),
             refresh_token: answer.refresh_token.clone(),
             expires_at,
@@ -51,6 +54,7 @@ impl Credentials {
     /// Returns the `credentials` of a response. The refresh token is included only on request.
     pub(super) fn to_json(&self, with_refresh_token: bool) -> Value {
         let Self::OAuth2 {
+            kind,
             access_token,
             refresh_token,
             expires_at,
@@ -59,9 +63,9 @@ impl Credentials {
         else {
             return self.stored();
         };
-        let mut shown = json!({ "type": "OAUTH2", "access_token": access_token });
+        let mut shown = json!({ "type": kind, "access_token": access_token });
         let mut raw = raw.clone();
-        if !with_refresh_token {
+        if !with_refresh_token || *kind == "APP" {
             raw.remove("refresh_token");
         } else if let Some(refresh_token) = refresh_token {
             shown["refresh_token"] = refresh_token.as_str().into();
@@ -112,8 +116,13 @@ impl Credentials {
 pub(super) fn is_oauth(auth_mode: &str) -> bool {
     matches!(
         auth_mode,
-        "OAUTH2" | "OAUTH1" | "MCP_OAUTH2" | "MCP_OAUTH2_GENERIC"
+        "OAUTH2" | "OAUTH1" | "MCP_OAUTH2" | "MCP_OAUTH2_GENERIC" | "CUSTOM"
     )
+}
+
+/// Returns `true` if a user of this mode installs an app at the provider, such as a GitHub App with OAuth.
+pub(super) fn is_app(auth_mode: &str) -> bool {
+    auth_mode == "CUSTOM"
 }
 
 /// Returns the fields of the form for a mode: their names and labels.

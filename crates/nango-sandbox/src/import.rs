@@ -133,6 +133,7 @@ fn credentials(sent: &Map<String, Value>) -> Credentials {
         raw.insert("expires_at".into(), times::javascript(expires_at).into());
     }
     Credentials::OAuth2 {
+        kind: "OAUTH2",
         access_token: access_token.to_owned(),
         refresh_token: text("refresh_token").map(str::to_owned),
         expires_at,

@@ -20,7 +20,7 @@ use crate::times;
 
 /// Providers that an integration can be created for, in addition to those of the configuration: name, display name,
 /// auth mode.
-const PROVIDERS: [(&str, &str, &str); 6] = [
+const PROVIDERS: [(&str, &str, &str); 8] = [
     (
         "airtable-pat",
         "Airtable (Personal Access Token)",
@@ -28,9 +28,11 @@ const PROVIDERS: [(&str, &str, &str); 6] = [
     ),
     ("chargebee", "Chargebee", "BASIC"),
     ("customer-io", "Customer.io", "BASIC"),
+    ("github-app-oauth", "GitHub (App OAuth)", "CUSTOM"),
     ("mock-oauth2", "Mock OAuth2", "OAUTH2"),
     ("openai", "OpenAI", "API_KEY"),
     ("twilio", "Twilio", "BASIC"),
+    ("unauthenticated", "Unauthenticated", "NONE"),
 ];
 
 /// Providers for which Nango cannot test credentials.

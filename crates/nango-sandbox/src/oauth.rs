@@ -7,12 +7,12 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::ser::{Serialize, Serializer};
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::{Builder, Uuid};
 
 use crate::auth::{Caller, live_session};
 use crate::callback_page;
-use crate::credentials::{Credentials, is_oauth};
+use crate::credentials::{Credentials, is_app, is_oauth};
 use crate::error::Failure;
 use crate::integrations::StoredIntegration;
 use crate::provider::{TokenError, TokenRequest};
@@ -284,15 +284,20 @@ fn exchange(app: &App, flow: &Flow, code: &str) -> Result<(), TokenError> {
     };
     let answer = state.provider_token(&request, now)?;
     let credentials = Credentials::granted(&answer, &integration.auth_mode, now);
-    let event = state.grant(
-        &flow.session,
-        &flow.connection_id,
-        &integration,
-        (flow.connection_config.clone(), credentials),
-        now,
-    );
+    let mut config = flow.connection_config.clone();
+    let mut connection_id = flow.connection_id.clone();
+    if is_app(&integration.auth_mode) {
+        let installation = json!(answer.raw["account"]["id"]);
+        // An app's installation has one connection: a later grant replaces its tags, whichever session it is of.
+        if let Some(existing) = state.with_installation(&flow.integration, &installation) {
+            connection_id.clone_from(&existing.connection_id);
+        }
+        config.insert("installation_id".into(), installation);
+    }
+    let granted = (config, credentials);
+    let event = state.grant(&flow.session, &connection_id, &integration, granted, now);
     drop(state);
-    app.run_script(&flow.connection_id, &integration);
+    app.run_script(&connection_id, &integration);
     app.send_webhook(&event);
     Ok(())
 }

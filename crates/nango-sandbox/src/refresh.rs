@@ -6,7 +6,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::connections::{not_found, unknown_integration};
-use crate::credentials::Credentials;
+use crate::credentials::{Credentials, is_app};
 use crate::error::Failure;
 use crate::integrations::StoredIntegration;
 use crate::provider::{TokenAnswer, TokenRequest};
@@ -157,7 +157,19 @@ impl State {
         };
         // As at Nango, the response has the new error, but the times from before this try.
         let connection = self.connection(id, unique_key).ok_or_else(not_found)?;
-        let failure = invalid_credentials(StatusCode::BAD_REQUEST, REFUSED, self, connection);
+        let failure = if is_app(&integration.auth_mode) {
+            // Nango has no text for the error of an app, and writes the connection into it.
+            let shown = view::connection_body(self, connection, json!({}));
+            let message = format!(
+                "An unhandled error of type 'unhandled_github_app_token_fetch_error' with payload \
+                 '{}' has occurred",
+                json!({ "connection": shown })
+            );
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            invalid_credentials(status, &message, self, connection)
+        } else {
+            invalid_credentials(StatusCode::BAD_REQUEST, REFUSED, self, connection)
+        };
         let connection = self.connection_mut(id, unique_key).ok_or_else(not_found)?;
         connection.updated_at = now;
         connection.last_fetched_at = now;

@@ -259,6 +259,14 @@ impl State {
         self.connections.iter().find(|it| it.is(id, integration))
     }
 
+    /// Returns the connection of an app's installation.
+    pub(super) fn with_installation(&self, key: &str, installation: &Value) -> Option<&Connection> {
+        let config =
+            |it: &Connection| it.connection_config.get("installation_id") == Some(installation);
+        let mut connections = self.connections.iter();
+        connections.find(|it| it.integration == key && config(it))
+    }
+
     pub(super) fn connection_mut(
         &mut self,
         id: &str,
