@@ -37,7 +37,7 @@ pub enum Error {
     /// 404 `not_found`: the connection does not exist, or belongs to another integration.
     #[error("Nango has no such connection of this integration")]
     NotFound,
-    /// 400 or 424 `invalid_credentials`: the provider refused a refresh, now or
+    /// `invalid_credentials`, mostly with 400 or 424: the provider refused a refresh, now or
     /// in the last 30 seconds. An outage of the provider looks the same.
     #[error("the provider refused to refresh the credentials: {message}")]
     InvalidCredentials {
@@ -139,14 +139,16 @@ impl Error {
                 retry_after: retry_after(headers),
             };
         }
-        if status.is_server_error() {
+        let refusal = serde_json::from_str::<ErrorBody>(body)
+            .ok()
+            .map(|a| a.error);
+        // Nango has no status of its own for some failed refreshes, such as that of an uninstalled app.
+        let is_refresh = |refusal: &ErrorDetail| refusal.code == "invalid_credentials";
+        if status.is_server_error() && !refusal.as_ref().is_some_and(is_refresh) {
             return Self::Unavailable {
                 status: status.as_u16(),
             };
         }
-        let refusal = serde_json::from_str::<ErrorBody>(body)
-            .ok()
-            .map(|a| a.error);
         match (status.as_u16(), refusal) {
             (401, refusal) => Self::Unauthorized {
                 status: 401,
@@ -182,6 +184,15 @@ impl Error {
                 Self::unexpected(status.as_u16(), "a body whose compression is broken")
             }
             BodyError::Transport(error) => error.into(),
+        }
+    }
+
+    /// Returns the error of a failed refresh. Some of Nango's messages contain the whole connection as JSON, whose
+    /// settings may be secret, so only the text before it is kept.
+    pub(crate) fn refresh_failed(message: &str) -> Self {
+        let text = message.split_once('{').map_or(message, |(text, _)| text);
+        Self::InvalidCredentials {
+            message: shorten(text.trim_end_matches([' ', ':', '\''])),
         }
     }
 
@@ -235,9 +246,9 @@ impl ErrorDetail {
                 detail: self.describe(),
             },
             (404, "not_found") => Error::NotFound,
-            (400 | 424, "invalid_credentials") => Error::InvalidCredentials {
-                message: shorten(self.message.as_deref().unwrap_or("no reason given")),
-            },
+            (_, "invalid_credentials") => {
+                Error::refresh_failed(self.message.as_deref().unwrap_or("no reason given"))
+            }
             (400, "unknown_provider_config") => Error::UnknownIntegration,
             (400, "unknown_connection") => Error::UnknownConnection,
             (400, "invalid_body")

@@ -88,9 +88,7 @@ pub(crate) fn read(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Opti
     }
     let Envelope { error } = serde_json::from_slice(body).ok()?;
     let message = error.message.as_str();
-    let refresh_failed = || Error::InvalidCredentials {
-        message: shorten(message),
-    };
+    let refresh_failed = || Error::refresh_failed(message);
     Some(match (status.as_u16(), error.code.as_str()) {
         (400, "server_error") if message == "Failed to get connection" => Error::NotFound,
         (_, "server_error") if message.starts_with("Failed to get connection credentials") => {

@@ -58,3 +58,25 @@ async fn each_entry_of_a_list_is_read_by_itself() {
     assert_eq!(page.unreadable, [Some("odd".to_owned()), None, None]);
     assert!(page.complete().is_err());
 }
+
+#[tokio::test]
+async fn failed_refresh_with_status_500_is_not_retried() {
+    for (message, kept) in [
+        (
+            r#"Failed to fetch client credentials token: {"connection":{"id":1}}"#,
+            "Failed to fetch client credentials token",
+        ),
+        (
+            r#"An unhandled error of type 'x' with payload '{"connection":{}}' has occurred"#,
+            "An unhandled error of type 'x' with payload",
+        ),
+    ] {
+        let error = json!({ "error": { "code": "invalid_credentials", "message": message } });
+        let answer = (StatusCode::INTERNAL_SERVER_ERROR, axum::Json(error)).into_response();
+        let (nango, count) = scripted_server([answer]).await;
+        let error = nango.connection("c", "x", Refresh::WhenDue).await;
+        let message = kept.to_owned();
+        assert_eq!(error.unwrap_err(), Error::InvalidCredentials { message });
+        assert_eq!(count.load(Ordering::SeqCst), 1);
+    }
+}
