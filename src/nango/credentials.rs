@@ -1,6 +1,6 @@
 //! The credentials that Nango returns of a connection.
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::digest::{Context, SHA256};
 use chrono::{DateTime, TimeDelta, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::Error as _;
@@ -53,6 +53,8 @@ pub enum Credentials {
     Other {
         /// Nango's `type`.
         kind: String,
+        /// When they expire; `None` if Nango does not say.
+        expires_at: Option<DateTime<Utc>>,
         /// The whole of `credentials`, as JSON text.
         raw: SecretString,
     },
@@ -90,35 +92,53 @@ enum KnownCredentials {
 impl Credentials {
     /// Returns a digest that identifies the credentials without revealing them; `None` if they are withheld.
     pub fn fingerprint(&self) -> Option<String> {
-        let secret = match self {
-            Self::OAuth2 { access_token, .. } => access_token,
-            Self::OAuth1 { token, .. } => token,
-            Self::ApiKey { api_key } => api_key,
-            Self::Basic { password, .. } => password,
-            Self::Other { raw, .. } => raw,
+        let mut context = Context::new(&SHA256);
+        let mut add = |secret: &SecretString| context.update(secret.expose_secret().as_bytes());
+        match self {
+            Self::OAuth2 { access_token, .. } => add(access_token),
+            Self::OAuth1 { token, .. } => add(token),
+            Self::ApiKey { api_key } => add(api_key),
+            // For some providers, the name is the key and the password is empty.
+            Self::Basic { username, password } => {
+                add(username);
+                add(&":".into());
+                add(password);
+            }
+            Self::Other { raw, .. } => add(raw),
             Self::Withheld => return None,
-        };
-        let digest = digest(&SHA256, secret.expose_secret().as_bytes());
-        Some(hex::encode(&digest.as_ref()[..8]))
+        }
+        Some(hex::encode(&context.finish().as_ref()[..8]))
+    }
+
+    /// Returns when the credentials expire; `None` if never, or if Nango does not say.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<DateTime<Utc>> {
+        match self {
+            Self::OAuth2 { expires_at, .. } | Self::Other { expires_at, .. } => *expires_at,
+            _ => None,
+        }
+    }
+
+    /// Returns the credentials of a provider that needs none. Nango has no `type` for them.
+    pub(crate) fn not_needed() -> Self {
+        Self::Other {
+            kind: "NONE".to_owned(),
+            expires_at: None,
+            raw: "{}".into(),
+        }
     }
 
     /// Returns whether the credentials expired longer ago than clocks differ. Nango refreshes credentials before that
     /// if it can, and otherwise returns them unchanged.
     pub fn are_expired(&self, now: DateTime<Utc>) -> bool {
-        let Self::OAuth2 {
-            expires_at: Some(at),
-            ..
-        } = self
-        else {
-            return false;
-        };
-        *at < now - EXPIRY_TOLERANCE
+        self.expires_at()
+            .is_some_and(|at| at < now - EXPIRY_TOLERANCE)
     }
 
     /// Returns whether the credentials expire in the future, so that they were refreshed. Those without an expiry are
     /// never refreshed.
     pub fn are_refreshed(&self, now: DateTime<Utc>) -> bool {
-        matches!(self, Self::OAuth2 { expires_at: Some(at), .. } if *at > now)
+        self.expires_at().is_some_and(|at| at > now)
     }
 }
 
@@ -154,6 +174,7 @@ impl<'de> Deserialize<'de> for Credentials {
             KnownCredentials::Basic { username, password } => Self::Basic { username, password },
             KnownCredentials::Other => Self::Other {
                 kind,
+                expires_at: text(&fields, "expires_at").and_then(|at| at.parse().ok()),
                 raw: fields.to_string().into(),
             },
         })

@@ -30,6 +30,7 @@ use reqwest::{Client, Method};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
+use crate::catalog::{AuthMode, Provider};
 use crate::clock::Clock;
 use crate::net::http_client;
 
@@ -235,7 +236,15 @@ impl Nango {
                 "refresh_connection"
             }
         };
-        self.call(Call::new(operation, Method::GET, url)).await
+        let mut found: Connection = self.call(Call::new(operation, Method::GET, url)).await?;
+        let needs_none = |provider: Provider| provider.auth_mode == Some(AuthMode::None);
+        // Nango also omits the credentials if the key may not read them.
+        if matches!(found.credentials, Credentials::Withheld)
+            && Provider::find(&found.provider).is_some_and(needs_none)
+        {
+            found.credentials = Credentials::not_needed();
+        }
+        Ok(found)
     }
 
     /// Returns the connections that match, newest first, without their credentials. Entries that cannot be read are

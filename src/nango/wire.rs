@@ -137,6 +137,9 @@ pub(crate) struct Deletion {
 /// One connection, from `GET /connections/{id}`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Connection {
+    /// Nango's name of the provider; empty if Nango does not say.
+    #[serde(default, deserialize_with = "lenient::text")]
+    pub provider: String,
     /// Custom metadata of the connection: an object, or null.
     #[serde(default)]
     pub metadata: Value,

@@ -16,7 +16,7 @@ use crate::db;
 use crate::domain::state_machine::Transition;
 use crate::domain::{Account, Brake, Connection, ConnectorId, EventKind, Reason, State, UserId};
 use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG};
-use crate::nango::{self, Credentials, ListConnections, Nango, Refresh};
+use crate::nango::{self, ListConnections, Nango, Refresh};
 
 /// The maximum number of other connections that are refreshed to detect a provider's outage.
 const MAX_SIBLING_CHECKS: usize = 3;
@@ -330,10 +330,9 @@ impl CredentialChecker {
                 .map(|found| found.credentials)
             {
                 // Credentials without an expiry are not refreshed, so Nango did not call the provider.
-                Ok(Credentials::OAuth2 {
-                    expires_at: Some(_),
-                    ..
-                }) => return Ok(CredentialHealth::Refused),
+                Ok(credentials) if credentials.expires_at().is_some() => {
+                    return Ok(CredentialHealth::Refused);
+                }
                 Err(nango::Error::InvalidCredentials { .. }) => is_any_refused = true,
                 Ok(_) | Err(nango::Error::NotFound) => {}
                 Err(error) => return Err(error.into()),

@@ -234,12 +234,9 @@ impl TokenIssuer {
                 self.core.credentials(connection, Refresh::WhenDue).await?
             }
         };
-        let ttl = match &credentials {
-            Credentials::OAuth2 {
-                expires_at: Some(at),
-                ..
-            } => remaining(*at, self.core.clock.now()).min(self.ttl),
-            _ => self.ttl,
+        let ttl = match credentials.expires_at() {
+            Some(at) => remaining(at, self.core.clock.now()).min(self.ttl),
+            None => self.ttl,
         };
         Ok(Arc::new(Token {
             connection: connection.clone(),

@@ -442,7 +442,7 @@ async fn unrecorded_credential_types_are_parsed() {
     let jwt = json!({"type": "JWT", "token": "t", "expires_at": 7});
     let read = credentials(jwt.clone()).await.unwrap();
     assert!(!format!("{read:?}").contains("token"), "{read:?}");
-    let Credentials::Other { kind, raw } = read else {
+    let Credentials::Other { kind, raw, .. } = read else {
         panic!("{read:?}");
     };
     assert_eq!(kind, "JWT");

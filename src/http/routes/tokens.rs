@@ -102,7 +102,7 @@ impl CredentialsBody {
                 username: text(username),
                 password: text(password),
             },
-            Credentials::Other { kind, raw } => Self::Other {
+            Credentials::Other { kind, raw, .. } => Self::Other {
                 kind: kind.clone(),
                 credentials: serde_json::from_str(raw.expose_secret()).unwrap_or_default(),
             },
