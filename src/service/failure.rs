@@ -20,6 +20,7 @@ impl Failure {
             Ok(json) => parse_exchange_error(&json),
             Err(_not_json) => parse_redirect_error(description),
         };
+        let text = text.filter(|text| !is_statement(text));
         let denied = code.as_deref() == Some("access_denied");
         let reason = if denied {
             Reason::AuthorizationDenied
@@ -149,6 +150,9 @@ mod tests {
             "insert into \"_nango_connections\" (\"expires_at\") values ($1) - invalid input syntax for type timestamp",
         );
         assert_eq!(failed.message, "The authorization could not be completed");
+        let message = "insert into \"_nango_connections\" (\"expires_at\") values ($1)";
+        let within_json = failure(&serde_json::json!({ "message": message }).to_string());
+        assert_eq!(within_json, failed);
     }
 
     #[test]
