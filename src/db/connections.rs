@@ -79,6 +79,15 @@ pub(crate) async fn find_by_nango_id(
         .await
 }
 
+/// Returns whether a write failed because another row of the user has the same connection at Nango.
+pub(crate) fn is_used_by_other_row(error: &sqlx::Error) -> bool {
+    let constraint = error
+        .as_database_error()
+        .and_then(|error| error.constraint());
+    // A shard's constraint has a suffix.
+    constraint.is_some_and(|name| name.starts_with("user_connector_connection_nango_key"))
+}
+
 /// Writes a change: the connection with its next version, its event, the attempt's end and the queued deletions.
 pub(crate) async fn apply(
     db: &mut Transaction,

@@ -52,6 +52,15 @@ impl Failure {
         }
     }
 
+    /// Returns the failure of an authorization of an account that another connection of the user has.
+    #[must_use]
+    pub fn already_connected() -> Self {
+        Self {
+            reason: Reason::AuthorizationFailed,
+            message: "This account is connected already, as another connection".to_owned(),
+        }
+    }
+
     /// Returns the failure of an authorization for which Nango created no session.
     pub fn from_session_error(error: &nango::Error) -> Self {
         let reason = if error.is_transient() {

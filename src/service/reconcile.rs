@@ -307,7 +307,12 @@ impl Reconciler {
                     return Ok(GrantOutcome::Deferred);
                 }
                 Self::record_identity(&identity, &mut transition.connection);
-                let written = db::apply(&mut tx, transition, Some(attempt)).await?;
+                let written = match db::apply(&mut tx, transition, Some(attempt)).await {
+                    Err(error) if db::is_used_by_other_row(&error) => {
+                        return self.refuse_duplicate(tx, &user, attempt).await;
+                    }
+                    written => written?,
+                };
                 if let Some(delay) = identity.next_lookup {
                     db::queue_account_lookup(&mut tx, &written, attempt, delay).await?;
                 }
@@ -328,6 +333,24 @@ impl Reconciler {
         self.core.deletions.notify_one();
         self.core.lookups.notify_one();
         Ok(GrantOutcome::Applied)
+    }
+
+    /// Ends an attempt whose grant is of an account that another connection of the user has. For some providers, Nango
+    /// then renews the existing connection and gives it the tags of the attempt, so it must not be deleted.
+    async fn refuse_duplicate(
+        &self,
+        failed: db::Transaction,
+        user: &UserId,
+        attempt: AttemptId,
+    ) -> Result<GrantOutcome> {
+        drop(failed);
+        let failure = Failure::already_connected();
+        let has_ended = self.attempt_failed(user, attempt, &failure).await?;
+        Ok(if has_ended {
+            GrantOutcome::Applied
+        } else {
+            GrantOutcome::Unchanged
+        })
     }
 
     /// Writes a grant's scopes to the connection, and the reason if the account cannot be identified.

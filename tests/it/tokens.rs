@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::eventually::eventually;
 use crate::test_app::{TestApp, client};
 
+mod auth_modes;
 mod bodies;
 mod changes;
 mod names;
