@@ -122,6 +122,12 @@ impl Connector {
         ConnectorId(Uuid::new_v5(&ID_NAMESPACE, slug.as_bytes()))
     }
 
+    /// Returns whether the connector uses Nango's `/oauth/connect`. With other connectors, the user enters a key or a
+    /// password on Nango's page.
+    pub(crate) fn uses_oauth_popup(&self) -> bool {
+        matches!(self.auth_mode, Some(AuthMode::Oauth1 | AuthMode::Oauth2))
+    }
+
     /// Returns whether the connector can be connected, and if not, why.
     pub fn availability(&self) -> Availability<'_> {
         match &self.unavailable {

@@ -18,7 +18,7 @@ use super::reconcile::Reconciler;
 use super::session::{ConnectSessions, expiry_matches, integration_defaults, not_configured};
 use super::{Error, Result};
 use crate::auth::BrowserToken;
-use crate::catalog::{AuthMode, Availability, Connector};
+use crate::catalog::{Availability, Connector};
 use crate::db;
 use crate::db::Transaction;
 use crate::domain::{
@@ -324,7 +324,7 @@ impl ConnectFlow {
         self.core.counts.attempt_started(started.attempt.kind);
         // If a required parameter is missing, the user enters it on Nango's own page.
         let popup =
-            uses_oauth_popup(connector) && connector.has_required_parameters(&started.parameters);
+            connector.uses_oauth_popup() && connector.has_required_parameters(&started.parameters);
         let defaults = integration_defaults(request, started.parameters.clone());
         let mut opened = started.clone();
         match self
@@ -414,7 +414,12 @@ impl ConnectFlow {
         browser: &BrowserToken,
     ) -> Result<()> {
         let connection = self.reader.find_own(user, id).await?;
-        if !uses_oauth_popup(&self.catalog.connector_of(&connection).await?) {
+        if !self
+            .catalog
+            .connector_of(&connection)
+            .await?
+            .uses_oauth_popup()
+        {
             return Ok(());
         }
         Ok(db::bind_attempt(&self.core.database, &connection, attempt, browser).await?)
@@ -492,13 +497,4 @@ fn open_attempt(newest: Option<Attempt>) -> Option<AttemptId> {
 fn check_parameters(connector: &Connector, request: &ConnectRequest) -> Result<()> {
     let checked = connector.check_parameters(&request.parameters);
     checked.map_err(Error::Invalid)
-}
-
-/// Returns whether the connector uses Nango's `/oauth/connect`. With other connectors, the user enters a key or a
-/// password on Nango's page.
-fn uses_oauth_popup(connector: &Connector) -> bool {
-    matches!(
-        connector.auth_mode,
-        Some(AuthMode::Oauth1 | AuthMode::Oauth2)
-    )
 }

@@ -383,18 +383,24 @@ impl CredentialChecker {
         self.core.is_gone(id, key).await
     }
 
-    /// Returns whether Nango has a grant with this connection's tags and without a pending deletion. Then the database
-    /// is older than the grant, as after a restore. The sweep or an operator restores it.
+    /// Returns whether Nango has a grant with this connection's tags and without a pending deletion, or an entry that
+    /// cannot be read. Then the database is older than the grant, as after a restore. The sweep or an operator restores
+    /// it.
     async fn has_newer_grant(&self, connection: &Connection) -> Result<bool> {
         let filter = ListConnections::tagged([
             (INSTALLATION_TAG, self.core.installation.to_string()),
             (CONNECTION_TAG, connection.id.to_string()),
         ]);
-        let found = self.core.nango()?.connections(&filter).await?;
-        let ids: Vec<&str> = found.iter().map(|it| it.connection_id.as_str()).collect();
-        if ids.is_empty() {
+        let page = self.core.nango()?.connection_page(&filter).await?;
+        if page.is_empty() {
             return Ok(false);
         }
+        if !page.unreadable.is_empty() {
+            return Ok(true);
+        }
+        let ids: Vec<&str> = (page.connections.iter())
+            .map(|it| it.connection_id.as_str())
+            .collect();
         let queued = db::find_queued_deletions(&self.core.database, &ids).await?;
         Ok(ids.iter().any(|id| !queued.contains(*id)))
     }

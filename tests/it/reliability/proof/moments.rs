@@ -186,11 +186,19 @@ async fn row_older_than_its_grant_is_not_missing() {
     let report = app.sweep().await;
     assert_eq!((report.missing, report.orphans), (0, 1));
     let path = format!("/connections/{}/check", text(old, "id"));
-    let (status, checked) = user.call(Method::POST, &path, None).await;
-    assert_eq!(
-        (status.as_u16(), &checked["code"]),
-        (503, &json!("provider_unavailable"))
-    );
+    let odd = json!({
+        "connection_id": new["nango_connection_id"], "provider_config_key": "gmail", "created": "yesterday",
+    });
+    // The second time, Nango's entry of the grant cannot be read.
+    for faults in [json!({}), json!({ "odd_list_entries": [odd] })] {
+        app.faults(faults).await;
+        let (status, checked) = user.call(Method::POST, &path, None).await;
+        assert_eq!(
+            (status.as_u16(), &checked["code"]),
+            (503, &json!("provider_unavailable"))
+        );
+    }
+    app.faults(json!({})).await;
     assert_eq!(
         token(&app, 0, old).await,
         (503, "provider_unavailable".to_owned())
