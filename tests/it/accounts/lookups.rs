@@ -66,6 +66,29 @@ async fn slow_or_failing_provider_does_not_delay_connection() {
 }
 
 #[tokio::test]
+async fn each_pause_between_lookups_is_four_times_as_long() {
+    let app = app_with_accounts().await;
+    let ada = app.user("ada").await;
+    app.faults(json!({ "consent": "allow", "account_lookup_status": 503 }))
+        .await;
+    let started = ada.connect("github").await;
+    app.popup(text(&started, "oauth_url")).await;
+    let id = text(&started, "connection_id");
+    wait_for(&ada, id, is_unknown).await;
+    let mut sql = app.sql().await;
+    for (failures, pause) in [(2, 8.0), (3, 32.0), (4, 128.0)] {
+        make_lookups_due(&app).await;
+        let postponed = "select extract(epoch from due_at - now())::float8 from account_lookup where failures = $1";
+        let read = async || -> Option<f64> {
+            let row = sqlx::query_scalar(postponed).bind(failures);
+            row.fetch_optional(&mut sql).await.unwrap()
+        };
+        let left = eventually_value(read, Option::is_some).await.unwrap();
+        assert!((pause / 4.0..=pause).contains(&left), "{failures}: {left}");
+    }
+}
+
+#[tokio::test]
 async fn lost_scope_and_refused_host_are_reasons() {
     let app = app_with_accounts().await;
     let ada = app.user("ada").await;
