@@ -50,10 +50,10 @@ impl PooledConnection {
         Ok(())
     }
 
-    /// Commits the transaction, if one was started.
-    pub(crate) async fn commit(&mut self) -> sqlx::Result<()> {
+    /// Ends the transaction, if one was started, by `commit` or `rollback`.
+    pub(crate) async fn end(&mut self, statement: &'static str) -> sqlx::Result<()> {
         if self.in_transaction {
-            sqlx::raw_sql("commit").execute(&mut *self).await?;
+            sqlx::raw_sql(statement).execute(&mut *self).await?;
             self.in_transaction = false;
         }
         Ok(())

@@ -45,7 +45,15 @@ impl Transaction {
     /// # Errors
     /// If the server does not confirm the commit. Its outcome is then unknown.
     pub async fn commit(mut self) -> sqlx::Result<()> {
-        self.connection.commit().await
+        self.connection.end("commit").await
+    }
+
+    /// Rolls back, and returns after the locks are released. A dropped transaction releases them later.
+    ///
+    /// # Errors
+    /// As the database.
+    pub(crate) async fn rollback(mut self) -> sqlx::Result<()> {
+        self.connection.end("rollback").await
     }
 }
 

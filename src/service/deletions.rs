@@ -93,7 +93,7 @@ impl DeletionQueue {
         if !self.core.brakes.is_environment_known() {
             let mut tx = self.core.begin().await?;
             let claimed = self.claim(&mut tx, connection).await?;
-            drop(tx);
+            tx.rollback().await?;
             if claimed.is_empty() {
                 return Ok(Some(0));
             }

@@ -23,7 +23,8 @@ impl Run<'_> {
             self.environment.retry_failed_refreshes().await;
             let waiting = deletions(sql).await;
             service.deletions.delete_due().await.unwrap();
-            let deleted = usize::from(deletions(sql).await != waiting);
+            let left = deletions(sql).await;
+            let deleted = usize::from(left != waiting);
             let expired = service.expiry.run().await.unwrap();
             let mut found = 0;
             // What Nango has lost is missing after some minutes.
@@ -34,8 +35,10 @@ impl Run<'_> {
                 found += report.found + report.missing + report.checked;
                 self.environment.advance(TimeDelta::minutes(1));
             }
-            // A grant that the last poll of an expired attempt has found is a change, too.
-            if deleted + expired + found == 0 && changes(sql).await == before {
+            // A grant that the last poll of an expired attempt has found is a change, too, as is a deletion that a sweep
+            // has queued.
+            let is_at_rest = changes(sql).await == before && deletions(sql).await == left;
+            if deleted + expired + found == 0 && is_at_rest {
                 return self.violations().await;
             }
         }
