@@ -3,7 +3,7 @@
 use super::connection_health::Outage;
 
 /// PostgreSQL's code for a missing privilege.
-const INSUFFICIENT_PRIVILEGE: &str = "42501";
+pub(crate) const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 /// The reason for which the database cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -54,6 +54,7 @@ use uuid::Uuid;
 pub use config::DatabaseConfig;
 pub use database::Database;
 pub use error::DatabaseError;
+pub(crate) use error::INSUFFICIENT_PRIVILEGE;
 pub use legacy_import::{InvalidRows, LegacyImport};
 pub(crate) use migrate::CONTRACT_PREFIX;
 pub use migrate::MIGRATOR;

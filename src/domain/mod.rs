@@ -39,6 +39,8 @@ define_as_str!(
     Brake,
     DeletionReason,
     EventKind,
-    MessageType
+    MessageType,
+    Outcome,
+    Reason,
+    Status
 );
-define_as_str!(Outcome, Reason, Status);

@@ -335,7 +335,7 @@ impl Reconciler {
         Ok(GrantOutcome::Applied)
     }
 
-    /// Ends an attempt whose grant is of an account that another connection of the user has. For some providers, Nango
+    /// Ends an attempt whose grant is a connection at Nango that another row of the user has. For some providers, Nango
     /// then renews the existing connection and gives it the tags of the attempt, so it must not be deleted.
     async fn refuse_duplicate(
         &self,
@@ -343,7 +343,7 @@ impl Reconciler {
         user: &UserId,
         attempt: AttemptId,
     ) -> Result<GrantOutcome> {
-        drop(failed);
+        failed.rollback().await?;
         let failure = Failure::already_connected();
         let has_ended = self.attempt_failed(user, attempt, &failure).await?;
         Ok(if has_ended {

@@ -2,10 +2,11 @@
 
 use super::Report;
 use crate::clock::Clock;
-use crate::db::{CONTRACT_PREFIX, Database, DatabaseConfig, DatabaseError, SchemaStatus};
+use crate::db::{
+    CONTRACT_PREFIX, Database, DatabaseConfig, DatabaseError, INSUFFICIENT_PRIVILEGE, SchemaStatus,
+};
 
-/// PostgreSQL's codes of a missing privilege and of a full disk, and the class of all missing resources.
-const INSUFFICIENT_PRIVILEGE: &str = "42501";
+/// PostgreSQL's code of a full disk, and the class of all missing resources.
 const DISK_FULL: &str = "53100";
 const INSUFFICIENT_RESOURCES: &str = "53";
 

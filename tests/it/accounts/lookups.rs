@@ -7,10 +7,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::{app_with_accounts, make_lookups_due, reconnect_as, text, wait_for};
 use crate::eventually::eventually_value;
-use crate::test_app::PROMPT_TIMEOUT;
+use crate::test_app::{PROMPT_TIMEOUT, User};
 
 fn is_identified(connection: &Value) -> bool {
     connection["account"].is_object()
+}
+
+/// Connects while the provider refuses to say the account. Returns the connection's id.
+async fn connect_without_account(user: &User<'_>) -> String {
+    let faults = json!({ "consent": "allow", "account_lookup_status": 503 });
+    user.app.faults(faults).await;
+    let started = user.connect("github").await;
+    user.app.popup(text(&started, "oauth_url")).await;
+    text(&started, "connection_id").to_owned()
 }
 
 fn is_unknown(connection: &Value) -> bool {
@@ -49,11 +58,7 @@ async fn account_is_looked_up_after_grant_and_stays_after_disconnect() {
 async fn slow_or_failing_provider_does_not_delay_connection() {
     let app = app_with_accounts().await;
     let ada = app.user("ada").await;
-    app.faults(json!({ "consent": "allow", "account_lookup_status": 503 }))
-        .await;
-    let started = ada.connect("github").await;
-    app.popup(text(&started, "oauth_url")).await;
-    let id = text(&started, "connection_id");
+    let id = &connect_without_account(&ada).await;
     let connected = tokio::time::timeout(PROMPT_TIMEOUT, ada.wait_until(id, "connected")).await;
     assert_eq!(connected.unwrap()["account"], Value::Null);
     let unknown = wait_for(&ada, id, is_unknown).await;
@@ -69,11 +74,7 @@ async fn slow_or_failing_provider_does_not_delay_connection() {
 async fn each_pause_between_lookups_is_four_times_as_long() {
     let app = app_with_accounts().await;
     let ada = app.user("ada").await;
-    app.faults(json!({ "consent": "allow", "account_lookup_status": 503 }))
-        .await;
-    let started = ada.connect("github").await;
-    app.popup(text(&started, "oauth_url")).await;
-    let id = text(&started, "connection_id");
+    let id = &connect_without_account(&ada).await;
     wait_for(&ada, id, is_unknown).await;
     let mut sql = app.sql().await;
     for (failures, pause) in [(2, 8.0), (3, 32.0), (4, 128.0)] {
